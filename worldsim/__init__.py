@@ -1,0 +1,1 @@
+"""worldsim: action-conditioned world models that play as Gymnasium environments."""

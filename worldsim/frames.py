@@ -1,0 +1,47 @@
+"""Frames as pixels and as numbers: the only place that converts between the two.
+
+Pixels are what games draw, files keep and people see: ``uint8`` of shape (... h w c).
+Latents are what networks read: ``float32`` of shape (... c h w) in [-1, 1].
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from einops import rearrange
+
+
+def pixels_to_latents(pixels: np.ndarray | torch.Tensor) -> torch.Tensor:
+    """Turn pixels into numbers that a network reads.
+
+    Args:
+        pixels: ``uint8`` array or tensor of shape (... h w c).
+
+    Returns:
+        ``float32`` tensor of shape (... c h w) in [-1, 1], on the pixels' device.
+
+    Raises:
+        TypeError: If ``pixels`` is not ``uint8``.
+
+    Example:
+        >>> pixels_to_latents(np.array([[[0, 255]]], dtype=np.uint8)).flatten().tolist()
+        [-1.0, 1.0]
+    """
+    if isinstance(pixels, np.ndarray):
+        pixels = torch.from_numpy(np.ascontiguousarray(pixels))
+    if pixels.dtype != torch.uint8:
+        raise TypeError(f"pixels must be uint8 in 0..255, got {pixels.dtype}")
+    return rearrange(pixels, "... h w c -> ... c h w").float().div_(127.5).sub_(1.0)
+
+
+def latents_to_pixels(latents: torch.Tensor) -> torch.Tensor:
+    """Turn a network's numbers into pixels; values outside [-1, 1] are clipped.
+
+    Args:
+        latents: Float tensor of shape (... c h w), nominally in [-1, 1].
+
+    Returns:
+        ``uint8`` tensor of shape (... h w c), on the same device.
+    """
+    pixels = latents.float().add(1.0).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+    return rearrange(pixels, "... c h w -> ... h w c").contiguous()
