@@ -1,0 +1,231 @@
+"""Frames as files for people: MP4, GIF, and a filmstrip in one PNG.
+
+All three enlarge with nearest neighbour, since a game's pixels are the truth that is to be
+judged, and all three are written under another name and renamed, so that a file that exists
+is whole.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from fractions import Fraction
+from itertools import chain
+from os import PathLike
+from pathlib import Path
+
+import av
+import numpy as np
+from einops import repeat
+from PIL import Image, ImageDraw, ImageFont
+
+GIF_TICK = 0.01  # seconds: the format counts hundredths, and viewers slow down below two
+GIF_MAX_FPS = 50.0
+GIF_COLOURS = 255  # one of the 256 is left for "as in the frame before"
+
+
+def write_mp4(
+    path: str | PathLike[str], frames: Iterable[np.ndarray], fps: float, scale: int = 1
+) -> Path:
+    """Write frames as H.264 in an MP4, close to lossless (crf 12).
+
+    Colours are kept at full resolution (yuv444p), since one-pixel coloured things vanish
+    without. Where a source pixel covers whole colour samples (an even ``scale`` of 4 or more) the
+    common yuv420p loses next to nothing and is used instead, since every player shows it.
+
+    Args:
+        path: The file to write; its folder is made.
+        frames: ``uint8`` arrays of shape (h w c), c of 1 or 3, all of one size; taken one by one.
+        fps: Frames per second, above 0.
+        scale: How many pixels wide one source pixel becomes, at least 1.
+
+    Returns:
+        The path written.
+
+    Raises:
+        ValueError: If there is no frame, a frame is not ``uint8`` (h w c), sizes differ, or
+            ``fps`` or ``scale`` is out of range.
+    """
+    first, frames = _peek(_checked(frames, fps, scale))
+    height, width = (scale * size for size in first.shape[:2])
+    even_height, even_width = height + height % 2, width + width % 2
+    pixel_format = "yuv420p" if scale >= 4 and scale % 2 == 0 else "yuv444p"
+    with (
+        _written_aside(path) as aside,
+        av.open(str(aside), "w", format="mp4", options={"movflags": "faststart"}) as container,
+    ):
+        stream = container.add_stream("h264", rate=Fraction(fps).limit_denominator(1001))
+        stream.width, stream.height, stream.pix_fmt = even_width, even_height, pixel_format
+        stream.options = {"crf": "12", "preset": "medium"}
+        padding = ((0, even_height - height), (0, even_width - width), (0, 0))
+        for frame in frames:
+            picture = np.pad(_enlarge(frame, scale), padding, mode="edge")
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    return Path(path)
+
+
+def write_gif(
+    path: str | PathLike[str], frames: Iterable[np.ndarray], fps: float, scale: int = 1
+) -> Path:
+    """Write frames as a GIF that plays for ever, with one palette for all of them.
+
+    The format counts hundredths of a second: delays differ by one so that the whole lasts as long
+    as it should. Above 50 frames per second frames are left out.
+
+    Args:
+        path: The file to write; its folder is made.
+        frames: ``uint8`` arrays of shape (h w c), c of 1 or 3, all of one size.
+        fps: Frames per second, above 0.
+        scale: How many pixels wide one source pixel becomes, at least 1.
+
+    Returns:
+        The path written.
+
+    Raises:
+        ValueError: As :func:`write_mp4`.
+    """
+    kept = list(_peek(_checked(frames, fps, scale))[1])
+    stride = int(np.ceil(fps / GIF_MAX_FPS))
+    kept = kept[::stride]
+    ticks = np.round(np.arange(len(kept) + 1) * stride / fps / GIF_TICK).astype(int)
+    palette = _shared_palette(kept)
+    pictures = [
+        Image.fromarray(_enlarge(frame, 1)).quantize(palette=palette, dither=Image.Dither.NONE)
+        for frame in kept
+    ]
+    size = (kept[0].shape[1] * scale, kept[0].shape[0] * scale)
+    pictures = [picture.resize(size, Image.Resampling.NEAREST) for picture in pictures]
+    with _written_aside(path) as aside:
+        pictures[0].save(
+            aside,
+            format="GIF",
+            save_all=True,
+            append_images=pictures[1:],
+            duration=[int(ticks_shown) * 10 for ticks_shown in np.diff(ticks)],
+            loop=0,
+            optimize=False,
+        )
+    return Path(path)
+
+
+def filmstrip(
+    rows: Sequence[np.ndarray],
+    path: str | PathLike[str],
+    scale: int = 2,
+    labels: Sequence[str] = (),
+    column_labels: Sequence[str] = (),
+) -> Path:
+    """Write rows of frames under one another as a PNG, to be compared by eye.
+
+    Args:
+        rows: ``uint8`` arrays of shape (t h w c), c of 1 or 3; h and w are the same in all, the
+            lengths may differ.
+        path: The file to write; its folder is made.
+        scale: How many pixels wide one source pixel becomes, at least 1.
+        labels: A name for each row, written at its left; none by default.
+        column_labels: A name for each column, written above; none by default.
+
+    Returns:
+        The path written.
+
+    Raises:
+        ValueError: If there is no row or an empty one, frames are not ``uint8`` (h w c) of one
+            size, or the labels are not as many as the rows (columns).
+    """
+    if not rows:
+        raise ValueError("a filmstrip needs at least one row of frames, got none")
+    num_columns = max(len(row) for row in rows)
+    for name, given, wanted in (
+        ("labels", labels, len(rows)),
+        ("column_labels", column_labels, num_columns),
+    ):
+        if given and len(given) != wanted:
+            raise ValueError(f"{name} must name all {wanted} of them, got {len(given)}: {given}")
+    strips = [[_enlarge(frame, scale) for frame in _checked(row, 1.0, scale)] for row in rows]
+    sizes = {picture.shape for strip in strips for picture in strip}
+    if len(sizes) != 1 or not all(strips):
+        raise ValueError(f"all rows need frames of one size, got {sorted(sizes)} (and no empty row)")
+    height, width, _ = sizes.pop()
+
+    font = ImageFont.load_default(size=14)
+    gap = 4
+    left = max((int(font.getlength(label)) + 16 for label in labels), default=gap)
+    top = 22 if column_labels else gap
+    canvas = Image.new(
+        "RGB",
+        (left + num_columns * (width + gap), top + len(rows) * (height + gap)),
+        (24, 24, 28),
+    )
+    draw = ImageDraw.Draw(canvas)
+    ink = (225, 225, 230)
+    for column, label in enumerate(column_labels):
+        x = left + column * (width + gap) + width // 2
+        draw.text((x, top // 2), label, ink, font, anchor="mm")
+    for index, strip in enumerate(strips):
+        y = top + index * (height + gap)
+        if labels:
+            draw.text((8, y + height // 2), labels[index], ink, font, anchor="lm")
+        for column, picture in enumerate(strip):
+            canvas.paste(Image.fromarray(picture), (left + column * (width + gap), y))
+    with _written_aside(path) as aside:
+        canvas.save(aside, format="PNG", optimize=True)
+    return Path(path)
+
+
+@contextmanager
+def _written_aside(path: str | PathLike[str]) -> Iterator[Path]:
+    """Give a name beside ``path`` to write to; it becomes ``path`` when all went well."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield aside
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _checked(frames: Iterable[np.ndarray], fps: float, scale: int) -> Iterator[np.ndarray]:
+    """Pass frames on, one by one, as long as they are ``uint8`` (h w c) of one size."""
+    if not 0 < fps < float("inf"):
+        raise ValueError(f"fps must be above 0, got {fps}")
+    if scale < 1:
+        raise ValueError(f"scale must be a whole number of at least 1, got {scale}")
+    shape = None
+    for index, frame in enumerate(frames):
+        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] not in (1, 3):
+            raise ValueError(
+                f"frames must be uint8 (h w c) with 1 or 3 channels, "
+                f"got {frame.dtype} {frame.shape} at frame {index}"
+            )
+        shape = shape or frame.shape
+        if frame.shape != shape:
+            raise ValueError(
+                f"all frames must be of one size, got {frame.shape} at frame {index} after {shape}"
+            )
+        yield frame
+
+
+def _peek(frames: Iterator[np.ndarray]) -> tuple[np.ndarray, Iterator[np.ndarray]]:
+    """Look at the first frame without losing it."""
+    first = next(frames, None)
+    if first is None:
+        raise ValueError("there is no frame to write: frames is empty")
+    return first, chain([first], frames)
+
+
+def _enlarge(frame: np.ndarray, scale: int) -> np.ndarray:
+    """Make (h w c) three-channelled and ``scale`` times as large, with nearest neighbour."""
+    colours = 3 if frame.shape[2] == 1 else 1
+    return repeat(
+        frame, "h w c -> (h sh) (w sw) (c copies)", sh=scale, sw=scale, copies=colours
+    ).copy()
+
+
+def _shared_palette(frames: Sequence[np.ndarray]) -> Image.Image:
+    """Choose one palette from up to 64 frames spread over all, so that still parts stay still."""
+    chosen = np.unique(np.linspace(0, len(frames) - 1, 64).astype(int))
+    montage = np.concatenate([_enlarge(frames[index], 1) for index in chosen])
+    return Image.fromarray(montage).quantize(GIF_COLOURS, Image.Quantize.MEDIANCUT)
