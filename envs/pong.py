@@ -1,0 +1,223 @@
+"""Pong: a paddle, a ball and a computer that follows it, on 64 by 64 pixels.
+
+Made to be learned as well as played. Everything moves by whole pixels, colours are flat, and the
+last two frames always determine the next one; the direction of a serve is the only thing drawn at
+random. That is why a ball may overlap a wall or a paddle by a pixel or two before it turns: were it
+pushed back out, the two frames around a bounce would no longer tell its speed.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+SIZE = 64
+COURT_TOP, COURT_BOTTOM = 8, 62  # rows between the walls: top included, bottom excluded
+PADDLE_HEIGHT, PADDLE_WIDTH = 12, 3
+OPPONENT_X, PLAYER_X = 4, 57  # left columns of the two paddles
+BALL_SIZE = 4
+PADDLE_SPEED = 2  # pixels a step
+WINNING_SCORE = 5
+
+BACKGROUND = (14, 16, 34)
+NET = (30, 34, 62)
+WALL = (84, 92, 140)
+PIP_OFF = (40, 44, 74)
+PLAYER = (64, 208, 112)
+OPPONENT = (240, 120, 48)
+BALL = (250, 246, 220)
+
+_PADDLE_TOP_MAX = COURT_BOTTOM - PADDLE_HEIGHT
+_BALL_TOP_MAX = COURT_BOTTOM - BALL_SIZE
+_SERVE_X = (SIZE - BALL_SIZE) // 2
+_SERVE_Y = (COURT_TOP + COURT_BOTTOM - BALL_SIZE) // 2
+
+
+class Pong(gymnasium.Env[np.ndarray, np.int64]):
+    """First to five points. The player has the right paddle, the computer the left one.
+
+    Actions: 0 NOOP, 1 UP, 2 DOWN. Reward: +1 for a point won, -1 for a point lost. Where the ball
+    meets a paddle decides its angle and speed: the middle returns it flat and slow, the ends steep
+    and fast. The computer is slower than the player and is beaten by steep returns.
+
+    ``info`` (at reset too) holds the true state in pixels and pixels a step, all ints: ``ball_x``,
+    ``ball_y`` (the ball's upper left corner), ``ball_vx``, ``ball_vy``, ``player_y``,
+    ``opponent_y`` (the paddles' upper ends), ``player_score``, ``opponent_score``.
+
+    Args:
+        render_mode: ``"rgb_array"`` or None.
+
+    Example:
+        >>> env = Pong()
+        >>> frame, info = env.reset(seed=0)
+        >>> frame.shape, info["player_score"]
+        ((64, 64, 3), 0)
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
+        "render_modes": ["rgb_array"],
+        "render_fps": 15,
+        "scripted_policy": "worldsim.envs.pong:play",
+    }
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f"render_mode must be 'rgb_array' or None, got {render_mode!r}")
+        self.render_mode = render_mode
+        self.observation_space = spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8)
+        self.action_space = spaces.Discrete(3)
+        self._court = _draw_court()
+
+    def get_action_meanings(self) -> list[str]:
+        """Return the word of each action."""
+        return ["NOOP", "UP", "DOWN"]
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start a game at 0:0 with both paddles somewhere on their lines."""
+        super().reset(seed=seed)
+        self._player_y = int(self.np_random.integers(COURT_TOP, _PADDLE_TOP_MAX + 1))
+        self._opponent_y = int(self.np_random.integers(COURT_TOP, _PADDLE_TOP_MAX + 1))
+        self._player_score = self._opponent_score = 0
+        self._serve()
+        return self._draw(), self._get_info()
+
+    def step(self, action: int | np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Move the paddles, then the ball, then let the ball bounce or score."""
+        if not self.action_space.contains(action):
+            raise ValueError(f"action must be 0 (NOOP), 1 (UP) or 2 (DOWN), got {action!r}")
+        self._player_y += (0, -PADDLE_SPEED, PADDLE_SPEED)[int(action)]
+        self._player_y = min(max(self._player_y, COURT_TOP), _PADDLE_TOP_MAX)
+        self._move_opponent()
+        self._ball_x += self._ball_vx
+        self._ball_y += self._ball_vy
+        self._bounce()
+
+        reward = 0.0
+        if self._ball_x <= 0:
+            self._player_score += 1
+            reward = 1.0
+        elif self._ball_x >= SIZE - BALL_SIZE:
+            self._opponent_score += 1
+            reward = -1.0
+        if reward:
+            self._serve()
+        terminated = max(self._player_score, self._opponent_score) >= WINNING_SCORE
+        return self._draw(), reward, terminated, False, self._get_info()
+
+    def render(self) -> np.ndarray | None:  # type: ignore[override]
+        """Return the frame, ``uint8`` of shape (64 64 3), or None without a render mode."""
+        return self._draw() if self.render_mode == "rgb_array" else None
+
+    def _serve(self) -> None:
+        self._ball_x, self._ball_y = _SERVE_X, _SERVE_Y
+        self._ball_vx = int(self.np_random.choice((-2, 2)))
+        self._ball_vy = int(self.np_random.choice((-2, -1, 1, 2)))
+
+    def _move_opponent(self) -> None:
+        """Follow the ball: at the player's pace once it is near, at half that otherwise."""
+        speed = 2 if self._ball_vx < 0 and self._ball_x < 24 else 1
+        distance = (self._ball_y + BALL_SIZE // 2) - (self._opponent_y + PADDLE_HEIGHT // 2)
+        self._opponent_y += min(max(distance, -speed), speed)
+        self._opponent_y = min(max(self._opponent_y, COURT_TOP), _PADDLE_TOP_MAX)
+
+    def _bounce(self) -> None:
+        """Turn the ball where it touches a paddle or a wall; its position stays as it is."""
+        coming_left = self._ball_vx < 0
+        paddle_x, paddle_y = (
+            (OPPONENT_X, self._opponent_y) if coming_left else (PLAYER_X, self._player_y)
+        )
+        offset = (self._ball_y + BALL_SIZE // 2) - (paddle_y + PADDLE_HEIGHT // 2)
+        if (
+            paddle_x - BALL_SIZE < self._ball_x < paddle_x + PADDLE_WIDTH
+            and abs(offset) < (PADDLE_HEIGHT + BALL_SIZE) // 2
+        ):
+            steepness = abs(offset) // 2  # 0 in the middle, 3 at the ends
+            self._ball_vy = steepness if offset > 0 else -steepness
+            speed = 3 if steepness >= 2 else 2
+            self._ball_vx = speed if coming_left else -speed
+        if self._ball_y <= COURT_TOP:
+            self._ball_vy = abs(self._ball_vy)
+        elif self._ball_y >= _BALL_TOP_MAX:
+            self._ball_vy = -abs(self._ball_vy)
+
+    def _draw(self) -> np.ndarray:
+        frame = self._court.copy()
+        for i in range(self._opponent_score):
+            frame[1:5, 4 + 5 * i : 8 + 5 * i] = OPPONENT
+        for i in range(self._player_score):
+            frame[1:5, 56 - 5 * i : 60 - 5 * i] = PLAYER
+        y = self._opponent_y
+        frame[y : y + PADDLE_HEIGHT, OPPONENT_X : OPPONENT_X + PADDLE_WIDTH] = OPPONENT
+        y = self._player_y
+        frame[y : y + PADDLE_HEIGHT, PLAYER_X : PLAYER_X + PADDLE_WIDTH] = PLAYER
+        x, y = self._ball_x, self._ball_y
+        frame[y : y + BALL_SIZE, x : x + BALL_SIZE] = BALL
+        return frame
+
+    def _get_info(self) -> dict[str, Any]:
+        return {
+            "ball_x": self._ball_x,
+            "ball_y": self._ball_y,
+            "ball_vx": self._ball_vx,
+            "ball_vy": self._ball_vy,
+            "player_y": self._player_y,
+            "opponent_y": self._opponent_y,
+            "player_score": self._player_score,
+            "opponent_score": self._opponent_score,
+        }
+
+
+def _draw_court() -> np.ndarray:
+    """Return what never moves: walls, net and the ten unlit score pips."""
+    court = np.full((SIZE, SIZE, 3), BACKGROUND, np.uint8)
+    for y in range(COURT_TOP + 2, COURT_BOTTOM, 6):
+        court[y : y + 3, SIZE // 2 - 1 : SIZE // 2 + 1] = NET
+    court[COURT_TOP - 2 : COURT_TOP] = WALL
+    court[COURT_BOTTOM:] = WALL
+    for i in range(WINNING_SCORE):
+        court[1:5, 4 + 5 * i : 8 + 5 * i] = PIP_OFF
+        court[1:5, 56 - 5 * i : 60 - 5 * i] = PIP_OFF
+    return court
+
+
+def play(observation: np.ndarray, info: dict[str, Any], rng: np.random.Generator) -> int:
+    """Play by eye: follow the ball and return it away from the computer's paddle.
+
+    Reads the pixels alone, so it also plays inside a learned world, whose ``info`` knows no true
+    state. About one move in ten is a slip, so that it also loses points.
+
+    Args:
+        observation: ``uint8`` frame of shape (64 64 3).
+        info: Not read.
+        rng: Where the slips come from.
+
+    Returns:
+        0 (NOOP), 1 (UP) or 2 (DOWN); 0 when no ball or no own paddle is to be seen.
+    """
+    if rng.random() < 0.1:
+        return int(rng.integers(3))
+    court = observation[COURT_TOP:COURT_BOTTOM].astype(np.int16)
+    # Thresholds rather than exact colours: the frames of a learned world are a little off.
+    red, green, blue = court[..., 0], court[..., 1], court[..., 2]
+    ball_y = _centre_row(court.min(-1) > 130)
+    player_y = _centre_row((green - red > 60)[:, SIZE // 2 :])
+    opponent_y = _centre_row((red - blue > 60)[:, : SIZE // 2])
+    if ball_y is None or player_y is None:
+        return 0
+    # A ball met with the paddle's upper end flies up: aim for the half the computer is not in.
+    computer_is_low = opponent_y is not None and opponent_y > ball_y
+    target = ball_y + 5 if computer_is_low else ball_y - 5
+    if abs(target - player_y) <= 1.5:
+        return 0
+    return 1 if target < player_y else 2
+
+
+def _centre_row(mask: np.ndarray) -> float | None:
+    """Return the mean row of the True pixels of an (h w) mask, None if fewer than four."""
+    rows = np.nonzero(mask)[0]
+    return float(rows.mean()) if len(rows) >= 4 else None
