@@ -228,4 +228,5 @@ def _shared_palette(frames: Sequence[np.ndarray]) -> Image.Image:
     """Choose one palette from up to 64 frames spread over all, so that still parts stay still."""
     chosen = np.unique(np.linspace(0, len(frames) - 1, 64).astype(int))
     montage = np.concatenate([_enlarge(frames[index], 1) for index in chosen])
-    return Image.fromarray(montage).quantize(GIF_COLOURS, Image.Quantize.MEDIANCUT)
+    # A median cut gives rare colours away to noise in the common ones: a small ball turns grey.
+    return Image.fromarray(montage).quantize(GIF_COLOURS, Image.Quantize.FASTOCTREE)

@@ -1,0 +1,102 @@
+"""The pace of play: as fast as the game was recorded, or as fast as this machine can."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+
+SPEEDS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
+MEASURED_SECONDS = 1.5
+SLOW_BELOW = 0.93  # of the wanted rate: clocks and queues alone cost a percent or two
+
+
+class Pace:
+    """Says when the next frame is due, and measures what was reached.
+
+    Frames are due on a grid of ``1 / (fps * speed)`` seconds. One late frame is caught up with,
+    more are not: a machine that cannot keep up plays slower instead of jumping.
+
+    Args:
+        fps: Frames per second of the recorded game, above 0.
+        speed: Factor on it; see :data:`SPEEDS` for those the keys choose from.
+        clock: Seconds that only grow.
+
+    Raises:
+        ValueError: If ``fps`` or ``speed`` is not above 0.
+
+    Example:
+        >>> now = 0.0
+        >>> pace = Pace(10, clock=lambda: now)
+        >>> pace.seconds_until_due()
+        0.0
+        >>> now = 0.02
+        >>> pace.mark(work_seconds=0.02)
+        >>> pace.seconds_until_due()
+        0.08
+    """
+
+    def __init__(
+        self, fps: float, speed: float = 1.0, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        for name, value in (("fps", fps), ("speed", speed)):
+            if not 0 < value < float("inf"):
+                raise ValueError(f"{name} must be above 0, got {value}")
+        self.fps = fps
+        self.speed = speed
+        self._clock = clock
+        self.restart()
+
+    @property
+    def wanted_fps(self) -> float:
+        """Frames per second at the chosen speed: the most that is ever shown."""
+        return self.fps * self.speed
+
+    def restart(self) -> None:
+        """Forget what was measured: after a pause, a change of speed or of the game."""
+        self._due: float | None = None
+        self._marks: deque[float] = deque()
+        self._work: deque[float] = deque(maxlen=60)
+
+    def change_speed(self, steps: int) -> None:
+        """Move ``steps`` places along :data:`SPEEDS`, stopping at either end."""
+        nearest = min(range(len(SPEEDS)), key=lambda index: abs(SPEEDS[index] - self.speed))
+        self.speed = SPEEDS[min(max(nearest + steps, 0), len(SPEEDS) - 1)]
+        self.restart()
+
+    def seconds_until_due(self) -> float:
+        """Seconds until the next frame may be shown; 0 when it is due."""
+        return 0.0 if self._due is None else max(0.0, self._due - self._clock())
+
+    def mark(self, work_seconds: float) -> None:
+        """Note a frame shown now, which took ``work_seconds`` to compute."""
+        now = self._clock()
+        period = 1 / self.wanted_fps
+        started = now - work_seconds
+        due = started if self._due is None else self._due
+        self._due = max(due + period, started)
+        self._work.append(work_seconds)
+        self._marks.append(now)
+        while len(self._marks) > 2 and now - self._marks[1] > MEASURED_SECONDS:
+            self._marks.popleft()
+
+    @property
+    def reached_fps(self) -> float | None:
+        """Frames per second over the last moments; None before two frames were shown."""
+        if len(self._marks) < 2 or self._marks[-1] == self._marks[0]:
+            return None
+        return (len(self._marks) - 1) / (self._marks[-1] - self._marks[0])
+
+    @property
+    def milliseconds(self) -> float | None:
+        """Milliseconds that a frame took to compute, on average; None before the first."""
+        return 1000 * sum(self._work) / len(self._work) if self._work else None
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether the wanted rate was missed for long enough to say so."""
+        reached = self.reached_fps
+        return reached is not None and (
+            self._marks[-1] - self._marks[0] > MEASURED_SECONDS / 2
+            and reached < SLOW_BELOW * self.wanted_fps
+        )
