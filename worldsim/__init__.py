@@ -1,1 +1,107 @@
-"""worldsim: action-conditioned world models that play as Gymnasium environments."""
+"""worldsim: record a game, train its world, play and step what the network dreams.
+
+The axes of every array, in docstrings and in einops patterns:
+
+======== =====================================================================
+``b``    batch
+``t``    frames, always in the order of time
+``c``    channels; ``h w`` height and width, in pixels or in latent cells
+``n``    tokens per frame
+``d``    width of a token
+``a``    actions
+======== =====================================================================
+
+``frames`` and ``pixels`` are ``uint8`` (... h w c) in 0..255. ``latents`` are floats
+(... c h w) in [-1, 1]. ``tau`` is the level of diffusion: 0 is pure noise, 1 is clean.
+
+Time runs one way everywhere, from recording to loss to environment::
+
+    frames[t] --actions[t]--> frames[t+1], rewards[t], terminations[t], truncations[t]
+
+so an episode of T actions has T + 1 frames.
+
+Importing worldsim registers its Gymnasium environments and does nothing else; the names below
+bring in torch only when they are first used.
+
+Example:
+    >>> import gymnasium
+    >>> import worldsim
+    >>> env = gymnasium.make("worldsim/Pong-v0")
+    >>> observation, info = env.reset(seed=0)
+    >>> observation.shape, observation.dtype
+    ((64, 64, 3), dtype('uint8'))
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from worldsim.registration import register_envs
+
+if TYPE_CHECKING:
+    from worldsim.dit import VideoDiT
+    from worldsim.frames import latents_to_pixels, pixels_to_latents
+    from worldsim.game import GameConfig, describe_game, load_policy, make_game
+    from worldsim.recording import Episode, Recording, RecordingWriter, Windows
+    from worldsim.rollout import Rollout
+    from worldsim.world_model import WorldModel, load
+    from worldsim.world_model_env import WorldModelEnv, WorldModelVectorEnv
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "load",
+    "WorldModel",
+    "Rollout",
+    "WorldModelEnv",
+    "WorldModelVectorEnv",
+    "Recording",
+    "RecordingWriter",
+    "Episode",
+    "Windows",
+    "GameConfig",
+    "describe_game",
+    "make_game",
+    "load_policy",
+    "VideoDiT",
+    "pixels_to_latents",
+    "latents_to_pixels",
+    "register_envs",
+    "__version__",
+]
+
+_HOMES = {
+    "load": "world_model",
+    "WorldModel": "world_model",
+    "Rollout": "rollout",
+    "WorldModelEnv": "world_model_env",
+    "WorldModelVectorEnv": "world_model_env",
+    "Recording": "recording",
+    "RecordingWriter": "recording",
+    "Episode": "recording",
+    "Windows": "recording",
+    "GameConfig": "game",
+    "describe_game": "game",
+    "make_game": "game",
+    "load_policy": "game",
+    "VideoDiT": "dit",
+    "pixels_to_latents": "frames",
+    "latents_to_pixels": "frames",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Bring in a public name on its first use (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})
+
+
+register_envs()

@@ -1,0 +1,128 @@
+"""The command ``worldsim``: a table of subcommands, each imported only when it is asked for."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NamedTuple
+
+from gymnasium.error import Error as GymnasiumError
+
+from worldsim import __version__
+
+
+class Command(NamedTuple):
+    """Where a subcommand lives and what it does, in one line."""
+
+    module: str
+    help: str
+
+
+COMMANDS = {
+    "demo": Command("worldsim.play.demo", "play the bundled world, in a window or into demo.mp4"),
+    "record": Command("worldsim.envs.record", "record a game, played by a policy"),
+    "train": Command("worldsim.train.dynamics", "train a world on a recording"),
+    "play": Command("worldsim.play.window", "play a world or a game in a window"),
+    "eval": Command("worldsim.train.evaluation", "measure a world against a recording"),
+}
+"""Name -> the module whose ``main(argv) -> int`` runs it."""
+
+EXTRAS = {
+    "pygame": "play",
+    "wandb": "wandb",
+    "minari": "minari",
+    "ale_py": "atari",
+    "vizdoom": "vizdoom",
+    "minigrid": "minigrid",
+    "Box2D": "box2d",
+}
+"""Package that may be missing -> the extra of worldsim that brings it."""
+
+HELP = """\
+usage: worldsim COMMAND [OPTIONS]
+
+Record a game, train its world, play and step what the network dreams.
+
+commands:
+{commands}
+
+`worldsim COMMAND --help` lists a command's options.
+
+see it at once:
+  worldsim demo
+
+your own game, in three commands:
+  worldsim record ALE/Pong-v5 --steps 20000 --out recordings/pong
+  worldsim train recordings/pong --out runs/pong --minutes 30
+  worldsim play runs/pong
+
+options:
+  --help      show this text
+  --version   show the version
+
+WORLDSIM_TRACEBACK=1 in the environment shows where an error came from.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand.
+
+    Args:
+        argv: What follows ``worldsim`` on the command line; by default the process's own.
+
+    Returns:
+        The exit status: 0 when all went well, 2 for a mistake that a person can mend, 130 when
+        interrupted.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader, such as `head`, had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None or os.environ.get("WORLDSIM_TRACEBACK"):
+            raise
+        return _complain(f'{error.name} is not installed: pip install "worldsim[{extra}]"')
+    except (ValueError, OSError, GymnasiumError) as error:
+        if os.environ.get("WORLDSIM_TRACEBACK"):
+            raise
+        return _complain(str(error) or type(error).__name__)
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        sys.stdout.write(help_text())
+        sys.stdout.flush()
+        return 0
+    name, *rest = arguments
+    if name == "--version":
+        print(f"worldsim {__version__}")
+        return 0
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean `{close[0]}`?" if close else f"there are {', '.join(COMMANDS)}"
+        return _complain(f"no command named {name!r}; {hint}")
+    return int(import_module(COMMANDS[name].module).main(rest))
+
+
+def help_text() -> str:
+    """Compose what ``worldsim --help`` prints."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {command.help}" for name, command in COMMANDS.items()]
+    return HELP.format(commands="\n".join(lines))
+
+
+def _complain(sentence: str) -> int:
+    print(f"worldsim: {sentence}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
