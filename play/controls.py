@@ -36,10 +36,7 @@ def assign_controls(key_bindings: Mapping[str, int]) -> dict[str, str]:
     """
     taken = {key for combination in key_bindings for key in combination.split("+")}
     return {
-        key: control
-        for control, (_, keys) in CONTROLS.items()
-        for key in keys
-        if key not in taken
+        key: control for control, (_, keys) in CONTROLS.items() for key in keys if key not in taken
     }
 
 

@@ -146,7 +146,9 @@ def filmstrip(
     strips = [[_enlarge(frame, scale) for frame in _checked(row, 1.0, scale)] for row in rows]
     sizes = {picture.shape for strip in strips for picture in strip}
     if len(sizes) != 1 or not all(strips):
-        raise ValueError(f"all rows need frames of one size, got {sorted(sizes)} (and no empty row)")
+        raise ValueError(
+            f"all rows need frames of one size, got {sorted(sizes)} (and no empty row)"
+        )
     height, width, _ = sizes.pop()
 
     font = ImageFont.load_default(size=14)
@@ -182,7 +184,7 @@ def _written_aside(path: str | PathLike[str]) -> Iterator[Path]:
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield aside
-        os.replace(aside, path)
+        aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
 

@@ -1,0 +1,284 @@
+"""What the window shows: the game's pixels, a panel beside them, and notes over them."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pygame
+from einops import repeat
+from PIL import ImageFont
+
+from .controls import CONTROLS, keys_by_control
+from .pace import Pace
+from .session import Session
+
+Colour = tuple[int, int, int]
+BACKGROUND: Colour = (13, 14, 18)
+PANEL: Colour = (22, 23, 29)
+KEYCAP: Colour = (44, 46, 56)
+INK: Colour = (232, 232, 238)
+MUTED: Colour = (142, 146, 160)
+GREEN: Colour = (86, 204, 138)
+AMBER: Colour = (240, 178, 78)
+RED: Colour = (236, 92, 92)
+KIND_COLOURS = {"world": GREEN, "real game": AMBER}
+
+PANEL_WIDTH = 17  # in letters' heights, as are all distances in the panel
+ROW = 1.5
+SMALLEST, LARGEST = 9, 20  # height of a letter, in pixels
+MAX_BINDINGS = 9
+
+
+@dataclass
+class Status:
+    """What the window itself knows and the overlay shows."""
+
+    panel: bool = True
+    held: frozenset[str] = frozenset()
+    heading: str = ""
+    notes: Sequence[str] = ()
+
+
+class Overlay:
+    """Draws everything; knows the keys that are shown, and nothing of events."""
+
+    def __init__(self, controls: Mapping[str, str]) -> None:
+        self.control_keys = keys_by_control(controls)
+        self._fonts: dict[int, pygame.font.Font] = {}
+
+    def panel_width(self, height: int, session: Session) -> int:
+        """Width of the panel in a window of that height, in pixels."""
+        bindings = bindings_by_action(session.config.key_bindings)[:MAX_BINDINGS]
+        return PANEL_WIDTH * self._unit(height, len(bindings))
+
+    def _unit(self, height: int, num_bindings: int) -> int:
+        """Height of a letter with which all rows of the panel fit into the window."""
+        rows = 10 + num_bindings + len(self.control_keys)
+        return int(min(max(height / (rows * ROW + 6), SMALLEST), LARGEST))
+
+    def draw(self, screen: pygame.Surface, session: Session, pace: Pace, status: Status) -> None:
+        """Draw one picture of the window."""
+        screen.fill(BACKGROUND)
+        width, height = screen.get_size()
+        bindings = bindings_by_action(session.config.key_bindings)[:MAX_BINDINGS]
+        unit = self._unit(height, len(bindings))
+        panel_width = min(PANEL_WIDTH * unit, width // 2) if status.panel else 0
+        area = pygame.Rect(0, 0, width - panel_width, height)
+        self._draw_frame(screen, area, session.observation)
+        if status.panel:
+            panel = pygame.Rect(width - panel_width, 0, panel_width, height)
+            self._draw_panel(screen, panel, unit, session, pace, status, bindings)
+        elif session.is_recording:
+            pygame.draw.circle(screen, RED, (unit + 2, unit + 2), unit // 2)
+        size = int(min(max(height / 34, 12), 22))
+        if status.heading:
+            self._draw_note(screen, area, area.centery, status.heading, int(size * 1.5))
+        bottom = area.bottom - size
+        for note in reversed(status.notes):
+            bottom -= self._draw_note(screen, area, bottom, note, size, from_bottom=True) + 6
+
+    def _draw_frame(
+        self, screen: pygame.Surface, area: pygame.Rect, observation: np.ndarray
+    ) -> None:
+        """Draw (h w c) pixels as large as whole steps allow, so that all stay square."""
+        if observation.shape[2] == 1:
+            observation = repeat(observation, "h w 1 -> h w c", c=3)
+        height, width = observation.shape[:2]
+        picture = pygame.image.frombuffer(
+            np.ascontiguousarray(observation).tobytes(), (width, height), "RGB"
+        )
+        scale = min(area.width / width, area.height / height)
+        scale = float(int(scale)) if scale >= 1 else scale
+        size = (max(1, int(width * scale)), max(1, int(height * scale)))
+        picture = pygame.transform.scale(picture, size)
+        screen.blit(picture, picture.get_rect(center=area.center))
+
+    def _draw_panel(
+        self,
+        screen: pygame.Surface,
+        panel: pygame.Rect,
+        unit: int,
+        session: Session,
+        pace: Pace,
+        status: Status,
+        bindings: Sequence[tuple[int, list[str]]],
+    ) -> None:
+        pygame.draw.rect(screen, PANEL, panel)
+        left, right = panel.left + unit, panel.right - unit
+        row = int(ROW * unit)
+        y = panel.top + unit
+
+        kind = session.source.kind
+        badge = self._text(kind, int(unit * 0.9), BACKGROUND)
+        pill = badge.get_rect(topleft=(left, y)).inflate(unit, unit // 3)
+        pill.topleft = (left, y)
+        pygame.draw.rect(screen, KIND_COLOURS.get(kind, MUTED), pill, border_radius=pill.height)
+        screen.blit(badge, badge.get_rect(center=pill.center))
+        if session.is_recording:
+            text = self._text("recording", int(unit * 0.9), RED)
+            screen.blit(text, text.get_rect(midright=(right, pill.centery)))
+            dot = (right - text.get_width() - unit // 2 - 3, pill.centery)
+            pygame.draw.circle(screen, RED, dot, max(3, unit // 3))
+        y += row + unit // 3
+        self._put(screen, _shortened(session.source.name, 22), (left, y), int(unit * 1.5), INK)
+        y += int(row * 1.5)
+
+        reached, milliseconds = pace.reached_fps, pace.milliseconds
+        colour = AMBER if pace.is_slow else INK
+        fps = "-" if reached is None else f"{reached:.1f}"
+        self._put(screen, f"{fps} fps", (left, y), int(unit * 1.5), colour)
+        wanted = self._text(f"of {pace.wanted_fps:g}", unit, MUTED)
+        screen.blit(wanted, wanted.get_rect(topright=(right, y + unit // 2)))
+        y += int(row * 1.3)
+        shown = "-" if milliseconds is None else f"{milliseconds:.1f}"
+        self._put(screen, f"{shown} ms a frame", (left, y), unit, MUTED)
+        y += row
+        bar = pygame.Rect(left, y, right - left, max(3, unit // 4))
+        pygame.draw.rect(screen, KEYCAP, bar, border_radius=2)
+        share = min(1.0, (milliseconds or 0.0) * pace.wanted_fps / 1000)
+        pygame.draw.rect(
+            screen, colour, (*bar.topleft, int(bar.width * share), bar.height), border_radius=2
+        )
+        y += unit
+
+        passes = session.num_passes
+        facts = {
+            "score": f"{round(session.score, 1):g}",
+            "step": str(session.num_steps),
+            "episode": str(len(session.scores) + (not session.is_over)),
+            "speed": f"{pace.speed:g}x",
+            "passes": "-" if passes is None else str(passes),
+        }
+        for name, value in facts.items():
+            self._put(screen, name, (left, y), unit, MUTED)
+            text = self._text(value, unit, INK)
+            screen.blit(text, text.get_rect(topright=(right, y)))
+            y += row
+
+        y += unit
+        for action, keys in bindings:
+            meaning = session.config.action_meanings[action].lower()
+            x = self._put_keycaps(screen, keys[:3], (left, y), unit, status.held)
+            name_at = (max(x, left + int(5.5 * unit)), y)
+            self._put(screen, _shortened(meaning, 18), name_at, unit, INK)
+            y += row
+        y += unit
+        for control, keys in self.control_keys.items():
+            x = self._put_keycaps(screen, keys, (left, y), unit, status.held)
+            name_at = (max(x, left + int(5.5 * unit)), y)
+            self._put(screen, CONTROLS[control][0], name_at, unit, MUTED)
+            y += row
+
+    def _put_keycaps(
+        self,
+        screen: pygame.Surface,
+        keys: Sequence[str],
+        corner: tuple[int, int],
+        unit: int,
+        held: frozenset[str],
+    ) -> int:
+        """Draw keys side by side, those that are held lit; returns where the next thing fits."""
+        x, y = corner
+        for key in keys:
+            down = set(key.split("+")) <= held
+            ink, cap = (BACKGROUND, GREEN) if down else (INK, KEYCAP)
+            text = self._text({"escape": "esc", "return": "enter"}.get(key, key), unit - 2, ink)
+            arrow = key in ("up", "down", "left", "right")
+            box = pygame.Rect(0, 0, max(text.get_width() * (not arrow) + unit, 2 * unit), 0)
+            box.height = int(1.3 * unit)
+            box.topleft = (x, y - unit // 8)
+            pygame.draw.rect(screen, cap, box, border_radius=max(3, unit // 4))
+            if arrow:
+                pygame.draw.polygon(screen, ink, _arrow(box.center, unit * 0.32, key))
+            else:
+                screen.blit(text, text.get_rect(center=box.center))
+            x = box.right + unit // 3
+        return x + unit // 4
+
+    def _draw_note(
+        self,
+        screen: pygame.Surface,
+        area: pygame.Rect,
+        y: int,
+        note: str,
+        size: int,
+        from_bottom: bool = False,
+    ) -> int:
+        """Draw a note in a box around (or, ``from_bottom``, ending at) y; returns its height."""
+        columns = max(12, int((area.width - 4 * size) / (0.52 * size)))
+        lines = [
+            line
+            for paragraph in note.split("\n")
+            for line in textwrap.wrap(paragraph, columns) or [""]
+        ]
+        texts = [self._text(line, size, INK) for line in lines]
+        line_height = int(1.4 * size)
+        width = max(text.get_width() for text in texts) + 2 * size
+        box = pygame.Rect(0, 0, width, line_height * len(texts) + size)
+        box.centerx = area.centerx
+        if from_bottom:
+            box.bottom = y
+        else:
+            box.centery = y
+        shade = pygame.Surface(box.size, pygame.SRCALPHA)
+        pygame.draw.rect(shade, (*BACKGROUND, 225), shade.get_rect(), border_radius=size // 2)
+        screen.blit(shade, box)
+        for index, text in enumerate(texts):
+            line_center = (box.centerx, box.top + size // 2 + int((index + 0.5) * line_height))
+            screen.blit(text, text.get_rect(center=line_center))
+        return box.height
+
+    def _put(
+        self, screen: pygame.Surface, text: str, corner: tuple[int, int], size: int, ink: Colour
+    ) -> None:
+        screen.blit(self._text(text, size, ink), corner)
+
+    def _text(self, text: str, size: int, ink: Colour) -> pygame.Surface:
+        if size not in self._fonts:
+            self._fonts[size] = _font(size)
+        return self._fonts[size].render(text, True, ink)
+
+
+def bindings_by_action(key_bindings: Mapping[str, int]) -> list[tuple[int, list[str]]]:
+    """List the keys of each action that has one of its own, single keys before combinations.
+
+    An action that only a combination gives is listed when some action has no single key that
+    would explain it; ``up+space`` needs no line where ``up`` and ``space`` have theirs.
+
+    Example:
+        >>> bindings_by_action({"up": 1, "space": 2, "up+space": 3, "w": 1})
+        [(1, ['up', 'w']), (2, ['space'])]
+    """
+    single = {key for key in key_bindings if "+" not in key}
+    keys: dict[int, list[str]] = {}
+    for key, action in sorted(key_bindings.items(), key=lambda item: item[0].count("+")):
+        if key in single or not set(key.split("+")) <= single:
+            keys.setdefault(action, []).append(key)
+    return list(keys.items())
+
+
+def _arrow(center: tuple[int, int], size: float, direction: str) -> list[tuple[float, float]]:
+    x, y = center
+    along = {"up": (0, -1), "down": (0, 1), "left": (-1, 0), "right": (1, 0)}[direction]
+    dx, dy = along
+    return [
+        (x + dx * size, y + dy * size),
+        (x - dx * size + dy * size * 1.2, y - dy * size + dx * size * 1.2),
+        (x - dx * size - dy * size * 1.2, y - dy * size - dx * size * 1.2),
+    ]
+
+
+def _shortened(text: str, length: int) -> str:
+    return text if len(text) <= length else "..." + text[3 - length :]
+
+
+def _font(size: int) -> pygame.font.Font:
+    """Pillow's own font, so that all machines show the same; Pygame's where it has no such."""
+    font = ImageFont.load_default(size)
+    if isinstance(font, ImageFont.FreeTypeFont) and isinstance(font.path, io.BytesIO):
+        return pygame.font.Font(io.BytesIO(font.path.getvalue()), size)
+    return pygame.font.Font(None, size)

@@ -1,0 +1,138 @@
+"""``worldsim play``: a world, or a real game, in a window."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from worldsim.game import GameConfig
+from worldsim.policy import Policy, load_policy
+
+from .session import Session
+from .target import find_sources
+
+
+@dataclass(frozen=True)
+class PlayConfig:
+    """Play a world or a game in a window; the panel there shows the keys."""
+
+    target: Annotated[str, tyro.conf.Positional]
+    """A world that ships (pong), the folder of a world or of a run, or the id of a Gymnasium
+    environment (ALE/Pong-v5)."""
+    record: Path | None = None
+    """Keep what is played as a recording in this folder; it grows with each session."""
+    policy: str | None = None
+    """Who plays instead of the keys: random, sticky, scripted, or module:function."""
+    speed: float = 1.0
+    """Factor on the game's own pace."""
+    passes: int | None = None
+    """Denoising passes a frame; by default the world's own number."""
+    seed: int | None = None
+    """Repeats a session's starts and chances; by default each session is another."""
+    steps: int | None = None
+    """Stop after so many steps."""
+    headless: bool = False
+    """Play without a window; needs --steps."""
+    screenshots: Path = Path()
+    """Folder for screenshots."""
+    frame_size: tuple[int, int] = (64, 64)
+    """Height and width of a real game's frames; a world has its own."""
+    frame_skip: int | None = None
+    """Game steps a frame of a real game; by default the game's own number."""
+    grey: bool = False
+    """Show and record a real game in grey."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command.
+
+    Args:
+        argv: What follows ``worldsim play``.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        ValueError: If the target or an option is not what can be played.
+        ModuleNotFoundError: If pygame is missing.
+    """
+    config = tyro.cli(PlayConfig, prog="worldsim play", args=list(argv))
+    print(play(config))
+    return 0
+
+
+def play(config: PlayConfig) -> str:
+    """Play until the window is closed or ``config.steps`` are over.
+
+    Returns:
+        A line that says what was played and what is kept.
+    """
+    for name, value in (("--steps", config.steps), ("--passes", config.passes)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if config.headless:
+        if config.steps is None:
+            raise ValueError("--headless has no window to close: say how far to play with --steps")
+        os.environ["SDL_VIDEODRIVER"] = "dummy"
+    from .screen import Screen  # needs pygame, which is an extra
+
+    sources = find_sources(
+        config.target,
+        frame_size=config.frame_size,
+        grey=config.grey,
+        frame_skip=config.frame_skip,
+    )
+    make_policy = _policy_maker(config.policy, sources[0].config)
+    with ExitStack() as stack:
+        writer = None
+        if config.record is not None:
+            from worldsim.recording import RecordingWriter
+
+            writer = stack.enter_context(RecordingWriter(config.record, sources[0].config))
+        session = Session(
+            sources, seed=config.seed, writer=writer, player=config.policy or "person"
+        )
+        stack.callback(session.close)
+        if config.passes is not None:
+            session.change_passes(config.passes - (session.num_passes or 0))
+        screen = Screen(
+            session,
+            speed=config.speed,
+            make_policy=make_policy,
+            screenshots=config.screenshots,
+            wait_at_end=not config.headless,
+        )
+        stack.callback(screen.close)
+        with suppress(KeyboardInterrupt):  # Ctrl-C closes the window
+            screen.run(config.steps)
+        fps = screen.pace.reached_fps
+    return summary(session, fps, config.record)
+
+
+def summary(session: Session, fps: float | None, record: Path | None) -> str:
+    """Say in a line what was played and, if it is kept, where and what to do with it."""
+    scores = ", ".join(f"{round(score, 1):g}" for score in session.scores[-5:])
+    more = "..., " if len(session.scores) > 5 else ""
+    pace = f" at {fps:.1f} frames per second" if fps else ""
+    line = f"played {session.total_steps} steps{pace}"
+    if session.scores:
+        line += f", score {more}{scores}"
+    if record is not None:
+        line += (
+            f"; {session.num_kept} episode{'s' if session.num_kept != 1 else ''} kept in {record}"
+            f" (next: worldsim train {record} --out runs/{record.name})"
+        )
+    return line
+
+
+def _policy_maker(name: str | None, game: GameConfig) -> Callable[[], Policy] | None:
+    if name is None:
+        return None
+    load_policy(name, game)  # a wrong name is said before a window opens
+    return lambda: load_policy(name, game)
