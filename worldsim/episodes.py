@@ -1,0 +1,179 @@
+"""Episodes inside a learned world: how they begin, what their state is, and what is allowed.
+
+`WorldModelEnv` and `WorldModelVectorEnv` share these rules.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+from einops import repeat
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from worldsim.rollout import RolloutState
+from worldsim.world_model import WorldModel, load
+
+World = str | os.PathLike[str] | WorldModel
+Frames = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class EnvState:
+    """Everything that decides what a `WorldModelEnv` or `WorldModelVectorEnv` does next.
+
+    Attributes:
+        rollout: The model's memory of past frames and each lane's noise generator.
+        frames: ``uint8`` (b h w c), what each lane shows.
+        elapsed: ``int64`` (b,), steps since each lane's reset.
+        ended: ``bool`` (b,), lanes whose episode is over.
+        rngs: One generator a lane, from which later episodes draw their starts.
+    """
+
+    rollout: RolloutState
+    frames: Frames
+    elapsed: NDArray[np.int64]
+    ended: NDArray[np.bool_]
+    rngs: tuple[np.random.Generator, ...]
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where an episode begins: frames (t h w c), actions (t - 1,), index of the window or -1."""
+
+    frames: Frames
+    actions: NDArray[np.int64]
+    index: int
+
+
+def find_world(world: World, device: str | None) -> WorldModel:
+    """Load a world given by name or path; pass a loaded one on."""
+    if isinstance(world, WorldModel):
+        if device is not None:
+            raise ValueError(
+                f"device={device!r} is for a world given by name or path; "
+                "move a loaded world yourself with world.to(device)"
+            )
+        return world
+    return load(world, device=device)
+
+
+def observation_space_of(world: WorldModel) -> spaces.Space[Frames]:
+    """Frames as observations: ``uint8`` (h w c)."""
+    shape = (*world.game.frame_size, world.game.channels)
+    box = spaces.Box(low=0, high=255, shape=shape, dtype=np.uint8)
+    return cast(spaces.Space[Frames], box)
+
+
+def choose_start(
+    world: WorldModel, options: Mapping[str, Any] | None, rng: np.random.Generator
+) -> Start:
+    """Read the options of a reset; without a start, draw one of the bundled windows."""
+    options = options or {}
+    unknown = sorted(set(options) - {"start", "actions"})
+    if unknown:
+        raise ValueError(f"reset knows the options 'start' and 'actions', got {unknown}")
+    start = options.get("start")
+    if isinstance(start, np.ndarray) and start.ndim > 0:
+        return _own_start(world, start, options.get("actions"))
+    if options.get("actions") is not None:
+        raise ValueError("The option 'actions' goes with frames in 'start'")
+    num_starts = len(world.starts.frames)
+    if start is None:
+        index = int(rng.integers(num_starts))
+    elif isinstance(start, (int, np.integer)) and not isinstance(start, bool):
+        index = int(start)
+    else:
+        raise TypeError(
+            "The option 'start' is the index of a bundled window or an array of uint8 frames "
+            f"(t h w c), got {type(start).__name__}"
+        )
+    if not 0 <= index < num_starts:
+        raise ValueError(
+            f"This world has {num_starts} start windows: start must be 0 .. {num_starts - 1}, "
+            f"got {index}"
+        )
+    return Start(world.starts.frames[index], world.starts.actions[index], index)
+
+
+def _own_start(world: WorldModel, frames: NDArray[Any], actions: Any) -> Start:
+    """Check frames of the caller's own and the actions between them."""
+    frame_shape = (*world.game.frame_size, world.game.channels)
+    if frames.dtype != np.uint8:
+        raise TypeError(f"The frames of 'start' must be uint8 in 0..255, got {frames.dtype}")
+    if frames.ndim != 4 or frames.shape[1:] != frame_shape or len(frames) == 0:
+        raise ValueError(
+            f"The frames of 'start' must have the shape (t, {', '.join(map(str, frame_shape))}) "
+            f"with t at least 1, got {frames.shape}"
+        )
+    if actions is None:
+        actions = np.full(len(frames) - 1, world.game.noop_action)
+    actions = check_actions(actions, world, len(frames) - 1)
+    newest = slice(-min(len(frames), world.window), None)
+    return Start(frames[newest].copy(), actions[len(actions) + 1 - len(frames[newest]) :], -1)
+
+
+def lane_options(
+    options: Mapping[str, Any] | None, lane: int, num_envs: int
+) -> Mapping[str, Any] | None:
+    """Pick one lane's options: ``start`` may hold one index a lane."""
+    start = None if options is None else options.get("start")
+    if options is None or not isinstance(start, (np.ndarray, list, tuple)) or np.ndim(start) != 1:
+        return options
+    if len(start) != num_envs:
+        raise ValueError(
+            f"The option 'start' has one index a lane: expected {num_envs}, got {len(start)}"
+        )
+    return {**options, "start": start[lane]}
+
+
+def check_actions(actions: Any, world: WorldModel, count: int = 1) -> NDArray[np.int64]:
+    """Give actions back as ``int64`` (count,), or say what is wrong with them."""
+    actions = np.asarray(actions)
+    num_actions = world.game.num_actions
+    if actions.shape != (count,):
+        raise ValueError(f"Expected {count} action(s), shape ({count},), got {actions.shape}")
+    if count and not np.issubdtype(actions.dtype, np.integer):
+        raise TypeError(f"Actions are integers, got {actions.dtype}")
+    wrong = actions[(actions < 0) | (actions >= num_actions)]
+    if len(wrong):
+        raise ValueError(f"This world's actions are 0 .. {num_actions - 1}, got {wrong[0]}")
+    return actions.astype(np.int64)
+
+
+def check_mask(mask: Any, num_envs: int) -> NDArray[np.bool_]:
+    """Give a ``reset_mask`` back, or say what is wrong with it."""
+    if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
+        kind = mask.dtype if isinstance(mask, np.ndarray) else type(mask).__name__
+        raise TypeError(f"The option 'reset_mask' must be a numpy array of bool, got {kind}")
+    if mask.shape != (num_envs,):
+        raise ValueError(f"'reset_mask' must have the shape ({num_envs},), got {mask.shape}")
+    if not mask.any():
+        raise ValueError("'reset_mask' must be True for at least one lane, got none")
+    return mask
+
+
+def check_state(state: EnvState, num_envs: int) -> None:
+    """Refuse a state of another number of lanes."""
+    if len(state.elapsed) != num_envs:
+        raise ValueError(
+            f"This environment has {num_envs} lane(s), the state was cloned from one with "
+            f"{len(state.elapsed)}"
+        )
+
+
+def in_colour(frame: Frames) -> Frames:
+    """Copy a frame (h w c) as (h w 3)."""
+    return repeat(frame, "h w 1 -> h w 3").copy() if frame.shape[-1] == 1 else frame.copy()
+
+
+def check_arguments(horizon: int, render_mode: str | None) -> None:
+    """Refuse a horizon below one step and a render mode that does not exist."""
+    if horizon < 1:
+        raise ValueError(f"horizon must be at least 1 step, got {horizon}")
+    if render_mode not in (None, "rgb_array"):
+        raise ValueError(f"render_mode must be 'rgb_array' or None, got {render_mode!r}")

@@ -1,0 +1,151 @@
+"""Held-out windows: recorded contexts for a world to continue, and what really followed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worldsim.recording import Recording, Windows
+from worldsim.rollout import Rollout
+from worldsim.world_model import WorldModel
+
+Frames = NDArray[np.uint8]
+
+HORIZONS = (1, 8, 16, 32, 64)
+_BATCH = 64  # windows rolled out together
+
+
+@dataclass(frozen=True)
+class HeldOutWindows:
+    """Recorded windows to predict: a context, and what really followed.
+
+    Attributes:
+        windows: Windows of ``context + horizon`` frames, all of those after the context valid.
+        context: Frames given.
+        horizon: Frames to predict.
+    """
+
+    windows: Windows
+    context: int
+    horizon: int
+
+    @property
+    def last_context(self) -> Frames:
+        """The frames that predictions start from, ``uint8`` (b h w c)."""
+        return self.windows.frames[:, self.context - 1]
+
+    @property
+    def real(self) -> Frames:
+        """What followed, ``uint8`` (b horizon h w c)."""
+        return self.windows.frames[:, self.context :]
+
+
+def choose_windows(
+    world: WorldModel,
+    recording: Recording,
+    episodes: Sequence[int],
+    *,
+    horizons: Sequence[int] = HORIZONS,
+    num_windows: int = 64,
+    seed: int = 0,
+) -> HeldOutWindows:
+    """Draw windows, no position twice, whose frames up to the horizon are all recorded.
+
+    The horizon is the largest of those asked for that an episode is long enough for. Contexts are
+    whole where an episode is long enough; else they may begin before it, with its first frame
+    repeated.
+
+    Raises:
+        ValueError: If world and recording do not fit, or the episodes are too short.
+    """
+    check_match(world, recording)
+    rng = np.random.default_rng(seed)
+    for horizon in sorted(set(horizons), reverse=True):
+        for first in (0, 1 - world.window):
+            starts = [
+                (episode, start)
+                for episode in episodes
+                for start in range(
+                    first, int(recording.episode_lengths[episode]) + 2 - world.window - horizon
+                )
+            ]
+            if starts:
+                picks = rng.permutation(len(starts))[:num_windows]
+                chosen = [starts[pick] for pick in picks]
+                windows = recording.windows(
+                    [episode for episode, _ in chosen],
+                    [start for _, start in chosen],
+                    world.window + horizon,
+                )
+                return HeldOutWindows(windows, world.window, horizon)
+    raise ValueError(
+        f"No held-out episode is long enough to predict {min(horizons)} step(s): the longest has "
+        f"{max((int(recording.episode_lengths[e]) for e in episodes), default=0)}; record more"
+    )
+
+
+def roll_out(
+    world: WorldModel,
+    held_out: HeldOutWindows,
+    *,
+    num_passes: int | None = None,
+    seed: int = 0,
+    on_step: Callable[[], None] | None = None,
+) -> Frames:
+    """Let the world continue each window under the recorded actions, in batches of up to 64.
+
+    Args:
+        world: The world.
+        held_out: Where to begin and what the player did.
+        num_passes: Denoising passes a frame; None takes the world's own number.
+        seed: Of the noise.
+        on_step: Called after each step of a batch, for a progress bar.
+
+    Returns:
+        ``uint8`` (b horizon h w c).
+    """
+    frames, actions = held_out.windows.frames, held_out.windows.actions
+    context = held_out.context
+    seeds = np.random.default_rng(seed).integers(2**62, size=len(frames))
+    dreamed = np.empty_like(held_out.real)
+    for begin in range(0, len(frames), _BATCH):
+        batch = slice(begin, begin + _BATCH)
+        rollout = Rollout(world, len(frames[batch]), num_passes=num_passes)
+        rollout.reset(
+            frames[batch, :context],
+            actions[batch, : context - 1],
+            [int(lane_seed) for lane_seed in seeds[batch]],
+        )
+        for step in range(held_out.horizon):
+            # actions[context - 1] leads from the last context frame to the first dreamed one.
+            taken = actions[batch, context - 1 + step]
+            dreamed[batch, step] = rollout.step(taken).frames
+            if on_step is not None:
+                on_step()
+    return dreamed
+
+
+def check_match(world: WorldModel, recording: Recording) -> None:
+    """Refuse a recording of other frames or another number of actions than the world's.
+
+    Raises:
+        ValueError: In one sentence, with both values.
+    """
+    ours, theirs = world.game, recording.game
+    kinds = {
+        "frames": (
+            "x".join(map(str, (*ours.frame_size, ours.channels))),
+            "x".join(map(str, (*theirs.frame_size, theirs.channels))),
+        ),
+        "actions": (ours.num_actions, theirs.num_actions),
+    }
+    for kind, (world_value, recording_value) in kinds.items():
+        if world_value != recording_value:
+            raise ValueError(
+                f"World and recording do not fit: the world of {ours.env_id} has {world_value} "
+                f"{kind} and the recording of {theirs.env_id} has {recording_value}; evaluate a "
+                "world on a recording of its own game, made with the same settings"
+            )

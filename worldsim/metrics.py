@@ -1,0 +1,265 @@
+"""How good a world is, always beside two players that know nothing of the game.
+
+*Copy-last* repeats the last context frame, *median* shows the recording's median frame. On Pong an
+empty court already looks like 34 dB over all pixels, so figures on **moving pixels** stand beside:
+those where the real frame at the horizon or the last context frame differs from the median frame.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from worldsim.held_out import HORIZONS, HeldOutWindows, choose_windows, roll_out
+from worldsim.recording import Recording
+from worldsim.rollout import Rollout, RolloutState
+from worldsim.world_model import WorldModel
+
+Frames = NDArray[np.uint8]
+HorizonMetrics = dict[str, dict[str, float]]
+
+MOVING_THRESHOLD = 12  # of 255: more than shading and rounding
+ROUNDING_ERROR = 1 / 12  # mean squared error of rounding to whole pixel values
+
+
+def moving_mask(real: Frames, last_context: Frames, median: Frames) -> NDArray[np.bool_]:
+    """Find the pixels where something is, or was when the context ended.
+
+    Args:
+        real: ``uint8`` (... h w c), the recorded frames at the horizon.
+        last_context: ``uint8`` (... h w c), the frames that the prediction started from.
+        median: ``uint8`` (h w c), the recording's median frame.
+
+    Returns:
+        ``bool`` (... h w): a channel of either differs from the median by more than 12 of 255.
+
+    Example:
+        >>> black, grey = np.zeros((1, 2, 3), np.uint8), np.full((1, 2, 3), 100, np.uint8)
+        >>> moving_mask(grey, black, black).tolist(), moving_mask(black, black, black).tolist()
+        ([[True, True]], [[False, False]])
+    """
+    median = median.astype(np.int16)
+    differs = np.abs(real.astype(np.int16) - median) > MOVING_THRESHOLD
+    differed = np.abs(last_context.astype(np.int16) - median) > MOVING_THRESHOLD
+    return (differs | differed).any(axis=-1)
+
+
+def psnr(
+    real: Frames, predicted: Frames, mask: NDArray[np.bool_] | None = None
+) -> NDArray[np.float64] | float:
+    """Peak signal-to-noise ratio in dB, higher is better.
+
+    The squared error is counted as at least 1/12, what rounding to whole pixel values costs: equal
+    pictures have 58.9 dB, not infinity.
+
+    Args:
+        real: ``uint8`` (b h w c).
+        predicted: ``uint8``, of a shape that broadcasts to the same.
+        mask: ``bool`` (b h w), the pixels that count.
+
+    Returns:
+        Without a mask one value a picture, (b,). With one a single value, of the error pooled over
+        all its pixels (pictures have very different numbers of them); nan if there are none.
+
+    Example:
+        >>> picture = np.zeros((1, 8, 8, 3), np.uint8)
+        >>> psnr(picture, picture).round(1).tolist(), psnr(picture, picture + 255).tolist()
+        ([58.9], [0.0])
+    """
+    error = (real.astype(np.float64) - predicted.astype(np.float64)) ** 2
+    if mask is None:
+        return _to_decibels(error.mean(axis=(1, 2, 3)))
+    if not mask.any():
+        return float("nan")
+    return float(_to_decibels(error[mask].mean()))
+
+
+def _to_decibels(error: NDArray[np.float64] | np.float64) -> NDArray[np.float64]:
+    return np.asarray(10 * np.log10(255**2 / np.maximum(error, ROUNDING_ERROR)))
+
+
+def compare(
+    dreamed: Frames,
+    held_out: HeldOutWindows,
+    median: Frames,
+    horizons: Sequence[int] = HORIZONS,
+) -> dict[int, HorizonMetrics]:
+    """Measure a rollout beside the two baselines.
+
+    Returns:
+        By horizon: ``psnr`` (mean over the windows) and ``psnr_moving`` (error pooled over the
+        moving pixels of all windows), each with ``world``, ``copy_last`` and ``median`` in dB; and
+        ``moving`` with ``fraction``, the share of pixels that move.
+    """
+    results: dict[int, HorizonMetrics] = {}
+    for horizon in sorted(h for h in set(horizons) if h <= held_out.horizon):
+        real = held_out.real[:, horizon - 1]
+        mask = moving_mask(real, held_out.last_context, median)
+        predictions = {
+            "world": dreamed[:, horizon - 1],
+            "copy_last": held_out.last_context,
+            "median": median,
+        }
+        results[horizon] = {
+            "psnr": {
+                name: float(np.mean(psnr(real, predicted)))
+                for name, predicted in predictions.items()
+            },
+            "psnr_moving": {
+                name: float(psnr(real, predicted, mask)) for name, predicted in predictions.items()
+            },
+            "moving": {"fraction": float(mask.mean())},
+        }
+    return results
+
+
+def rollout_metrics(
+    world: WorldModel,
+    recording: Recording,
+    episodes: Sequence[int],
+    *,
+    horizons: Sequence[int] = HORIZONS,
+    num_windows: int = 64,
+    seed: int = 0,
+    num_passes: int | None = None,
+) -> dict[int, HorizonMetrics]:
+    """Roll the world out from recorded contexts under the recorded actions and measure.
+
+    Args:
+        world: The world.
+        recording: The game's recording.
+        episodes: Episodes to draw windows from, e.g. the held-out ones of ``recording.split()``.
+        horizons: Steps after which to compare; those that no episode is long enough for are
+            left out.
+        num_windows: Windows, at most.
+        seed: Decides windows and noise.
+        num_passes: Denoising passes a frame; None takes the world's own number.
+
+    Returns:
+        As `compare`, e.g. ``metrics[16]["psnr_moving"]["world"]``.
+
+    Raises:
+        ValueError: If world and recording do not fit, or the episodes are too short.
+    """
+    held_out = choose_windows(
+        world, recording, episodes, horizons=horizons, num_windows=num_windows, seed=seed
+    )
+    dreamed = roll_out(world, held_out, num_passes=num_passes, seed=seed)
+    return compare(dreamed, held_out, recording.median_frame(), horizons)
+
+
+def action_shuffle_ratio(
+    world: WorldModel,
+    recording: Recording,
+    episodes: Sequence[int],
+    *,
+    seed: int = 0,
+    num_batches: int = 8,
+    batch_size: int = 16,
+) -> float:
+    """Divide the loss under other windows' actions by the loss under the true ones.
+
+    1 means that the world does not listen to the player. Both losses see the same windows, noise
+    and levels; batches in which every window has the same actions are drawn again.
+
+    Args:
+        world: The world.
+        recording: The game's recording.
+        episodes: Episodes to draw windows from.
+        seed: Decides windows, permutations and noise.
+        num_batches: Batches.
+        batch_size: Windows a batch, at least 2.
+
+    Returns:
+        The ratio of the mean losses; nan if the recording's actions never differ.
+    """
+    rng = np.random.default_rng(seed)
+    length = world.num_history + world.window
+    true_loss = shuffled_loss = 0.0
+    batches = 0
+    for _ in range(4 * num_batches):
+        windows = recording.sample_windows(rng, batch_size, length, episodes)
+        actions = _shuffle_actions(windows.actions, rng)
+        if actions is None:
+            continue
+        noise_seed = int(rng.integers(2**62))
+        losses = [
+            float(world.dynamics_loss(windows, torch.Generator().manual_seed(noise_seed), given))
+            for given in (windows.actions, actions)
+        ]
+        true_loss += losses[0]
+        shuffled_loss += losses[1]
+        batches += 1
+        if batches == num_batches:
+            break
+    return shuffled_loss / true_loss if true_loss else float("nan")
+
+
+def _shuffle_actions(
+    actions: NDArray[np.int64], rng: np.random.Generator
+) -> NDArray[np.int64] | None:
+    """Give each row (b t) the actions of another row, None if that changes nothing."""
+    rows = rng.permutation(len(actions))
+    shuffled = np.empty_like(actions)
+    shuffled[rows] = actions[np.roll(rows, 1)]
+    return None if np.array_equal(shuffled, actions) else shuffled
+
+
+def step_latency(
+    world: WorldModel,
+    at: Sequence[int] = (10, 1000),
+    *,
+    num_passes: int | None = None,
+    rounds: int = 8,
+    on_step: Callable[[], None] | None = None,
+) -> dict[int, dict[str, float]]:
+    """Measure the milliseconds of a step of one session, early and late.
+
+    One session walks to the last of ``at`` (with a single denoising pass a frame, which fills the
+    same memory sooner) and leaves a snapshot at each. Then each snapshot in turn is restored and
+    timed for a few steps, ``rounds`` times over, so that a machine that slows down for a moment
+    slows all of them alike.
+
+    Args:
+        world: The world.
+        at: Steps after the reset.
+        num_passes: Denoising passes of the timed steps; None takes the world's own number.
+        rounds: Times each is measured, 10 steps each.
+        on_step: Called after each step on the way, for a progress bar.
+
+    Returns:
+        By step: ``p50`` and ``p95`` in milliseconds.
+    """
+    rng = np.random.default_rng(0)
+    rollout = Rollout(world, 1, num_passes=1)
+    rollout.reset(world.starts.frames[:1], world.starts.actions[:1], [0])
+
+    def play() -> None:
+        rollout.step(rng.integers(world.game.num_actions, size=1))
+
+    snapshots: dict[int, RolloutState] = {}
+    for step in range(max(at) + 1):
+        if step in at:
+            snapshots[step] = rollout.clone_state()
+        play()
+        if on_step is not None:
+            on_step()
+
+    rollout.num_passes = world.num_passes if num_passes is None else num_passes
+    times: dict[int, list[float]] = {step: [] for step in snapshots}
+    for _ in range(rounds):
+        for step, snapshot in snapshots.items():
+            rollout.restore_state(snapshot)
+            play()  # the first step after a copy finds cold caches
+            for _ in range(10):
+                begin = time.perf_counter()
+                play()
+                times[step].append(1000 * (time.perf_counter() - begin))
+    return {
+        step: {"p50": float(np.percentile(ms, 50)), "p95": float(np.percentile(ms, 95))}
+        for step, ms in times.items()
+    }

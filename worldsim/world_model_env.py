@@ -1,0 +1,181 @@
+"""A learned world behind Gymnasium's interfaces: an episode begins from recorded frames.
+
+`WorldModelEnv` is one player, `WorldModelVectorEnv` many in one batched model. Both can copy their
+state and go back to it, as ALE's emulator can: snapshots and branching are what a learned world
+has over a console.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+from gymnasium import Env, spaces
+from gymnasium.error import ResetNeeded
+
+from worldsim.episodes import (
+    EnvState,
+    Frames,
+    World,
+    check_actions,
+    check_arguments,
+    check_state,
+    choose_start,
+    find_world,
+    in_colour,
+    observation_space_of,
+)
+from worldsim.rollout import Rollout
+from worldsim.world_model_vector_env import WorldModelVectorEnv
+
+__all__ = ["EnvState", "WorldModelEnv", "WorldModelVectorEnv"]
+
+
+class WorldModelEnv(Env[Frames, np.int64]):
+    """A learned world as a Gymnasium environment.
+
+    An episode begins from a window of recorded frames and ends by ``terminated`` when the world's
+    termination head says so, or by ``truncated`` after ``horizon`` steps. The seed given to
+    ``reset`` decides the window, the noise and so the whole episode.
+
+    ``info`` has ``start`` after a reset (the index of the bundled window, -1 for frames of one's
+    own) and ``termination_prob`` after a step.
+
+    Args:
+        world: A bundled world's name, the path of a world or run folder, or a loaded world.
+        horizon: Steps after which an episode is truncated, at least 1.
+        num_passes: Denoising passes a frame, at least 1; None takes the world's own number.
+        render_mode: ``"rgb_array"`` or None.
+        device: Where a world given by name or path is loaded; None chooses.
+
+    Raises:
+        ValueError: If ``horizon`` is below 1, ``render_mode`` is unknown, or there is no
+            such world.
+
+    Example:
+        >>> import gymnasium
+        >>> env = gymnasium.make("worldsim/WorldModel-v0", world="pong")  # doctest: +SKIP
+        >>> obs, info = env.reset(seed=0, options={"start": 3})  # doctest: +SKIP
+        >>> obs, reward, terminated, truncated, info = env.step(2)  # doctest: +SKIP
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012
+
+    def __init__(
+        self,
+        world: World,
+        *,
+        horizon: int = 1000,
+        num_passes: int | None = None,
+        render_mode: str | None = "rgb_array",
+        device: str | None = None,
+    ) -> None:
+        check_arguments(horizon, render_mode)
+        self.world = find_world(world, device)
+        self.horizon = horizon
+        self.render_mode = render_mode
+        self.metadata = {**self.metadata, "render_fps": self.world.game.fps}
+        self.observation_space = observation_space_of(self.world)
+        self.action_space = spaces.Discrete(self.world.game.num_actions)
+        self._rollout = Rollout(self.world, 1, num_passes=num_passes)
+        self._frame: Frames | None = None
+        self._elapsed = 0
+        self._ended = True
+
+    @property
+    def num_passes(self) -> int:
+        """Denoising passes a frame; may be set at any time."""
+        return self._rollout.num_passes
+
+    @num_passes.setter
+    def num_passes(self, num_passes: int) -> None:
+        self._rollout.num_passes = num_passes
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Frames, dict[str, Any]]:
+        """Begin an episode.
+
+        Args:
+            seed: Decides the whole episode and, without further seeds, those after it.
+            options: ``{"start": i}`` begins from bundled window i; ``{"start": frames}`` from
+                ``uint8`` frames (t h w c), the newest last, optionally with ``"actions"``, the
+                t - 1 actions between them (without: the game's no-op).
+
+        Returns:
+            The newest frame, ``uint8`` (h w c), and the info.
+
+        Raises:
+            ValueError: If an option is unknown, out of range or of the wrong shape.
+            TypeError: If an option has the wrong type.
+        """
+        super().reset(seed=seed)
+        context = choose_start(self.world, options, self.np_random)
+        noise_seed = int(self.np_random.integers(2**62))
+        self._rollout.reset(context.frames[None], context.actions[None], [noise_seed])
+        self._frame = context.frames[-1]
+        self._elapsed = 0
+        self._ended = False
+        return self._frame.copy(), {"start": context.index}
+
+    def step(self, action: np.int64 | int) -> tuple[Frames, float, bool, bool, dict[str, Any]]:
+        """Dream one frame.
+
+        Args:
+            action: In 0 .. number of actions - 1.
+
+        Returns:
+            The frame ``uint8`` (h w c), reward, terminated, truncated and the info.
+
+        Raises:
+            ResetNeeded: Before the first reset, or when the episode is over.
+            ValueError: If there is no such action.
+        """
+        if self._frame is None:
+            raise ResetNeeded("Call reset() before step(): there is no episode yet.")
+        if self._ended:
+            raise ResetNeeded(
+                f"The episode ended after {self._elapsed} steps: call reset() to begin another."
+            )
+        result = self._rollout.step(check_actions(np.asarray([action]), self.world))
+        self._frame = result.frames[0]
+        self._elapsed += 1
+        terminated = bool(result.terminations[0])
+        truncated = self._elapsed >= self.horizon
+        self._ended = terminated or truncated
+        info = {"termination_prob": float(result.termination_probs[0])}
+        return self._frame.copy(), float(result.rewards[0]), terminated, truncated, info
+
+    def render(self) -> Frames | None:  # type: ignore[override]
+        """Return the newest frame in colour, ``uint8`` (h w 3); None without a render mode."""
+        if self.render_mode is None:
+            return None
+        if self._frame is None:
+            raise ResetNeeded("Call reset() before render(): there is no frame yet.")
+        return in_colour(self._frame)
+
+    def clone_state(self) -> EnvState:
+        """Copy the state: the same actions after `restore_state` give the same future.
+
+        Raises:
+            ResetNeeded: Before the first reset.
+        """
+        if self._frame is None:
+            raise ResetNeeded("Call reset() before clone_state(): there is no episode yet.")
+        return EnvState(
+            rollout=self._rollout.clone_state(),
+            frames=self._frame[None].copy(),
+            elapsed=np.array([self._elapsed]),
+            ended=np.array([self._ended]),
+            rngs=(deepcopy(self.np_random),),
+        )
+
+    def restore_state(self, state: EnvState) -> None:
+        """Go back to a state of `clone_state`; the state can be restored any number of times."""
+        check_state(state, 1)
+        self._rollout.restore_state(state.rollout)
+        self._frame = state.frames[0].copy()
+        self._elapsed = int(state.elapsed[0])
+        self._ended = bool(state.ended[0])
+        self._np_random = deepcopy(state.rngs[0])

@@ -1,0 +1,297 @@
+"""Many players in one learned world, behind Gymnasium's vector interface."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from gymnasium.error import ResetNeeded
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from worldsim.episodes import (
+    EnvState,
+    Frames,
+    World,
+    check_actions,
+    check_arguments,
+    check_mask,
+    check_state,
+    choose_start,
+    find_world,
+    in_colour,
+    lane_options,
+    observation_space_of,
+)
+from worldsim.rollout import Rollout
+
+
+class WorldModelVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
+    """Many players in one learned world: one batched model, not many copies.
+
+    Lane i seeded with s plays what a `WorldModelEnv` seeded with s plays (up to the rounding of
+    batched arithmetic). Finished lanes follow Gymnasium's autoreset modes: ``NEXT_STEP`` resets
+    them in the following step, ``SAME_STEP`` at once with ``final_obs`` and ``final_info`` in the
+    info, ``DISABLED`` leaves them to ``reset(options={"reset_mask": mask})``. No reset touches
+    another lane.
+
+    Args:
+        world: As for `WorldModelEnv`; the lanes share it.
+        num_envs: Lanes, at least 1.
+        horizon: Steps after which a lane's episode is truncated, at least 1.
+        num_passes: Denoising passes a frame, at least 1; None takes the world's own number.
+        autoreset_mode: An `AutoresetMode` or its value, e.g. ``"SameStep"``.
+        render_mode: ``"rgb_array"`` or None.
+        device: Where a world given by name or path is loaded; None chooses.
+
+    Raises:
+        ValueError: If an argument is out of range or the world is not found.
+
+    Example:
+        >>> import gymnasium
+        >>> envs = gymnasium.make_vec(
+        ...     "worldsim/WorldModel-v0", world="pong", num_envs=8
+        ... )  # doctest: +SKIP
+        >>> obs, infos = envs.reset(seed=0)  # doctest: +SKIP
+        >>> obs.shape  # doctest: +SKIP
+        (8, 64, 64, 3)
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012
+
+    def __init__(
+        self,
+        world: World,
+        num_envs: int = 1,
+        *,
+        horizon: int = 1000,
+        num_passes: int | None = None,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        render_mode: str | None = "rgb_array",
+        device: str | None = None,
+    ) -> None:
+        if num_envs < 1:
+            raise ValueError(f"num_envs must be at least 1, got {num_envs}")
+        check_arguments(horizon, render_mode)
+        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self.world = find_world(world, device)
+        self.num_envs = num_envs
+        self.horizon = horizon
+        self.render_mode = render_mode
+        self.metadata = {
+            **self.metadata,
+            "render_fps": self.world.game.fps,
+            "autoreset_mode": self.autoreset_mode,
+        }
+        self.single_observation_space = observation_space_of(self.world)
+        self.single_action_space = spaces.Discrete(self.world.game.num_actions)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._rollout = Rollout(self.world, num_envs, num_passes=num_passes)
+        self._rngs: list[np.random.Generator | None] = [None] * num_envs
+        self._seeds: list[int] = [-1] * num_envs
+        height, width = self.world.game.frame_size
+        shape = (num_envs, height, width, self.world.game.channels)
+        self._frames: Frames = np.zeros(shape, dtype=np.uint8)
+        self._elapsed = np.zeros(num_envs, dtype=np.int64)
+        self._ended = np.zeros(num_envs, dtype=np.bool_)
+        self._started = np.zeros(num_envs, dtype=np.bool_)
+
+    @property
+    def num_passes(self) -> int:
+        """Denoising passes a frame; may be set at any time."""
+        return self._rollout.num_passes
+
+    @num_passes.setter
+    def num_passes(self, num_passes: int) -> None:
+        self._rollout.num_passes = num_passes
+
+    @property  # type: ignore[misc]
+    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
+        """Each lane's generator, from which its starts are drawn."""
+        return tuple(self._lane_rng(lane) for lane in range(self.num_envs))
+
+    @property
+    def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
+        """Each lane's last seed."""
+        for lane in range(self.num_envs):
+            self._lane_rng(lane)
+        return tuple(self._seeds)
+
+    def reset(  # type: ignore[override]
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[Frames, dict[str, Any]]:
+        """Begin an episode in every lane, or in those of a mask.
+
+        Args:
+            seed: An int s seeds lane i with s + i; a sequence has one seed (or None) a lane.
+            options: As for `WorldModelEnv.reset`; ``"start"`` may also be one index a lane.
+                ``"reset_mask"``, ``bool`` (num_envs,), names the lanes to reset; the others go on.
+
+        Returns:
+            The newest frames of all lanes, ``uint8`` (b h w c), and the infos of those reset.
+
+        Raises:
+            ValueError: If a seed or option does not fit.
+            TypeError: If an option has the wrong type.
+        """
+        seeds = self._lane_seeds(seed)
+        lanes = np.arange(self.num_envs)
+        if options is not None and "reset_mask" in options:
+            lanes = lanes[check_mask(options["reset_mask"], self.num_envs)]
+            options = {key: value for key, value in options.items() if key != "reset_mask"}
+        lane_infos = self._reset_lanes(lanes, options, seeds)
+        infos: dict[str, Any] = {}
+        for lane, info in lane_infos.items():
+            infos = self._add_info(infos, info, lane)
+        return self._frames.copy(), infos
+
+    def step(
+        self, actions: NDArray[np.int64]
+    ) -> tuple[Frames, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
+        """Dream one frame in every lane.
+
+        Args:
+            actions: ``int`` (b,), each in 0 .. number of actions - 1. Those of lanes that this
+                step resets (``NEXT_STEP``) are ignored.
+
+        Returns:
+            Frames ``uint8`` (b h w c), rewards ``float64`` (b,), terminations and truncations
+            ``bool`` (b,) and the infos.
+
+        Raises:
+            ResetNeeded: If a lane has no episode yet, or (``DISABLED``) its episode is over.
+            ValueError: If there is no such action.
+        """
+        actions = check_actions(actions, self.world, self.num_envs)
+        self._check_ready()
+        next_step = self.autoreset_mode is AutoresetMode.NEXT_STEP
+        resets = self._ended.copy() if next_step else np.zeros_like(self._ended)
+        plays = ~resets
+        rewards = np.zeros(self.num_envs, dtype=np.float64)
+        terminations = np.zeros(self.num_envs, dtype=np.bool_)
+        probs = np.zeros(self.num_envs, dtype=np.float32)
+        if plays.any():
+            # Lanes about to be reset ride along: their frames and noise are replaced below.
+            result = self._rollout.step(np.where(plays, actions, self.world.game.noop_action))
+            self._frames = result.frames.copy()
+            rewards[plays] = result.rewards[plays]
+            terminations[plays] = result.terminations[plays]
+            probs = result.termination_probs
+            self._elapsed += 1
+        truncations = plays & (self._elapsed >= self.horizon)
+        self._ended = terminations | truncations
+        final_frames = self._frames
+        if self.autoreset_mode is AutoresetMode.SAME_STEP and self._ended.any():
+            resets = self._ended.copy()
+            final_frames = self._frames.copy()
+        lane_infos = self._reset_lanes(np.flatnonzero(resets)) if resets.any() else {}
+
+        infos: dict[str, Any] = {}
+        for lane in range(self.num_envs):
+            info = {"termination_prob": float(probs[lane])}
+            if lane in lane_infos:
+                if plays[lane]:
+                    final = {"final_obs": final_frames[lane].copy(), "final_info": info}
+                    infos = self._add_info(infos, final, lane)
+                info = lane_infos[lane]
+            infos = self._add_info(infos, info, lane)
+        return self._frames.copy(), rewards, terminations, truncations, infos
+
+    def render(self) -> tuple[Frames, ...] | None:  # type: ignore[override]
+        """Return each lane's newest frame in colour, ``uint8`` (h w 3); None without a mode."""
+        if self.render_mode is None:
+            return None
+        return tuple(in_colour(frame) for frame in self._frames)
+
+    def clone_state(self) -> EnvState:
+        """Copy the state of all lanes, later automatic resets included.
+
+        Raises:
+            ResetNeeded: If a lane has no episode yet.
+        """
+        self._check_started()
+        return EnvState(
+            rollout=self._rollout.clone_state(),
+            frames=self._frames.copy(),
+            elapsed=self._elapsed.copy(),
+            ended=self._ended.copy(),
+            rngs=deepcopy(self.np_random),
+        )
+
+    def restore_state(self, state: EnvState) -> None:
+        """Go back to a state of `clone_state`; the state can be restored any number of times."""
+        check_state(state, self.num_envs)
+        self._rollout.restore_state(state.rollout)
+        self._frames = state.frames.copy()
+        self._elapsed = state.elapsed.copy()
+        self._ended = state.ended.copy()
+        self._started[:] = True
+        self._rngs = list(deepcopy(state.rngs))
+
+    def _reset_lanes(
+        self,
+        lanes: NDArray[np.int64],
+        options: Mapping[str, Any] | None = None,
+        seeds: Sequence[int | None] | None = None,
+    ) -> dict[int, dict[str, Any]]:
+        """Begin an episode in these lanes alone; returns their infos by lane."""
+        starts = []
+        for lane in lanes:
+            if seeds is not None and seeds[lane] is not None:
+                self._rngs[lane], self._seeds[lane] = seeding.np_random(seeds[lane])
+            own_options = lane_options(options, int(lane), self.num_envs)
+            starts.append(choose_start(self.world, own_options, self._lane_rng(lane)))
+        self._rollout.reset(
+            np.stack([start.frames for start in starts]),
+            np.stack([start.actions for start in starts]),
+            [int(self._lane_rng(lane).integers(2**62)) for lane in lanes],
+            lanes=None if len(lanes) == self.num_envs else [int(lane) for lane in lanes],
+        )
+        self._frames[lanes] = np.stack([start.frames[-1] for start in starts])
+        self._elapsed[lanes] = 0
+        self._ended[lanes] = False
+        self._started[lanes] = True
+        return {
+            int(lane): {"start": start.index} for lane, start in zip(lanes, starts, strict=True)
+        }
+
+    def _lane_rng(self, lane: int) -> np.random.Generator:
+        rng = self._rngs[lane]
+        if rng is None:
+            rng, self._seeds[lane] = seeding.np_random()
+            self._rngs[lane] = rng
+        return rng
+
+    def _lane_seeds(self, seed: int | Sequence[int | None] | None) -> Sequence[int | None]:
+        if seed is None:
+            return [None] * self.num_envs
+        if isinstance(seed, (int, np.integer)):
+            return [int(seed) + lane for lane in range(self.num_envs)]
+        if len(seed) != self.num_envs:
+            raise ValueError(
+                f"A sequence of seeds has one a lane: expected {self.num_envs}, got {len(seed)}"
+            )
+        return seed
+
+    def _check_started(self) -> None:
+        if not self._started.all():
+            lanes = np.flatnonzero(~self._started).tolist()
+            raise ResetNeeded(f"Call reset() first: no episode yet in lanes {lanes}.")
+
+    def _check_ready(self) -> None:
+        self._check_started()
+        if self.autoreset_mode is AutoresetMode.DISABLED and self._ended.any():
+            lanes = np.flatnonzero(self._ended).tolist()
+            raise ResetNeeded(
+                f"The episodes of lanes {lanes} are over and automatic resets are disabled: call "
+                'reset(options={"reset_mask": mask}) with the mask True for these lanes.'
+            )
