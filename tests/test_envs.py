@@ -200,6 +200,23 @@ def test_pong_two_frames_determine_the_velocity() -> None:
     assert repeats > 1000
 
 
+def test_pong_player_sees_through_the_blur_of_a_learned_world() -> None:
+    env = gymnasium.make("worldsim/Pong-v0")
+    frame, _ = env.reset(seed=0)
+    noise = np.random.default_rng(0)
+    agreed = 0
+    for t in range(300):
+        blurred = (
+            frame * 0.8 + np.roll(frame, 1, axis=0) * 0.2 + noise.normal(0, 8, frame.shape)
+        ).clip(0, 255)
+        action = pong.play(frame, {}, np.random.default_rng(t))
+        agreed += action == pong.play(blurred.astype(np.uint8), {}, np.random.default_rng(t))
+        frame, _, terminated, _, _ = env.step(action)
+        if terminated:
+            frame, _ = env.reset()
+    assert agreed > 270
+
+
 def test_pong_player_stays_when_it_sees_no_ball() -> None:
     blank = np.zeros((64, 64, 3), np.uint8)
     rng = np.random.default_rng(0)
