@@ -1,0 +1,207 @@
+"""The command ``worldsim record``: plays a Gymnasium game and keeps what was seen and done.
+
+Episodes are numbered, and each draws its seeds from the command's seed and its number alone. So the
+same command gives the same recording whoever recorded which episode, and a recording that was
+stopped, or killed, is continued by recording the numbers that are missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from worldsim.game import describe_game, load_policy
+from worldsim.recording import RecordingWriter
+
+from .policies import parse_weights
+from .record_progress import RecordProgress
+from .record_workers import EpisodeSource, Workers
+
+
+@dataclass(frozen=True)
+class RecordConfig:
+    """Record a Gymnasium game: what was seen and done, as a recording to train on."""
+
+    env_id: tyro.conf.Positional[str]
+    """Gymnasium id, such as ALE/Pong-v5; module:id imports the module that registers it first."""
+    steps: int = 20_000
+    """Steps to record. The last episode is recorded to its end, so there may be a few more."""
+    out: Path | None = None
+    """Folder of the recording; recordings/NAME if not given. An unfinished one is continued."""
+    policy: tuple[str, ...] = ("random=0.5", "sticky=0.5")
+    """Who plays: random, sticky (holds random actions), scripted (the game's own player),
+    module:function, or several with their parts: random=0.3 sticky=0.7."""
+    frame_size: tuple[int, int] = (64, 64)
+    """Height and width of the recorded frames."""
+    frame_skip: int | None = None
+    """Game steps for one recorded step; the game's own if not given."""
+    grey: bool = False
+    """Record grey frames instead of colour."""
+    workers: int | None = None
+    """Parallel processes; as many as there are cores if not given."""
+    seed: int = 0
+    """The same seed gives the same recording."""
+    max_episode_steps: int = 1000
+    """Steps after which an episode is cut, and counts as truncated."""
+    env_kwargs: tuple[str, ...] = ()
+    """Settings of the game, name=value with JSON values: continuous=false difficulty=1."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command.
+
+    Args:
+        argv: Arguments after ``worldsim record``.
+
+    Returns:
+        Exit status: 0 when the recording is complete, 130 when it was stopped by Ctrl-C.
+
+    Raises:
+        ValueError: In one sentence, if the game or the settings cannot be recorded.
+        OSError: In one sentence, if the recording cannot be written.
+    """
+    config = tyro.cli(RecordConfig, prog="worldsim record", args=list(argv))
+    out = config.out or Path("recordings") / _name_of(config.env_id)
+    again = shlex.join(["worldsim", "record", *argv])
+    try:
+        steps, episodes = record(config, out)
+    except KeyboardInterrupt:
+        print(f"stopped: {out} keeps each finished episode; to continue: {again}")
+        return 130
+    run = Path("runs") / out.name
+    print(
+        f"recorded {steps:,} steps in {episodes:,} episodes: {out}; "
+        f"next: worldsim train {shlex.quote(str(out))} --out {shlex.quote(str(run))}"
+    )
+    return 0
+
+
+def record(config: RecordConfig, out: Path) -> tuple[int, int]:
+    """Record until there are the asked number of steps.
+
+    Args:
+        config: What to record.
+        out: Folder of the recording, which is continued if it was begun with the same settings.
+
+    Returns:
+        Steps and episodes of the recording.
+
+    Raises:
+        ValueError: In one sentence, if the game or the settings cannot be recorded.
+        OSError: In one sentence, if the recording cannot be written.
+        KeyboardInterrupt: After the recording was left in good order.
+    """
+    if config.steps < 1 or config.max_episode_steps < 1 or config.seed < 0:
+        raise ValueError(
+            "steps and max-episode-steps must be 1 or more and seed 0 or more, got "
+            f"{config.steps}, {config.max_episode_steps} and {config.seed}"
+        )
+    num_workers = os.cpu_count() or 1 if config.workers is None else config.workers
+    if num_workers < 1:
+        raise ValueError(f"workers must be 1 or more, got {num_workers}")
+    weights = parse_weights(config.policy)
+    game = describe_game(
+        config.env_id,
+        frame_size=config.frame_size,
+        channels=1 if config.grey else 3,
+        frame_skip=config.frame_skip,
+        env_kwargs=_parse_env_kwargs(config.env_kwargs),
+    )
+    for name in weights:
+        load_policy(name, game)  # an unknown player is an error here, not in a worker
+    settings = {
+        "policy": weights,
+        "seed": config.seed,
+        "max_episode_steps": config.max_episode_steps,
+    }
+    writer = RecordingWriter(out, game, settings)
+    with _alone(out / "data" / "lock", out):
+        writer.steps_asked = max(writer.steps_asked, config.steps)
+        for leftover in out.glob("data/**/.*.tmp"):  # of a process that was killed
+            leftover.unlink(missing_ok=True)
+        writer.update_index()
+        episode_steps = writer.episode_steps()
+        source = EpisodeSource(game, weights, config.seed, config.max_episode_steps)
+        try:
+            if _whole_episodes(episode_steps, config.steps) is None:
+                _record_missing(writer, source, config.steps, num_workers)
+        finally:
+            last = _whole_episodes(episode_steps, writer.steps_asked)
+            for number in [n for n in episode_steps if last is not None and n > last]:
+                writer.delete_episode(number)  # begun in case that it would be needed
+            writer.update_index()
+        episode_steps = writer.episode_steps()
+    return sum(episode_steps.values()), len(episode_steps)
+
+
+def _record_missing(
+    writer: RecordingWriter, source: EpisodeSource, steps: int, num_workers: int
+) -> None:
+    """Let workers record the missing episodes until the whole ones have enough steps."""
+    finished = writer.episode_steps()
+    with (
+        Workers(writer, source, num_workers) as workers,
+        RecordProgress(steps, sum(finished.values())) as progress,
+    ):
+        while _whole_episodes(finished, steps) is None:
+            workers.begin_missing(finished)
+            for number, num_steps in workers.wait():
+                finished[number] = num_steps
+            progress.update(sum(finished.values()), workers.steps_under_way, len(finished))
+
+
+def _whole_episodes(episode_steps: dict[int, int], steps: int) -> int | None:
+    """Return the number of the last episode that is needed, None if one before it is missing."""
+    total, number = 0, 0
+    while number in episode_steps:
+        total += episode_steps[number]
+        if total >= steps:
+            return number
+        number += 1
+    return None
+
+
+@contextlib.contextmanager
+def _alone(lock: Path, out: Path) -> Iterator[None]:
+    """Hold the recording for this process; the system lets go of it when the process ends."""
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{out} is being recorded by another process: wait for it") from None
+        yield
+
+
+def _parse_env_kwargs(texts: Sequence[str]) -> dict[str, Any]:
+    """Read name=value with JSON values; what is no JSON is a string."""
+    kwargs: dict[str, Any] = {}
+    for text in texts:
+        name, has_value, value = text.partition("=")
+        if not has_value or not name.isidentifier():
+            raise ValueError(f"a setting of the game is written name=value, got {text!r}")
+        try:
+            kwargs[name] = json.loads(value)
+        except json.JSONDecodeError:
+            kwargs[name] = value
+    return kwargs
+
+
+def _name_of(env_id: str) -> str:
+    """Name a folder after an id: ALE/Pong-v5 is pong."""
+    name = env_id.rpartition("/")[2].rpartition(":")[2].lower()
+    stem, version, digits = name.rpartition("-v")
+    return stem if version and digits.isdigit() else name
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,218 @@
+"""The processes that play: each has its own environment and writes its own shards."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import count
+from multiprocessing.connection import Connection, wait
+from types import TracebackType
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from worldsim.game import GameConfig, make_game
+from worldsim.recording import Episode, RecordingWriter
+
+from .policies import MixedPolicy
+
+SECONDS_BETWEEN_REPORTS = 0.5
+SECONDS_BETWEEN_INDEXES = 10.0
+
+
+@dataclass(frozen=True)
+class EpisodeSource:
+    """Where episodes come from: all that decides what episode number n looks like."""
+
+    game: GameConfig
+    """The game."""
+    weights: Mapping[str, float]
+    """Player -> part of the steps it plays."""
+    seed: int
+    """Seed of the recording."""
+    max_episode_steps: int
+    """Steps after which an episode is truncated."""
+
+    def record_episode(
+        self,
+        env: gymnasium.Env[np.ndarray, int],
+        number: int,
+        report: Callable[[int], None] = lambda steps: None,
+    ) -> Episode:
+        """Play one episode.
+
+        Args:
+            env: The environment of `game`, as `make_game` makes it.
+            number: The episode's number in the recording, from which its seeds are drawn.
+            report: Called after each step with the steps so far.
+        """
+        seeds = np.random.SeedSequence(self.seed, spawn_key=(number,))
+        env_seed = int(seeds.generate_state(1)[0] >> 1)  # some games want 31 bits
+        rng = np.random.default_rng(seeds.spawn(1)[0])
+        policy = MixedPolicy(self.weights, self.game)
+        observation, info = env.reset(seed=env_seed)
+        frames = [observation.copy()]
+        actions: list[int] = []
+        rewards: list[float] = []
+        terminated = truncated = False
+        while not (terminated or truncated):
+            action = policy(observation, info, rng)
+            observation, reward, terminated, truncated, info = env.step(action)
+            frames.append(observation.copy())
+            actions.append(action)
+            rewards.append(float(reward))
+            if len(actions) == self.max_episode_steps and not terminated:
+                truncated = True
+            report(len(actions))
+        last = np.arange(len(actions)) == len(actions) - 1
+        return Episode(
+            frames=np.stack(frames),
+            actions=np.array(actions, np.int64),
+            rewards=np.array(rewards, np.float32),
+            terminations=last & terminated,
+            truncations=last & truncated,
+            seed=env_seed,
+            policy=" ".join(f"{name}={weight:g}" for name, weight in self.weights.items()),
+        )
+
+
+class Workers:
+    """Processes that record the episodes they are given.
+
+    Args:
+        writer: The recording to write to.
+        source: Where episodes come from.
+        num_workers: Number of processes.
+    """
+
+    def __init__(self, writer: RecordingWriter, source: EpisodeSource, num_workers: int) -> None:
+        self._writer = writer
+        self._source = source
+        self._num_workers = num_workers
+        self._processes: dict[Connection, multiprocessing.process.BaseProcess] = {}
+        self._numbers: dict[Connection, int | None] = {}
+        self._steps: dict[Connection, int] = {}
+        self._indexed_at = time.monotonic()
+
+    @property
+    def steps_under_way(self) -> int:
+        """Steps of the episodes that are not finished."""
+        return sum(self._steps.values())
+
+    def __enter__(self) -> Workers:
+        """Start the processes."""
+        context = multiprocessing.get_context("spawn")
+        # Ctrl-C reaches each process of a terminal; only the one that waits shall answer it.
+        old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            for _ in range(self._num_workers):
+                ours, theirs = context.Pipe()
+                arguments = (theirs, self._writer, self._source, os.getpid())
+                process = context.Process(target=_work, args=arguments, daemon=True)
+                process.start()
+                theirs.close()
+                self._processes[ours] = process
+                self._numbers[ours] = None
+                self._steps[ours] = 0
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop the processes; the episodes under way are dropped."""
+        for connection, process in self._processes.items():
+            process.terminate()
+            process.join()
+            connection.close()
+
+    def begin_missing(self, finished: Mapping[int, int]) -> None:
+        """Give each process that waits the first episode that nobody has recorded."""
+        numbers = count()
+        for connection, busy_with in self._numbers.items():
+            if busy_with is None:
+                taken = {*finished, *self._numbers.values()}
+                self._numbers[connection] = next(n for n in numbers if n not in taken)
+                with contextlib.suppress(BrokenPipeError):  # `wait` says why it has died
+                    connection.send(self._numbers[connection])
+
+    def wait(self) -> Iterator[tuple[int, int]]:
+        """Wait for news, and return number and steps of each episode that has been finished.
+
+        Raises:
+            ValueError: In one sentence, if an episode could not be recorded.
+            OSError: In one sentence, if an episode could not be written or a process has died.
+        """
+        for connection in wait(list(self._processes), timeout=1.0):
+            assert isinstance(connection, Connection)
+            number = self._numbers[connection]
+            try:
+                kind, value, details = connection.recv()
+            except (EOFError, ConnectionError) as error:
+                process = self._processes[connection]
+                process.join()
+                raise ChildProcessError(
+                    f"the process that recorded episode {number} has died (exit code "
+                    f"{process.exitcode}): the same command continues"
+                ) from error
+            if kind == "error":
+                raise value from RuntimeError(details)
+            self._steps[connection] = value
+            if kind == "finished":
+                self._steps[connection] = 0
+                self._numbers[connection] = None
+                assert number is not None
+                yield number, value
+        if time.monotonic() - self._indexed_at > SECONDS_BETWEEN_INDEXES:
+            self._writer.update_index()
+            self._indexed_at = time.monotonic()
+
+
+def _work(
+    connection: Connection, writer: RecordingWriter, source: EpisodeSource, parent: int
+) -> None:
+    """Record the episodes whose numbers come in; ends with the process that sends them."""
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # games drawn with pygame need no display
+    os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
+    reported_at = 0.0
+
+    def report(steps: int) -> None:
+        nonlocal reported_at
+        now = time.monotonic()
+        if now - reported_at > SECONDS_BETWEEN_REPORTS:
+            if os.getppid() != parent:
+                os._exit(1)  # killed: nobody wants this episode
+            connection.send(("steps", steps, ""))
+            reported_at = now
+
+    number: Any = None
+    try:
+        env = make_game(source.game)
+        while True:
+            number = connection.recv()
+            episode = source.record_episode(env, number, report)
+            writer.write_episode(episode, number)
+            connection.send(("finished", len(episode.actions), ""))
+    except (EOFError, ConnectionError):
+        return
+    except (ValueError, OSError) as error:
+        sentence = (
+            type(error)(str(error))
+            if type(error) in (ValueError, OSError)
+            else (ValueError(f"episode {number}: {type(error).__name__}: {error}"))
+        )
+        connection.send(("error", sentence, traceback.format_exc()))
+    except Exception as error:
+        sentence = ValueError(f"episode {number} could not be recorded: {error!r}")
+        connection.send(("error", sentence, traceback.format_exc()))

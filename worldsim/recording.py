@@ -1,0 +1,222 @@
+"""Recordings: what was seen and done in a game, on disk.
+
+A recording is a Minari dataset in a folder::
+
+    pong/data/metadata.json                  the game, the settings, Minari's own fields
+    pong/data/main_data.hdf5                 episode_0, episode_1, …: links to the shards
+    pong/data/shards/episode_00000000.hdf5   one episode
+
+``minari.load_dataset("pong")`` opens it when ``MINARI_DATASETS_PATH`` names the folder around it.
+A kill loses the episode under way and no other: links and metadata can be made again from the
+shards at any time.
+
+Time: ``frames[t] --actions[t]--> frames[t+1], rewards[t], terminations[t], truncations[t]``. An
+episode of T actions has T + 1 frames.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from worldsim.game import GameConfig
+from worldsim.recording_writer import RecordingWriter, read_metadata
+from worldsim.shard import Episode, Shard, list_shards
+
+__all__ = ["Episode", "Recording", "RecordingWriter", "Windows"]
+
+
+@dataclass
+class Windows:
+    """A batch of stretches of episodes, padded where a stretch reaches past its episode.
+
+    Before its first frame an episode's first frame is repeated, after its last frame the last one;
+    there, actions are the game's noop, rewards 0, terminations and truncations False.
+    """
+
+    frames: np.ndarray
+    """``uint8`` of shape (b t h w c)."""
+    actions: np.ndarray
+    """``int64`` of shape (b t-1)."""
+    rewards: np.ndarray
+    """``float32`` of shape (b t-1)."""
+    terminations: np.ndarray
+    """``bool`` of shape (b t-1)."""
+    truncations: np.ndarray
+    """``bool`` of shape (b t-1)."""
+    valid: np.ndarray
+    """``bool`` of shape (b t): False where a frame is padding."""
+
+
+class Recording:
+    """A recording, read in whole episodes or in windows.
+
+    Args:
+        path: Folder of the recording. One that is still being written shows the episodes that
+            were finished when it was opened.
+
+    Raises:
+        ValueError: If there is no recording, it has no finished episode, or a shard is damaged;
+            the error names the shard.
+
+    Nothing stays open: a `Recording` may be pickled or carried through a fork.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.metadata = read_metadata(self.path)
+        self.game = GameConfig.from_dict(self.metadata["worldsim"]["game"])
+        frame_shape = (*self.game.frame_size, self.game.channels)
+        shards = list_shards(self.path / "data" / "shards")
+        if not shards:
+            raise ValueError(f"{self.path} has no finished episode yet")
+        self._shards = [Shard(shard, frame_shape) for shard in shards.values()]
+        self.episode_lengths = np.array([len(s.actions) for s in self._shards], dtype=np.int64)
+
+    def __len__(self) -> int:
+        """Return the number of episodes."""
+        return len(self._shards)
+
+    @property
+    def total_steps(self) -> int:
+        """Number of steps over all episodes."""
+        return int(self.episode_lengths.sum())
+
+    def episode(self, index: int) -> Episode:
+        """Read one whole episode.
+
+        Raises:
+            ValueError: If its shard is damaged.
+        """
+        shard = self._shards[index]
+        frames = np.empty((len(shard.actions) + 1, *shard.frame_shape), np.uint8)
+        shard.read_frames(0, len(frames), frames)
+        return Episode(
+            frames=frames,
+            actions=shard.actions.copy(),
+            rewards=shard.rewards.copy(),
+            terminations=shard.terminations.copy(),
+            truncations=shard.truncations.copy(),
+            seed=shard.seed,
+            policy=shard.policy,
+        )
+
+    def windows(self, episodes: Sequence[int], starts: Sequence[int], length: int) -> Windows:
+        """Read windows at given places.
+
+        Args:
+            episodes: Index of the episode of each window.
+            starts: First frame of each window; negative for padding on the left.
+            length: Frames of each window, 1 or more.
+
+        Raises:
+            ValueError: If a window lies wholly outside of its episode, or a shard is damaged.
+        """
+        if length < 1 or len(episodes) != len(starts):
+            raise ValueError(
+                f"windows need a length of 1 or more and one start for each episode, got length "
+                f"{length}, {len(episodes)} episodes, {len(starts)} starts"
+            )
+        batch = len(starts)
+        shape = (*self.game.frame_size, self.game.channels)
+        steps = (batch, length - 1)
+        result = Windows(
+            frames=np.empty((batch, length, *shape), np.uint8),
+            actions=np.full(steps, self.game.noop_action, np.int64),
+            rewards=np.zeros(steps, np.float32),
+            terminations=np.zeros(steps, bool),
+            truncations=np.zeros(steps, bool),
+            valid=np.zeros((batch, length), bool),
+        )
+        for row, (index, start) in enumerate(zip(episodes, starts, strict=True)):
+            shard = self._shards[index]
+            num_frames = len(shard.actions) + 1
+            first, last = max(start, 0), min(start + length, num_frames)
+            if first >= last:
+                raise ValueError(
+                    f"a window of {length} frames from {start} lies outside of episode {index}, "
+                    f"which has frames 0 … {num_frames - 1}"
+                )
+            here = slice(first - start, last - start)
+            shard.read_frames(first, last, result.frames[row, here])
+            result.frames[row, : here.start] = result.frames[row, here.start]
+            result.frames[row, here.stop :] = result.frames[row, here.stop - 1]
+            result.valid[row, here] = True
+            from_steps, to_steps = slice(first, last - 1), slice(here.start, here.stop - 1)
+            result.actions[row, to_steps] = shard.actions[from_steps]
+            result.rewards[row, to_steps] = shard.rewards[from_steps]
+            result.terminations[row, to_steps] = shard.terminations[from_steps]
+            result.truncations[row, to_steps] = shard.truncations[from_steps]
+        return result
+
+    def sample_windows(
+        self,
+        rng: np.random.Generator,
+        batch_size: int,
+        length: int,
+        episodes: Sequence[int] | None = None,
+        left_padding: int = 0,
+    ) -> Windows:
+        """Read windows at random places, each place as likely as any other.
+
+        Args:
+            rng: Draws the places.
+            batch_size: Number of windows.
+            length: Frames of each window. An episode with fewer is padded on the right.
+            episodes: Indices to draw from; None for all.
+            left_padding: Frames by which a window may begin before its episode.
+        """
+        chosen = np.arange(len(self)) if episodes is None else np.asarray(episodes, dtype=np.int64)
+        if len(chosen) == 0:
+            raise ValueError("there is no episode to draw windows from")
+        last_starts = np.maximum(self.episode_lengths[chosen] + 1 - length, 0)
+        ends = np.cumsum(last_starts + 1 + left_padding)
+        places = rng.integers(ends[-1], size=batch_size)
+        rows = np.searchsorted(ends, places, side="right")
+        starts = last_starts[rows] - (ends[rows] - 1 - places)
+        return self.windows(chosen[rows].tolist(), starts.tolist(), length)
+
+    def split(self, held_out: float = 0.1) -> tuple[list[int], list[int]]:
+        """Split off whole episodes, spread over the recording, always the same ones.
+
+        Args:
+            held_out: Part of the steps to hold out, between 0 and 1.
+
+        Returns:
+            Indices to train on, indices held out; at least one of each.
+
+        Raises:
+            ValueError: If there are fewer than two episodes, or ``held_out`` is out of range.
+        """
+        if not 0 < held_out < 1:
+            raise ValueError(f"the part held out must lie between 0 and 1, got {held_out}")
+        if len(self) < 2:
+            raise ValueError(
+                f"{self.path} has one episode, but two are needed to hold one out: record more"
+            )
+        held: list[int] = []
+        owed = 0.0
+        for index, steps in enumerate(self.episode_lengths.tolist()):
+            owed += held_out * steps
+            if owed >= steps / 2:
+                held.append(index)
+                owed -= steps
+        if not held:
+            held = [len(self) - 1]
+        if len(held) == len(self):
+            held = held[1:]
+        return [index for index in range(len(self)) if index not in set(held)], held
+
+    def median_frame(self, num_frames: int = 512) -> np.ndarray:
+        """Return the median of frames spread over the recording, ``uint8`` (h w c)."""
+        ends = np.cumsum(self.episode_lengths + 1)
+        count = min(num_frames, int(ends[-1]))
+        places = np.linspace(0, ends[-1] - 1, count).astype(np.int64)
+        rows = np.searchsorted(ends, places, side="right")
+        starts = places - (ends[rows] - self.episode_lengths[rows] - 1)
+        frames = self.windows(rows.tolist(), starts.tolist(), 1).frames[:, 0]
+        return np.median(frames, axis=0).astype(np.uint8)
