@@ -1,15 +1,13 @@
 """Gymnasium ids of worldsim: the bundled games and the learned world.
 
-Entry points are strings, so registering imports neither the games nor a model. The function is
-named in the package's ``gymnasium.envs`` entry point: ``gymnasium.make("worldsim/Pong-v0")`` needs
-no import of worldsim.
+``import worldsim`` registers them. Entry points are strings, so registering imports neither the
+games nor a model. Gymnasium 1.x loads no plugins by itself; where nothing imports worldsim,
+``gymnasium.make("worldsim:worldsim/Pong-v0")`` makes Gymnasium do it.
 """
 
 from __future__ import annotations
 
-# Plugins are loaded while `import gymnasium` is still under way: `gymnasium.register` does not
-# exist yet at that moment, its home module does.
-from gymnasium.envs.registration import register, registry
+import gymnasium
 
 GAMES: dict[str, tuple[str, int]] = {
     "worldsim/Pong-v0": ("worldsim.envs.pong:Pong", 2000),
@@ -25,16 +23,15 @@ def register_envs() -> None:
     """Register every worldsim environment with Gymnasium; calling it again changes nothing.
 
     Example:
-        >>> import gymnasium
         >>> register_envs()
         >>> gymnasium.spec("worldsim/Pong-v0").max_episode_steps
         2000
     """
     for env_id, (entry_point, max_episode_steps) in GAMES.items():
-        if env_id not in registry:
-            register(env_id, entry_point=entry_point, max_episode_steps=max_episode_steps)
-    if WORLD_MODEL_ID not in registry:
-        register(
+        if env_id not in gymnasium.registry:
+            gymnasium.register(env_id, entry_point=entry_point, max_episode_steps=max_episode_steps)
+    if WORLD_MODEL_ID not in gymnasium.registry:
+        gymnasium.register(
             WORLD_MODEL_ID,
             entry_point="worldsim.world_model_env:WorldModelEnv",
             vector_entry_point="worldsim.world_model_env:WorldModelVectorEnv",
