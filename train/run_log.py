@@ -15,10 +15,11 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, SupportsFloat, get_args
+from typing import Any, Literal, SupportsFloat, cast, get_args
 from urllib.parse import urlsplit
 
-WandbMode = Literal["online", "offline", "disabled", "auto"]
+ChosenMode = Literal["online", "offline", "disabled"]
+WandbMode = Literal[ChosenMode, "auto"]
 
 INIT_TIMEOUT_SECONDS = 15.0
 FINISH_TIMEOUT_SECONDS = 60.0
@@ -39,7 +40,7 @@ def has_wandb_login() -> bool:
     return any(logins.authenticators(host) for host in hosts)
 
 
-def choose_wandb_mode(wanted: WandbMode, note: Callable[[str], None]) -> WandbMode:
+def choose_wandb_mode(wanted: WandbMode, note: Callable[[str], None]) -> ChosenMode:
     """Turn the mode that was asked for into one that cannot prompt.
 
     Args:
@@ -54,9 +55,9 @@ def choose_wandb_mode(wanted: WandbMode, note: Callable[[str], None]) -> WandbMo
         ValueError: If the mode, asked for or in ``WANDB_MODE``, is none of these.
     """
     if wanted == "auto" and (named := os.environ.get("WANDB_MODE")):
-        if named not in ("online", "offline", "disabled"):
+        if named not in get_args(ChosenMode):
             raise ValueError(f"WANDB_MODE must be online, offline or disabled, got {named!r}")
-        wanted = named  # type: ignore[assignment]  # narrowed by the line above
+        wanted = cast(ChosenMode, named)
     if wanted not in get_args(WandbMode):
         raise ValueError(f"wandb must be one of {', '.join(get_args(WandbMode))}, got {wanted!r}")
     if wanted == "auto":
@@ -103,7 +104,7 @@ class RunLog:
         self._run = None if mode == "disabled" else self._start_wandb(mode, config, name)
 
     @property
-    def mode(self) -> Literal["online", "offline", "disabled"]:
+    def mode(self) -> ChosenMode:
         """What wandb does now, after any falling back."""
         if self._run is None:
             return "disabled"
@@ -180,14 +181,14 @@ class RunLog:
         self.finish(exit_code=0 if error is None else 1)
 
     def _start_wandb(
-        self, mode: WandbMode, config: Mapping[str, Any], name: str | None
+        self, mode: ChosenMode, config: Mapping[str, Any], name: str | None
     ) -> Any | None:  # wandb.Run, which is not imported for a type alone
         try:
             import wandb
         except ImportError:
             self.note(
                 "wandb is not installed, so figures go to metrics.jsonl alone; "
-                'pip install "worldsim[wandb]" adds it'
+                "`pip install wandb` adds it"
             )
             return None
         settings = wandb.Settings(
@@ -197,7 +198,8 @@ class RunLog:
             init_timeout=INIT_TIMEOUT_SECONDS,
             finish_timeout=FINISH_TIMEOUT_SECONDS,
         )
-        for attempt in dict.fromkeys((mode, "offline")):
+        attempts: tuple[ChosenMode, ...] = (mode, "offline") if mode == "online" else (mode,)
+        for attempt in attempts:
             try:
                 run = wandb.init(
                     project="worldsim",

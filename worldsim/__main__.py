@@ -31,15 +31,15 @@ COMMANDS = {
 """Name -> the module whose ``main(argv) -> int`` runs it."""
 
 EXTRAS = {
-    "pygame": "play",
-    "wandb": "wandb",
-    "minari": "minari",
-    "ale_py": "atari",
-    "vizdoom": "vizdoom",
-    "minigrid": "minigrid",
-    "Box2D": "box2d",
+    "pygame": ("pygame-ce", "play"),
+    "wandb": ("wandb", "wandb"),
+    "minari": ("minari", "minari"),
+    "ale_py": ("ale-py", "atari"),
+    "vizdoom": ("vizdoom", "vizdoom"),
+    "minigrid": ("minigrid", "minigrid"),
+    "Box2D": ("gymnasium[box2d]", "box2d"),
 }
-"""Package that may be missing -> the extra of worldsim that brings it."""
+"""Module that may be missing -> what pip calls it, and the extra of worldsim that brings it."""
 
 HELP = """\
 usage: worldsim COMMAND [OPTIONS]
@@ -86,10 +86,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except ModuleNotFoundError as error:
-        extra = EXTRAS.get((error.name or "").partition(".")[0])
-        if extra is None or os.environ.get("WORLDSIM_TRACEBACK"):
+        module = (error.name or "").partition(".")[0]
+        if module not in EXTRAS or os.environ.get("WORLDSIM_TRACEBACK"):
             raise
-        return _complain(f'{error.name} is not installed: pip install "worldsim[{extra}]"')
+        package, extra = EXTRAS[module]
+        return _complain(
+            f'{module} is not installed: pip install "{package}" (the extra {extra!r} of worldsim)'
+        )
     except (ValueError, OSError, GymnasiumError) as error:
         if os.environ.get("WORLDSIM_TRACEBACK"):
             raise

@@ -1,0 +1,220 @@
+"""The rules of the house: who imports whom, which third party lives where, how long a file is."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import worldsim
+
+ROOT = Path(worldsim.__file__).parents[1]
+LEAVES = ("envs", "train", "play")
+MAX_LINES = 400
+
+# Third party -> the files that may import it; a name ending in / is a folder.
+HOMES = {
+    "pygame": ("play/",),
+    "wandb": ("train/",),
+    "diffusers": (
+        "worldsim/dit.py",
+        "worldsim/codec.py",
+        "worldsim/world_model.py",
+        "worldsim/sampling.py",
+    ),
+    "h5py": (
+        "worldsim/recording.py",
+        "worldsim/recording_writer.py",
+        "worldsim/shard.py",
+        "worldsim/world_model.py",
+    ),
+}
+
+MODEL_FILES = (
+    "layers",
+    "kv_cache",
+    "dit",
+    "codec",
+    "flow",
+    "sampling",
+    "heads",
+    "world_model",
+    "rollout",
+)
+
+SOURCES = sorted(
+    path.relative_to(ROOT).as_posix()
+    for folder in ("worldsim", *LEAVES)
+    for path in (ROOT / folder).rglob("*.py")
+)
+TESTS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("*.py"))
+
+
+def imports_of(source: str, package: str) -> Iterator[str]:
+    """Yield the full name of everything that a file imports, wherever in the file.
+
+    Args:
+        source: The file's text.
+        package: The package that the file is in, which relative imports start from.
+    """
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parts = package.split(".")
+            base = parts[: len(parts) - node.level + 1] if node.level else []
+            home = ".".join([*base, *([node.module] if node.module else [])])
+            yield from (f"{home}.{alias.name}" for alias in node.names)
+
+
+def installed_package(path: str) -> str:
+    """Name the package that a file of the checkout is in once installed."""
+    folder = Path(path).parent.as_posix().replace("/", ".")
+    return folder if folder.startswith("worldsim") else f"worldsim.{folder}"
+
+
+def imported_names(path: str) -> list[str]:
+    return list(imports_of((ROOT / path).read_text(), installed_package(path)))
+
+
+def is_in(name: str, package: str) -> bool:
+    return name == package or name.startswith(f"{package}.")
+
+
+def test_the_reader_of_imports_sees_every_form() -> None:
+    source = """
+import a.b
+from c import d as e
+from . import sibling
+from .other import name
+from .. import above
+def late():
+    import g
+"""
+    found = set(imports_of(source, "worldsim.envs"))
+    assert found == {
+        "a.b",
+        "c.d",
+        "worldsim.envs.sibling",
+        "worldsim.envs.other.name",
+        "worldsim.above",
+        "g",
+    }
+
+
+def test_all_folders_are_looked_at() -> None:
+    assert {path.split("/")[0] for path in SOURCES} == {"worldsim", *LEAVES}
+
+
+@pytest.mark.parametrize("path", SOURCES)
+def test_leaves_import_no_other_leaf_and_the_library_none(path: str) -> None:
+    own = path.split("/")[0]
+    forbidden = [leaf for leaf in LEAVES if leaf != own]
+    broken = [
+        name
+        for name in imported_names(path)
+        for leaf in forbidden
+        if is_in(name, f"worldsim.{leaf}") or is_in(name, leaf)
+    ]
+    assert not broken, f"{path} may not import {broken}"
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if path.split("/")[0] in LEAVES])
+def test_leaves_import_their_siblings_relatively(path: str) -> None:
+    own = path.split("/")[0]
+    tree = ast.parse((ROOT / path).read_text())
+    absolute = [
+        node.module or ""
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.level == 0
+    ] + [a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names]
+    broken = [name for name in absolute if is_in(name, own) or is_in(name, f"worldsim.{own}")]
+    assert not broken, f"{path} should import {broken} with a leading dot"
+
+
+@pytest.mark.parametrize("path", SOURCES)
+def test_third_parties_stay_in_their_homes(path: str) -> None:
+    broken = [
+        name
+        for name in imported_names(path)
+        for third_party, homes in HOMES.items()
+        if is_in(name, third_party)
+        and not any(
+            path == home or (home.endswith("/") and path.startswith(home)) for home in homes
+        )
+    ]
+    assert not broken, f"{path} is no home of {broken}"
+
+
+@pytest.mark.parametrize("name", MODEL_FILES)
+def test_the_model_knows_no_environment(name: str) -> None:
+    path = f"worldsim/{name}.py"
+    broken = [found for found in imported_names(path) if is_in(found, "gymnasium")]
+    assert not broken, f"{path} may not import {broken}"
+
+
+@pytest.mark.parametrize("name", ["flow", "sampling"])
+def test_flow_and_sampling_take_a_callable_and_know_no_dit(name: str) -> None:
+    broken = [
+        found
+        for found in imported_names(f"worldsim/{name}.py")
+        if any(
+            is_in(found, f"worldsim.{other}")
+            for other in ("dit", "layers", "world_model", "rollout")
+        )
+    ]
+    assert not broken
+
+
+@pytest.mark.parametrize("path", [*SOURCES, *TESTS])
+def test_no_file_is_longer_than_a_person_reads(path: str) -> None:
+    lines = len((ROOT / path).read_text().splitlines())
+    assert lines <= MAX_LINES, f"{path} has {lines} lines: split it"
+
+
+def test_the_library_has_no_drawer_for_odds_and_ends() -> None:
+    stems = {Path(path).stem for path in SOURCES}
+    assert not stems & {"utils", "util", "common", "base", "core", "helpers", "misc"}
+
+
+def modules_after(statement: str) -> set[str]:
+    """Return the top-level modules that a fresh interpreter holds after one statement."""
+    script = f"{statement}\nimport json, sys\nprint(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    return {name.partition(".")[0] for name in json.loads(done.stdout.splitlines()[-1])}
+
+
+@pytest.mark.parametrize(
+    ("statement", "absent"),
+    [
+        ("import worldsim", {"torch", "diffusers", "pygame", "wandb", "h5py", "av"}),
+        (
+            "import worldsim.game, worldsim.recording",
+            {"torch", "diffusers", "pygame", "wandb"},
+        ),
+        ("import worldsim.envs.record", {"torch", "diffusers", "pygame", "wandb"}),
+        (
+            "import gymnasium, worldsim; gymnasium.make('worldsim/Pong-v0').close()",
+            {"torch", "diffusers", "pygame", "wandb"},
+        ),
+        ("import worldsim.train.run_log", {"torch", "wandb"}),
+        ("import worldsim.world_model", {"pygame", "wandb"}),
+    ],
+)
+def test_an_import_brings_in_no_more_than_it_needs(statement: str, absent: set[str]) -> None:
+    assert not modules_after(statement) & absent
+
+
+def test_every_public_name_is_there() -> None:
+    for name in worldsim.__all__:
+        assert getattr(worldsim, name) is not None
+    assert set(worldsim.__all__) <= set(dir(worldsim))
+    with pytest.raises(AttributeError, match="no attribute 'dream'"):
+        worldsim.dream  # noqa: B018  # asking is the test
