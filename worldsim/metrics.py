@@ -20,7 +20,7 @@ from worldsim.rollout import Rollout, RolloutState
 from worldsim.world_model import WorldModel
 
 Frames = NDArray[np.uint8]
-HorizonMetrics = dict[str, dict[str, float]]
+HorizonMetrics = dict[str, float]
 
 MOVING_THRESHOLD = 12  # of 255: more than shading and rounding
 ROUNDING_ERROR = 1 / 12  # mean squared error of rounding to whole pixel values
@@ -91,9 +91,9 @@ def compare(
     """Measure a rollout beside the two baselines.
 
     Returns:
-        By horizon: ``psnr`` (mean over the windows) and ``psnr_moving`` (error pooled over the
-        moving pixels of all windows), each with ``world``, ``copy_last`` and ``median`` in dB; and
-        ``moving`` with ``fraction``, the share of pixels that move.
+        By horizon, for each NAME of world, copy_last and median: ``psnr_NAME``, the mean over the
+        windows in dB, and ``psnr_moving_NAME``, with the error pooled over the moving pixels of
+        all windows; and ``moving_fraction``, the share of pixels that move.
     """
     results: dict[int, HorizonMetrics] = {}
     for horizon in sorted(h for h in set(horizons) if h <= held_out.horizon):
@@ -104,16 +104,11 @@ def compare(
             "copy_last": held_out.last_context,
             "median": median,
         }
-        results[horizon] = {
-            "psnr": {
-                name: float(np.mean(psnr(real, predicted)))
-                for name, predicted in predictions.items()
-            },
-            "psnr_moving": {
-                name: float(psnr(real, predicted, mask)) for name, predicted in predictions.items()
-            },
-            "moving": {"fraction": float(mask.mean())},
-        }
+        row = {"moving_fraction": float(mask.mean())}
+        for name, predicted in predictions.items():
+            row[f"psnr_{name}"] = float(np.mean(psnr(real, predicted)))
+            row[f"psnr_moving_{name}"] = float(psnr(real, predicted, mask))
+        results[horizon] = row
     return results
 
 
@@ -140,7 +135,7 @@ def rollout_metrics(
         num_passes: Denoising passes a frame; None takes the world's own number.
 
     Returns:
-        As `compare`, e.g. ``metrics[16]["psnr_moving"]["world"]``.
+        As `compare`, e.g. ``metrics[16]["psnr_moving_world"]``.
 
     Raises:
         ValueError: If world and recording do not fit, or the episodes are too short.

@@ -1,0 +1,111 @@
+"""A game, a recording and a world small enough for tests: a square pushed about by 3 actions."""
+
+from __future__ import annotations
+
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from worldsim.codec import PixelCodec
+from worldsim.dit import VideoDiT
+from worldsim.game import GameConfig
+from worldsim.heads import RewardTerminationHead
+from worldsim.recording import Episode, Recording, RecordingWriter, Windows
+from worldsim.world_model import WorldModel
+
+SIDE = 16
+WINDOW = 4
+
+
+def make_tiny_game(**changes: object) -> GameConfig:
+    values = {
+        "env_id": "tests/Square-v0",
+        "frame_size": (SIDE, SIDE),
+        "fps": 10.0,
+        "action_meanings": ("NOOP", "LEFT", "RIGHT"),
+        "key_bindings": {"left": 1, "right": 2},
+    }
+    return GameConfig(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def make_tiny_episode(game: GameConfig, steps: int, seed: int) -> Episode:
+    """A bright 4x4 square on a dark ground, moved 2 pixels left or right, and around the edge."""
+    rng = np.random.default_rng(seed)
+    actions = rng.integers(game.num_actions, size=steps)
+    column = int(rng.integers(SIDE))
+    frames = np.full((steps + 1, *game.frame_size, game.channels), 20, np.uint8)
+    for step in range(steps + 1):
+        frames[step, 6:10, (column + np.arange(4)) % SIDE] = 220
+        if step < steps:
+            column += {0: 0, 1: -2, 2: 2}[int(actions[step])]
+    ends = np.arange(steps) == steps - 1
+    return Episode(
+        frames=frames,
+        actions=actions,
+        rewards=ends.astype(np.float32),
+        terminations=ends,
+        truncations=np.zeros(steps, bool),
+        seed=seed,
+        policy="random",
+    )
+
+
+def write_tiny_recording(
+    path: str | PathLike[str], *, steps: int = 40, episodes: int = 6, game: GameConfig | None = None
+) -> Recording:
+    game = game or make_tiny_game()
+    with RecordingWriter(path, game) as writer:
+        for seed in range(episodes):
+            writer.write_episode(make_tiny_episode(game, steps, seed))
+    return Recording(path)
+
+
+def make_tiny_world(
+    game: GameConfig | None = None, *, termination_bias: float = -20.0
+) -> WorldModel:
+    """A random world; by default its episodes practically never terminate."""
+    game = game or make_tiny_game()
+    torch.manual_seed(0)
+    dit = VideoDiT(
+        num_actions=game.num_actions,
+        latent_channels=game.channels,
+        patch_size=8,
+        width=32,
+        depth=2,
+        num_heads=2,
+        num_kv_heads=1,
+        time_every=2,
+        num_registers=1,
+        window=WINDOW,
+    )
+    torch.nn.init.normal_(dit.unembed.weight, std=0.3)
+    head = RewardTerminationHead(32)
+    torch.nn.init.normal_(head.reward.weight, std=0.3)
+    torch.nn.init.constant_(head.termination.bias, termination_bias)
+    episode = make_tiny_episode(game, 20, seed=99)
+    rows = range(3)
+    starts = Windows(
+        frames=np.stack([episode.frames[4 * i : 4 * i + WINDOW] for i in rows]),
+        actions=np.stack([episode.actions[4 * i : 4 * i + WINDOW - 1] for i in rows]),
+        rewards=np.zeros((3, WINDOW - 1), np.float32),
+        terminations=np.zeros((3, WINDOW - 1), bool),
+        truncations=np.zeros((3, WINDOW - 1), bool),
+        valid=np.ones((3, WINDOW), bool),
+    )
+    background = np.full((SIDE, SIDE, game.channels), 20, np.uint8)
+    world = WorldModel(
+        dit=dit,
+        head=head,
+        codec=PixelCodec(game.channels),
+        game=game,
+        starts=starts,
+        background=background,
+    )
+    return world.eval()
+
+
+def save_tiny_world(path: Path, **arguments: float) -> Path:
+    make_tiny_world(**arguments).save(path)  # type: ignore[arg-type]
+    return path
