@@ -1,0 +1,107 @@
+"""Frames to latents and back: the identity for small frames, a diffusers VAE for large ones.
+
+A codec has ``latent_channels``, ``exact`` (whether decoding and encoding again gives the same
+latent), ``latent_size``, ``encode`` and ``decode``.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from einops import rearrange
+from torch import nn
+
+from worldsim.frames import latents_to_pixels, pixels_to_latents
+
+
+class PixelCodec(nn.Module):
+    """Latents are the pixels themselves, in [-1, 1]; right for frames up to about 96 pixels.
+
+    Args:
+        channels: 3 for colour, 1 for grey.
+    """
+
+    exact = True
+
+    def __init__(self, channels: int = 3) -> None:
+        super().__init__()
+        self.latent_channels = channels
+
+    def latent_size(self, frame_size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of the latent of a frame."""
+        return frame_size
+
+    def encode(self, frames: torch.Tensor) -> torch.Tensor:
+        """Map uint8 frames (b t h w c) to latents (b t c h w)."""
+        return pixels_to_latents(frames)
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Map latents (b t c h w) to uint8 frames (b t h w c)."""
+        return latents_to_pixels(latents)
+
+
+class VAECodec(nn.Module):
+    """Latents of a diffusers ``AutoencoderKL``, scaled to about unit variance.
+
+    Args:
+        vae: The autoencoder; its config's ``scaling_factor`` and ``shift_factor`` are used.
+    """
+
+    exact = False
+
+    def __init__(self, vae: AutoencoderKL) -> None:
+        super().__init__()
+        self.vae = vae.requires_grad_(False)
+        self.latent_channels = vae.config.latent_channels
+        self.reduction = 2 ** (len(vae.config.block_out_channels) - 1)
+        self.scale = vae.config.scaling_factor
+        self.shift = vae.config.shift_factor or 0.0
+
+    def latent_size(self, frame_size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of the latent of a frame.
+
+        Raises:
+            ValueError: If the frame does not divide into whole latent pixels.
+        """
+        h, w = frame_size
+        if h % self.reduction or w % self.reduction:
+            raise ValueError(
+                f"this VAE wants frame sides that are multiples of {self.reduction}, got {h}x{w}; "
+                "record at such a size"
+            )
+        return h // self.reduction, w // self.reduction
+
+    @torch.no_grad()
+    def encode(self, frames: torch.Tensor) -> torch.Tensor:
+        """Map uint8 frames (b t h w c) to latents (b t c h w), the mean of the posterior."""
+        images = rearrange(pixels_to_latents(frames), "b t c h w -> (b t) c h w")
+        latents = (self.vae.encode(images).latent_dist.mode() - self.shift) * self.scale
+        return rearrange(latents, "(b t) c h w -> b t c h w", b=frames.shape[0])
+
+    @torch.no_grad()
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Map latents (b t c h w) to uint8 frames (b t h w c)."""
+        scaled = rearrange(latents, "b t c h w -> (b t) c h w") / self.scale + self.shift
+        images = rearrange(
+            self.vae.decode(scaled).sample, "(b t) c h w -> b t c h w", b=latents.shape[0]
+        )
+        return latents_to_pixels(images)
+
+
+Codec = PixelCodec | VAECodec
+
+
+def save_codec(codec: Codec, folder: str | os.PathLike[str]) -> None:
+    """Write a VAE into ``folder``; the identity leaves nothing to write."""
+    if isinstance(codec, VAECodec):
+        codec.vae.save_pretrained(folder)
+
+
+def load_codec(folder: str | os.PathLike[str], channels: int) -> Codec:
+    """Read the VAE in ``folder``, or return the identity if there is none."""
+    if Path(folder).is_dir():
+        return VAECodec(AutoencoderKL.from_pretrained(folder))
+    return PixelCodec(channels)

@@ -1,0 +1,233 @@
+"""VideoDiT: a transformer that denoises the frames of a game, given what the player did.
+
+Each frame is a set of tokens: one per patch, one for the action that led into the frame, one for
+its noise level, and a few registers (Darcet et al. 2024). Attention is within the frame in every
+layer and causal over time in every ``time_every``-th. A patch token reads, besides its noisy
+pixels, the same place in the last ``num_history`` finished frames with a margin around it: what
+moves by a few pixels is then seen by the first layer, and time attention is free for what lies
+further back.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from einops import rearrange, repeat
+from torch import nn
+
+from worldsim.kv_cache import KVCache
+from worldsim.layers import (
+    SpaceAttention,
+    SwiGLU,
+    TimeAttention,
+    space_rotation,
+    time_rotation,
+)
+
+
+class DiTOutput(NamedTuple):
+    """What VideoDiT computes.
+
+    Attributes:
+        latents: Predicted clean latents (b t c h w).
+        features: One vector a frame (b t d), for reward and termination.
+    """
+
+    latents: torch.Tensor
+    features: torch.Tensor
+
+
+class Block(nn.Module):
+    """Attention over space, in some layers over time, and a feed-forward layer."""
+
+    def __init__(
+        self, width: int, num_heads: int, num_kv_heads: int, hidden: int, over_time: bool
+    ) -> None:
+        super().__init__()
+        self.space = SpaceAttention(width, num_heads, num_kv_heads)
+        self.time = TimeAttention(width, num_heads, num_kv_heads) if over_time else None
+        self.feed_forward = SwiGLU(width, hidden)
+
+
+class VideoDiT(ModelMixin, ConfigMixin):
+    """Causal video diffusion transformer conditioned on discrete actions.
+
+    Args:
+        num_actions: Actions of the game; the index ``num_actions`` stands for an unknown action.
+        latent_channels: Channels of a latent frame.
+        patch_size: Side of a square patch, in latent pixels. Frames of any size are padded to
+            whole patches.
+        width: Channels of a token.
+        depth: Layers.
+        num_heads: Query heads.
+        num_kv_heads: Key and value heads.
+        mlp_ratio: Hidden width of the feed-forward layers over ``width``.
+        time_every: Attention over time in every so many layers, the last one included.
+        num_registers: Register tokens a frame.
+        num_history: Finished frames given to each frame's patches.
+        window: Frames that attention over time sees, the present one included.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        *,
+        num_actions: int,
+        latent_channels: int = 3,
+        patch_size: int = 8,
+        width: int = 128,
+        depth: int = 6,
+        num_heads: int = 4,
+        num_kv_heads: int = 2,
+        mlp_ratio: float = 2.0,
+        time_every: int = 3,
+        num_registers: int = 2,
+        num_history: int = 2,
+        window: int = 16,
+    ) -> None:
+        super().__init__()
+        if width % (4 * num_heads) or num_heads % num_kv_heads:
+            raise ValueError(
+                "width must be a multiple of 4 * num_heads and num_heads one of num_kv_heads, got "
+                f"width {width}, num_heads {num_heads}, num_kv_heads {num_kv_heads}"
+            )
+        self.head_dim = width // num_heads
+        self.num_special = 2 + num_registers
+        margin = patch_size // 2
+        self.embed_noisy = nn.Conv2d(latent_channels, width, patch_size, stride=patch_size)
+        self.embed_history = nn.Conv2d(
+            latent_channels * num_history,
+            width,
+            patch_size + 2 * margin,
+            stride=patch_size,
+            padding=margin,
+            bias=False,
+        )
+        self.action_embedding = nn.Embedding(num_actions + 1, width)
+        self.level_embedding = nn.Sequential(
+            nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width)
+        )
+        self.registers = nn.Parameter(torch.randn(num_registers, width) * 0.02)
+        hidden = int(width * mlp_ratio)
+        self.blocks = nn.ModuleList(
+            Block(width, num_heads, num_kv_heads, hidden, over_time=(i + 1) % time_every == 0)
+            for i in range(depth)
+        )
+        self.norm = nn.RMSNorm(width)
+        self.unembed = nn.Linear(width, latent_channels * patch_size**2)
+        self._initialize()
+
+    def _initialize(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        branches = sum(3 if block.time else 2 for block in self.blocks)
+        for block in self.blocks:
+            for linear in (block.space.out, block.feed_forward.down):
+                linear.weight.data /= math.sqrt(branches)
+            if block.time:
+                block.time.out.weight.data /= math.sqrt(branches)
+        nn.init.normal_(self.action_embedding.weight, std=1.0)
+        nn.init.zeros_(self.unembed.weight)
+
+    def new_cache(self, batch_size: int, frame_size: tuple[int, int]) -> KVCache:
+        """An empty ring of the past for sessions with latent frames of the given (h, w)."""
+        rows, columns = (-(-side // self.config.patch_size) for side in frame_size)
+        return KVCache(
+            num_layers=sum(block.time is not None for block in self.blocks),
+            batch_size=batch_size,
+            num_tokens=rows * columns + self.num_special,
+            num_kv_heads=self.config.num_kv_heads,
+            dim=self.head_dim,
+            window=self.config.window,
+            device=self.device,
+        )
+
+    def _level_features(self, tau: torch.Tensor) -> torch.Tensor:
+        frequencies = torch.exp(torch.linspace(0, math.log(1_000), 32, device=tau.device))
+        angles = tau[..., None] * frequencies
+        return torch.cat((angles.sin(), angles.cos()), dim=-1)
+
+    def forward(
+        self,
+        noisy_latents: torch.Tensor,
+        tau: torch.Tensor,
+        actions: torch.Tensor,
+        history: torch.Tensor,
+        cache: KVCache | None = None,
+    ) -> DiTOutput:
+        """Predict clean frames.
+
+        Without a cache, the frames are a sequence and each sees the ``window - 1`` before it.
+        With one, they are the next frame of each session (t = 1) and the cache is the past;
+        its position moves on only when the caller commits.
+
+        Args:
+            noisy_latents: (b t c h w).
+            tau: Noise level of each frame (b t), 0 noise to 1 clean.
+            actions: The action that led into each frame (b t), ``num_actions`` where unknown.
+            history: The ``num_history`` frames before each, newest first, (b t k*c h w).
+            cache: Memory of the sessions.
+
+        Returns:
+            Predicted clean latents and features.
+        """
+        b, t, _, h, w = noisy_latents.shape
+        x, (rows, columns) = self._tokens(noisy_latents, tau, actions, history)
+        space = space_rotation(rows, columns, self.num_special, self.head_dim)
+        if cache is None:
+            positions = torch.arange(t).expand(b, t)
+            distance = positions[0][:, None] - positions[0]
+            mask = (distance >= 0) & (distance < self.config.window)
+            layer_caches = iter([None] * self.config.depth)
+        else:
+            positions = cache.positions[:, None]
+            mask = cache.mask()
+            layer_caches = iter(cache.layers())
+        time = time_rotation(positions, self.head_dim)
+        space, time = (tuple(a.to(x.device) for a in rotation) for rotation in (space, time))
+        mask = mask.to(x.device)
+        for block in self.blocks:
+            x = x + block.space(x, space)
+            if block.time is not None:
+                x = x + block.time(x, time, mask, next(layer_caches))
+            x = x + block.feed_forward(x)
+        x = self.norm(x)
+        patches = rearrange(
+            self.unembed(x[:, :, : rows * columns]),
+            "b t (rows columns) (c ph pw) -> b t c (rows ph) (columns pw)",
+            rows=rows,
+            ph=self.config.patch_size,
+            pw=self.config.patch_size,
+        )
+        return DiTOutput(patches[..., :h, :w], x[:, :, -1])
+
+    def _tokens(
+        self,
+        noisy_latents: torch.Tensor,
+        tau: torch.Tensor,
+        actions: torch.Tensor,
+        history: torch.Tensor,
+    ) -> tuple[torch.Tensor, tuple[int, int]]:
+        """Tokens (b t n d): patches by rows, then action, level and registers."""
+        b, t, _, h, w = noisy_latents.shape
+        patch = self.config.patch_size
+        padding = (0, -w % patch, 0, -h % patch)
+        noisy, past = (
+            F.pad(rearrange(a, "b t c h w -> (b t) c h w"), padding)
+            for a in (noisy_latents, history)
+        )
+        embedded = self.embed_noisy(noisy) + self.embed_history(past)
+        patches = rearrange(embedded, "(b t) d rows columns -> b t (rows columns) d", b=b)
+        action = self.action_embedding(actions)[:, :, None]
+        level = self.level_embedding(self._level_features(tau))[:, :, None]
+        registers = repeat(self.registers, "n d -> b t n d", b=b, t=t)
+        tokens = torch.cat((patches + action + level, action, level, registers), dim=2)
+        return tokens, (embedded.shape[-2], embedded.shape[-1])

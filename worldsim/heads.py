@@ -1,0 +1,89 @@
+"""Reward and termination, read from the same features as the next frame.
+
+A reward is a distribution over bins that are even in symlog space and is learned two-hot (Dreamer
+v3, Hafner et al. 2023): rewards of any size, sharp or ambiguous, need no scale. A termination is
+a probability.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+LIMIT = 8.0  # symlog(2,980): larger rewards are clipped
+NUM_BINS = 81  # symlog 0 and about +-0.69, a reward of +-1, fall close to bins
+
+
+def symlog(x: torch.Tensor) -> torch.Tensor:
+    """Logarithm that keeps the sign and is the identity near 0."""
+    return x.sign() * x.abs().log1p()
+
+
+def symexp(x: torch.Tensor) -> torch.Tensor:
+    """Inverse of ``symlog``."""
+    return x.sign() * x.abs().expm1()
+
+
+def two_hot(values: torch.Tensor, bins: torch.Tensor) -> torch.Tensor:
+    """Share each value (...) between the two bins around it: weights (... bins) that sum to 1."""
+    values = values.clamp(bins[0], bins[-1])[..., None]
+    spacing = bins[1] - bins[0]
+    return (1 - (values - bins).abs() / spacing).clamp_min(0)
+
+
+class HeadOutput(NamedTuple):
+    """What the heads say of the transition into each frame.
+
+    Attributes:
+        reward_logits: (b t bins).
+        termination_logits: (b t).
+    """
+
+    reward_logits: torch.Tensor
+    termination_logits: torch.Tensor
+
+
+class RewardTerminationHead(nn.Module):
+    """Two small heads on a feature of the frame.
+
+    Args:
+        width: Channels of the feature.
+    """
+
+    bins: torch.Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.hidden = nn.Sequential(nn.RMSNorm(width), nn.Linear(width, width), nn.SiLU())
+        self.reward = nn.Linear(width, NUM_BINS)
+        self.termination = nn.Linear(width, 1)
+        self.register_buffer("bins", torch.linspace(-LIMIT, LIMIT, NUM_BINS), persistent=False)
+        nn.init.zeros_(self.reward.weight)
+        nn.init.zeros_(self.termination.weight)
+
+    def forward(self, features: torch.Tensor) -> HeadOutput:
+        """Map features (b t d) to logits."""
+        hidden = self.hidden(features)
+        return HeadOutput(self.reward(hidden), self.termination(hidden)[..., 0])
+
+    def loss(
+        self, output: HeadOutput, rewards: torch.Tensor, terminations: torch.Tensor
+    ) -> torch.Tensor:
+        """Cross-entropy of rewards and terminations (b t), for each frame (b t)."""
+        target = two_hot(symlog(rewards), self.bins)
+        reward_loss = -(target * output.reward_logits.log_softmax(-1)).sum(-1)
+        termination_loss = F.binary_cross_entropy_with_logits(
+            output.termination_logits, terminations.float(), reduction="none"
+        )
+        return reward_loss + termination_loss
+
+    def rewards(self, output: HeadOutput) -> torch.Tensor:
+        """Expected reward (b t)."""
+        return (output.reward_logits.softmax(-1) * symexp(self.bins)).sum(-1)
+
+    def termination_probs(self, output: HeadOutput) -> torch.Tensor:
+        """Probability (b t) that the episode ended with this frame."""
+        return output.termination_logits.sigmoid()

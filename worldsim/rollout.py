@@ -1,0 +1,227 @@
+"""Rollout: sessions inside a world, one frame a step, all in one batch.
+
+Each frame takes ``num_passes`` denoising passes and one more, with the finished frame at the clean
+level, which commits it to memory and reads reward and termination. Memory is a ring of fixed
+size, so a session may last for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from einops import repeat
+
+from worldsim.dit import DiTOutput
+from worldsim.kv_cache import KVCache
+from worldsim.sampling import euler, uniform_levels
+from worldsim.world_model import WorldModel
+
+
+class RolloutStep(NamedTuple):
+    """What one step of each session gives.
+
+    Attributes:
+        frames: uint8 (b h w c).
+        rewards: Expected reward, float32 (b).
+        terminations: Whether the episode ended, drawn by its probability, bool (b).
+        termination_probs: That probability, float32 (b).
+    """
+
+    frames: np.ndarray
+    rewards: np.ndarray
+    terminations: np.ndarray
+    termination_probs: np.ndarray
+
+
+@dataclass(frozen=True)
+class RolloutState:
+    """A snapshot of all sessions; see ``Rollout.clone_state``."""
+
+    cache: KVCache
+    history: torch.Tensor
+    rng_states: list[torch.Tensor]
+
+
+class Rollout:
+    """Sessions (lanes) inside a world.
+
+    Args:
+        world: The world.
+        batch_size: Sessions.
+        num_passes: Denoising passes a frame; the world's own number if none. May be set between
+            steps.
+
+    Raises:
+        ValueError: If ``batch_size`` or ``num_passes`` is below 1.
+
+    Example:
+        >>> world = worldsim.load("pong")  # doctest: +SKIP
+        >>> rollout = Rollout(world)  # doctest: +SKIP
+        >>> rollout.reset(world.starts.frames[:1], world.starts.actions[:1], seeds=[0])
+        ... # doctest: +SKIP
+        >>> rollout.step(np.array([1])).frames.shape  # doctest: +SKIP
+        (1, 64, 64, 3)
+    """
+
+    def __init__(
+        self, world: WorldModel, batch_size: int = 1, *, num_passes: int | None = None
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
+        self.world = world
+        self.batch_size = batch_size
+        self.num_passes = world.num_passes if num_passes is None else num_passes
+        self._latent_size = world.codec.latent_size(world.game.frame_size)
+        self._cache = world.dit.new_cache(batch_size, self._latent_size)
+        channels = world.codec.latent_channels * world.num_history
+        self._history = torch.zeros(batch_size, channels, *self._latent_size, device=world.device)
+        self._rngs = [torch.Generator() for _ in range(batch_size)]
+
+    @property
+    def num_passes(self) -> int:
+        """Denoising passes a frame, without the one that commits it."""
+        return len(self._levels)
+
+    @num_passes.setter
+    def num_passes(self, num_passes: int) -> None:
+        self._levels = uniform_levels(num_passes)
+
+    @torch.no_grad()
+    def reset(
+        self,
+        frames: np.ndarray,
+        actions: np.ndarray,
+        seeds: Sequence[int],
+        lanes: Sequence[int] | None = None,
+    ) -> None:
+        """Begin sessions from recorded frames; the next step continues after the last of them.
+
+        Args:
+            frames: uint8 (b t h w c), t of at least 1; of more than the window's the last count.
+            actions: The actions between them (b t-1).
+            seeds: One for each session: its noise and its ends.
+            lanes: The sessions to begin, all by default; the others are left as they are.
+
+        Raises:
+            ValueError: If shapes do not fit the world or one another.
+        """
+        world, game = self.world, self.world.game
+        lanes = range(self.batch_size) if lanes is None else lanes
+        b, t = frames.shape[:2]
+        expected = (*game.frame_size, game.channels)
+        if frames.shape[2:] != expected or frames.dtype != np.uint8 or t < 1:
+            raise ValueError(
+                f"context frames must be uint8 of shape (b t {expected[0]} {expected[1]} "
+                f"{expected[2]}), got {frames.dtype} {frames.shape}"
+            )
+        if actions.shape != (b, t - 1) or not b == len(seeds) == len(lanes):
+            raise ValueError(
+                f"{len(lanes)} sessions with {t} context frames want as many rows of {t - 1} "
+                f"actions and as many seeds, got actions {actions.shape} and {len(seeds)} seeds"
+            )
+        keep, k = min(t, world.window), world.num_history
+        latents = world.codec.encode(torch.from_numpy(frames[:, -keep:]).to(world.device))
+        first = repeat(latents[:, 0], "b c h w -> b k c h w", k=k)
+        histories = world.history(torch.cat((first, latents), dim=1))
+        unknown = np.full((b, 1), game.num_actions)
+        into = torch.from_numpy(np.concatenate((unknown, actions), axis=1)[:, -keep:])
+        into = into.long().to(world.device)
+        cache = world.dit.new_cache(b, self._latent_size)
+        for i in range(keep):
+            self._pass(latents[:, i], 1.0, into[:, i], histories[:, i], cache)
+            cache.commit()
+        index = torch.as_tensor(list(lanes), device=world.device)
+        self._cache.copy_lanes(cache, index)
+        newest = torch.cat((latents[:, -1:].flatten(1, 2), histories[:, -1]), dim=1)
+        self._history[index] = newest[:, : self._history.shape[1]]
+        for lane, seed in zip(lanes, seeds, strict=True):
+            self._rngs[lane].manual_seed(int(seed))
+
+    @torch.no_grad()
+    def step(self, actions: np.ndarray) -> RolloutStep:
+        """Play one action in each session.
+
+        Args:
+            actions: Integers in [0, num_actions), (b).
+
+        Returns:
+            The next frames, rewards and ends.
+
+        Raises:
+            ValueError: If actions have another shape or are out of range.
+        """
+        world = self.world
+        actions = np.asarray(actions)
+        if (
+            actions.shape != (self.batch_size,)
+            or not ((actions >= 0) & (actions < world.game.num_actions)).all()
+        ):
+            raise ValueError(
+                f"actions must be {self.batch_size} integers in 0..{world.game.num_actions - 1}, "
+                f"got {actions!r}"
+            )
+        taken = torch.as_tensor(actions, dtype=torch.int64, device=world.device)
+        shape = (world.codec.latent_channels, *self._latent_size)
+        noise = torch.stack([torch.randn(shape, generator=rng) for rng in self._rngs])
+        draws = torch.cat([torch.rand(1, generator=rng) for rng in self._rngs])
+
+        def denoise(latent: torch.Tensor, level: float) -> torch.Tensor:
+            output = self._pass(latent, level, taken, self._history, self._cache)
+            return output.latents[:, 0]
+
+        latent = euler(denoise, noise.to(world.device), self._levels)
+        frames = world.codec.decode(latent[:, None])
+        if world.codec.exact:  # what is remembered is what was shown
+            latent = world.codec.encode(frames)[:, 0]
+        output = self._pass(latent, 1.0, taken, self._history, self._cache)
+        self._cache.commit()
+        newest = torch.cat((latent, self._history), dim=1)
+        self._history = newest[:, : self._history.shape[1]]
+        head = world.head(output.features)
+        probs = world.head.termination_probs(head)[:, 0].cpu()
+        return RolloutStep(
+            frames=frames[:, 0].cpu().numpy(),
+            rewards=world.head.rewards(head)[:, 0].cpu().numpy(),
+            terminations=(draws < probs).numpy(),
+            termination_probs=probs.numpy(),
+        )
+
+    def _pass(
+        self,
+        latent: torch.Tensor,
+        level: float,
+        actions: torch.Tensor,
+        history: torch.Tensor,
+        cache: KVCache,
+    ) -> DiTOutput:
+        """One forward of the newest frame (b c h w) of each session."""
+        tau = torch.full((len(latent), 1), level, device=latent.device)
+        return self.world.dit(latent[:, None], tau, actions[:, None], history[:, None], cache)
+
+    def clone_state(self) -> RolloutState:
+        """A snapshot: restored, the same actions give the same frames, rewards and ends."""
+        return RolloutState(
+            cache=self._cache.clone(),
+            history=self._history.clone(),
+            rng_states=[rng.get_state() for rng in self._rngs],
+        )
+
+    def restore_state(self, state: RolloutState) -> None:
+        """Go back to a snapshot of a rollout with as many sessions of the same world.
+
+        Raises:
+            ValueError: If the number of sessions differs.
+        """
+        if len(state.rng_states) != self.batch_size:
+            raise ValueError(
+                f"the state has {len(state.rng_states)} sessions and this rollout "
+                f"{self.batch_size}; restore it into a rollout of the same batch_size"
+            )
+        self._cache = state.cache.clone()
+        self._history = state.history.clone()
+        for rng, rng_state in zip(self._rngs, state.rng_states, strict=True):
+            rng.set_state(rng_state)

@@ -1,0 +1,47 @@
+"""How a frame is made: a few denoising passes from noise to a clean latent.
+
+Samplers are functions of a callable that predicts the clean latent; they know no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+
+def uniform_levels(num_passes: int) -> list[float]:
+    """Levels tau at which the passes look, evenly spaced from noise.
+
+    Raises:
+        ValueError: If ``num_passes`` is below 1.
+
+    Example:
+        >>> uniform_levels(4)
+        [0.0, 0.25, 0.5, 0.75]
+    """
+    if num_passes < 1:
+        raise ValueError(f"num_passes must be 1 or more, got {num_passes}")
+    return [i / num_passes for i in range(num_passes)]
+
+
+def euler(
+    denoise: Callable[[torch.Tensor, float], torch.Tensor],
+    noise: torch.Tensor,
+    levels: list[float],
+) -> torch.Tensor:
+    """Follow the flow from noise to a clean latent by Euler steps.
+
+    Args:
+        denoise: Maps a noisy latent and its level tau to the predicted clean latent.
+        noise: Standard normal noise of the latent's shape.
+        levels: Rising levels in [0, 1), the first of them 0.
+
+    Returns:
+        The clean latent that the last pass predicts.
+    """
+    latent = noise
+    for level, next_level in zip(levels, [*levels[1:], 1.0], strict=True):
+        clean = denoise(latent, level)
+        latent = clean + (1 - next_level) / (1 - level) * (latent - clean)
+    return latent

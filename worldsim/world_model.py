@@ -1,0 +1,298 @@
+"""WorldModel: the network, the codec and all that a world needs to be played without its data.
+
+On disk a world is a folder, with no pickle in it::
+
+    config.json         the game (ids, frame size, actions, keys) and the default passes
+    model/              VideoDiT, as diffusers' from_pretrained reads it
+    head.safetensors    reward and termination
+    codec/              a diffusers VAE, for large frames only
+    starts.h5           recorded windows to begin from, and the recording's median frame
+    metrics.json        figures measured when it was trained
+    README.md           the model card
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from worldsim.codec import Codec, load_codec, save_codec
+from worldsim.dit import DiTOutput, VideoDiT
+from worldsim.flow import add_noise, frame_errors, ramp_weight, sample_tau
+from worldsim.game import GameConfig
+from worldsim.heads import RewardTerminationHead
+from worldsim.recording import Windows
+
+BUNDLED = Path(__file__).parent / "worlds"
+MOVING_THRESHOLD = 12 / 127.5  # a difference in pixels that is more than shading
+
+
+class Losses(NamedTuple):
+    """Losses of each frame of a batch (b t); frames that are padding count 0.
+
+    Attributes:
+        frame: Squared error of the predicted clean frame, unweighted by level.
+        head: Cross-entropy of reward and termination.
+        tau: Noise level of each frame.
+        valid: 1 where the frame is recorded, 0 where it is padding.
+    """
+
+    frame: torch.Tensor
+    head: torch.Tensor
+    tau: torch.Tensor
+    valid: torch.Tensor
+
+    def mean(self, per_frame: torch.Tensor) -> torch.Tensor:
+        """Mean of a (b t) quantity over the frames that are not padding."""
+        return (per_frame * self.valid).sum() / self.valid.sum().clamp_min(1)
+
+
+class WorldModel(nn.Module):
+    """An action-conditioned world: predicts the next frame, its reward and whether it ends.
+
+    Args:
+        dit: The denoiser.
+        head: Reward and termination.
+        codec: Frames to latents.
+        game: What the world is a model of.
+        starts: Recorded windows to begin from.
+        background: The recording's median frame, uint8 (h w c); what differs from it moves.
+        num_passes: Denoising passes a frame unless asked otherwise.
+        metrics: Figures measured when it was trained.
+        card: The model card, Markdown.
+    """
+
+    def __init__(
+        self,
+        *,
+        dit: VideoDiT,
+        head: RewardTerminationHead,
+        codec: Codec,
+        game: GameConfig,
+        starts: Windows,
+        background: np.ndarray,
+        num_passes: int = 2,
+        metrics: dict[str, object] | None = None,
+        card: str = "",
+    ) -> None:
+        super().__init__()
+        self.dit, self.head, self.codec = dit, head, codec
+        self.game, self.starts, self.background = game, starts, background
+        self.num_passes = num_passes
+        self.metrics = metrics or {}
+        self.card = card
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.dit.device
+
+    @property
+    def window(self) -> int:
+        """Frames that the world remembers, the one under way included."""
+        return self.dit.config.window
+
+    @property
+    def num_history(self) -> int:
+        """Frames before a window's first target that training needs."""
+        return self.dit.config.num_history
+
+    def history(self, latents: torch.Tensor) -> torch.Tensor:
+        """The frames before each frame but the first ``num_history``, newest first.
+
+        Args:
+            latents: (b num_history + t c h w).
+
+        Returns:
+            (b t num_history * c h w).
+        """
+        k = self.num_history
+        t = latents.shape[1] - k
+        return torch.cat([latents[:, k - 1 - i : k - 1 - i + t] for i in range(k)], dim=2)
+
+    def losses(
+        self,
+        windows: Windows,
+        generator: torch.Generator,
+        *,
+        moving_weight: float = 0.0,
+        clean_fraction: float = 0.0,
+        history_noise: float = 0.0,
+        action_dropout: float = 0.0,
+    ) -> Losses:
+        """Train on recorded windows: every frame after the first ``num_history`` is a target.
+
+        Args:
+            windows: Recorded windows of ``num_history + t`` frames.
+            generator: Source of every random draw, on the CPU.
+            moving_weight: Extra weight of pixels where something moves, see ``moving_mask``.
+            clean_fraction: Fraction of frames at the clean level, as committed ones are.
+            history_noise: Largest standard deviation of noise on the frames given as history.
+            action_dropout: Fraction of actions hidden.
+
+        Returns:
+            Losses of each target frame.
+        """
+        k, device = self.num_history, self.device
+        frames = torch.from_numpy(windows.frames).to(device)
+        latents = self.codec.encode(frames)
+        history, targets = self.history(latents), latents[:, k:]
+        b, t = targets.shape[:2]
+
+        def normal(like: torch.Tensor) -> torch.Tensor:
+            return torch.randn(like.shape, generator=generator).to(device)
+
+        tau = sample_tau(b, t, clean_fraction, generator).to(device)
+        noisy = add_noise(targets, normal(targets), tau)
+        if history_noise:
+            sigma = history_noise * torch.rand((b, t, 1, 1, 1), generator=generator).to(device)
+            history = history + sigma * normal(history)
+        actions = torch.from_numpy(windows.actions[:, k - 1 :]).to(device)
+        if action_dropout:
+            hidden = torch.rand((b, t), generator=generator).to(device) < action_dropout
+            actions = actions.masked_fill(hidden, self.game.num_actions)
+        output: DiTOutput = self.dit(noisy, tau, actions, history)
+
+        weights = None
+        if moving_weight:
+            moving = self.moving_mask(frames, targets.shape[-2:])
+            weights = 1 + moving_weight * moving[:, k:]
+            weights = weights / weights.mean()
+        rewards = torch.from_numpy(windows.rewards[:, k - 1 :]).to(device)
+        terminations = torch.from_numpy(windows.terminations[:, k - 1 :]).to(device)
+        return Losses(
+            frame=frame_errors(output.latents, targets, weights),
+            head=self.head.loss(self.head(output.features), rewards, terminations),
+            tau=tau,
+            valid=torch.from_numpy(windows.valid[:, k:]).to(device).float(),
+        )
+
+    def moving_mask(self, frames: torch.Tensor, latent_size: tuple[int, int]) -> torch.Tensor:
+        """Where a frame or the one before it differs from the median frame.
+
+        Args:
+            frames: uint8 (b t h w c).
+            latent_size: Height and width of the result.
+
+        Returns:
+            Float (b t 1 h w), 1 where something moves.
+        """
+        background = torch.from_numpy(self.background).to(frames.device)
+        difference = (frames.short() - background.short()).abs().amax(-1)
+        differs = (difference > MOVING_THRESHOLD * 127.5).float()
+        differs = F.adaptive_max_pool2d(differs, latent_size)
+        before = torch.cat((differs[:, :1], differs[:, :-1]), dim=1)
+        return torch.maximum(differs, before)[:, :, None]
+
+    @torch.no_grad()
+    def dynamics_loss(
+        self, windows: Windows, generator: torch.Generator, actions: np.ndarray | None = None
+    ) -> torch.Tensor:
+        """Denoising loss on windows, weighted by level, in evaluation.
+
+        Args:
+            windows: Recorded windows.
+            generator: Source of noise and levels; the same seed gives the same draws.
+            actions: Actions (b t-1) to put in the place of the recorded ones.
+
+        Returns:
+            A scalar.
+        """
+        if actions is not None:
+            windows = dataclasses.replace(windows, actions=actions)
+        losses = self.losses(windows, generator)
+        return losses.mean(losses.frame * ramp_weight(losses.tau))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the world folder, whole or not at all; an older one in its place is replaced."""
+        path = Path(path)
+        aside = path.with_name(path.name + ".writing")
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        config = {"format": 1, "num_passes": self.num_passes, "game": self.game.to_dict()}
+        (aside / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        self.dit.save_pretrained(aside / "model")
+        save_file(self.head.state_dict(), aside / "head.safetensors")
+        save_codec(self.codec, aside / "codec")
+        with h5py.File(aside / "starts.h5", "w") as file:
+            for field in dataclasses.fields(Windows):
+                values = getattr(self.starts, field.name)
+                file.create_dataset(field.name, data=values, compression="gzip")
+            file.create_dataset("background", data=self.background, compression="gzip")
+        (aside / "metrics.json").write_text(json.dumps(self.metrics, indent=2) + "\n")
+        (aside / "README.md").write_text(self.card)
+        if path.exists():
+            shutil.rmtree(path)
+        aside.rename(path)
+
+
+def load(name: str | os.PathLike[str], device: str | torch.device | None = None) -> WorldModel:
+    """Load a world.
+
+    Args:
+        name: A world that ships with the package ("pong"), a world folder, or a run folder, of
+            which the newest checkpoint is taken.
+        device: Where to put it; a GPU if there is one.
+
+    Returns:
+        The world, in evaluation mode.
+
+    Raises:
+        ValueError: If there is no such world, or its folder cannot be read.
+    """
+    path = _find(name)
+    try:
+        config = json.loads((path / "config.json").read_text())
+        game = GameConfig.from_dict(config["game"])
+        dit = VideoDiT.from_pretrained(path / "model")
+        head = RewardTerminationHead(dit.config.width)
+        head.load_state_dict(load_file(path / "head.safetensors"))
+        with h5py.File(path / "starts.h5") as file:
+            starts = Windows(**{f.name: file[f.name][:] for f in dataclasses.fields(Windows)})
+            background = file["background"][:]
+        metrics = json.loads((path / "metrics.json").read_text())
+        card = (path / "README.md").read_text()
+        codec = load_codec(path / "codec", game.channels)
+    except (OSError, KeyError, RuntimeError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"the world in {path} is damaged ({error}); write it again or take another"
+        ) from error
+    world = WorldModel(
+        dit=dit,
+        head=head,
+        codec=codec,
+        game=game,
+        starts=starts,
+        background=background,
+        num_passes=config["num_passes"],
+        metrics=metrics,
+        card=card,
+    )
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return world.to(device).eval()
+
+
+def _find(name: str | os.PathLike[str]) -> Path:
+    """The world folder that a name or a path means."""
+    for path in (Path(name), BUNDLED / str(name)):
+        if (path / "config.json").is_file() and (path / "model").is_dir():
+            return path
+        checkpoints = sorted(path.glob("step_[0-9]*[0-9]"))
+        if checkpoints:
+            return checkpoints[-1]
+    bundled = sorted(p.name for p in BUNDLED.iterdir() if p.is_dir()) if BUNDLED.is_dir() else []
+    raise ValueError(
+        f"no world at {os.fspath(name)!r}: give a world folder, a run folder with a checkpoint, or "
+        f"the name of one that ships ({', '.join(bundled) or 'none'})"
+    )
