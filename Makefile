@@ -1,0 +1,55 @@
+# Everything is set up in .venv on first use; a second call starts at once.
+
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+PYTHONS = $(PYTHON) python3 python3.13 python3.12 python3.11 python3.10
+READY = .venv/.ready
+
+.PHONY: help setup demo test test-slow lint clean
+
+help:
+	@echo 'make demo       play the bundled world: in a window, or into demo.mp4 without a display'
+	@echo 'make test       run the tests'
+	@echo 'make test-slow  run the tests that take many seconds or open a window'
+	@echo 'make lint       check style and types'
+	@echo 'make setup      only set up .venv; `. .venv/bin/activate` then gives `worldsim`'
+	@echo 'make clean      remove .venv and what tools leave behind'
+	@echo ''
+	@echo 'Each sets up .venv first where it is missing. PYTHON=python3.12 chooses a Python.'
+
+setup: $(READY)
+
+demo: $(READY)
+	.venv/bin/worldsim demo
+
+test: $(READY)
+	.venv/bin/pytest
+
+test-slow: $(READY)
+	.venv/bin/pytest -m slow
+
+lint: $(READY)
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+
+clean:
+	rm -rf .venv *.egg-info build .pytest_cache .mypy_cache .ruff_cache
+	find worldsim envs train play tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/bin/python:
+	@for python in $(PYTHONS); do \
+	    if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then \
+	        echo "making .venv with `$$python --version`"; \
+	        rm -rf .venv && exec "$$python" -m venv .venv; \
+	    fi; \
+	done; \
+	echo 'worldsim needs Python 3.10 or later, and none of these is: $(PYTHONS).' >&2; \
+	echo 'Install one, or name it: make PYTHON=/path/to/python3' >&2; \
+	exit 1
+
+# torch comes first and plain, so that the index decides which build suits the machine.
+$(READY): pyproject.toml constraints.txt | .venv/bin/python
+	.venv/bin/pip install torch==2.13.0
+	.venv/bin/pip install -e ".[all]" -c constraints.txt
+	@touch $@
