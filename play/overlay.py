@@ -163,13 +163,13 @@ class Overlay:
         for action, keys in bindings:
             meaning = session.config.action_meanings[action].lower()
             x = self._put_keycaps(screen, keys[:3], (left, y), unit, status.held)
-            name_at = (max(x, left + int(5.5 * unit)), y)
+            name_at = (max(x, left + int(5.8 * unit)), y)
             self._put(screen, _shortened(meaning, 18), name_at, unit, INK)
             y += row
         y += unit
         for control, keys in self.control_keys.items():
             x = self._put_keycaps(screen, keys, (left, y), unit, status.held)
-            name_at = (max(x, left + int(5.5 * unit)), y)
+            name_at = (max(x, left + int(5.8 * unit)), y)
             self._put(screen, CONTROLS[control][0], name_at, unit, MUTED)
             y += row
 
@@ -190,7 +190,7 @@ class Overlay:
             arrow = key in ("up", "down", "left", "right")
             box = pygame.Rect(0, 0, max(text.get_width() * (not arrow) + unit, 2 * unit), 0)
             box.height = int(1.3 * unit)
-            box.topleft = (x, y - unit // 8)
+            box.topleft = (x, y)
             pygame.draw.rect(screen, cap, box, border_radius=max(3, unit // 4))
             if arrow:
                 pygame.draw.polygon(screen, ink, _arrow(box.center, unit * 0.32, key))

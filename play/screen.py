@@ -224,6 +224,8 @@ class Screen:
 
     def _toggle_panel(self) -> None:
         self._panel = not self._panel
+        if not self._panel and (keys := self.overlay.control_keys.get("overlay")):
+            self._say(f"{keys[0]} shows the panel again")
 
     def _toggle_pause(self) -> None:
         self.is_paused = not self.is_paused
@@ -266,7 +268,7 @@ class Screen:
             return
         note = f"now playing the {self.session.source.kind}"
         if self.session.writer is not None and not self.session.is_recording:
-            note += "; it is not recorded, this recording is of the other side"
+            note += f"; only the {self.session.sources[0].kind} is recorded"
         self._say(note)
         self._begin_episode()
 

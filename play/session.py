@@ -31,7 +31,7 @@ class Source:
     name: str
     kind: str
     config: GameConfig
-    open: Callable[[], gymnasium.Env]
+    open: Callable[[], gymnasium.Env[np.ndarray, int]]
 
 
 class Session:
@@ -50,6 +50,13 @@ class Session:
         ValueError: If the first source cannot be opened.
     """
 
+    observation: np.ndarray
+    info: dict[str, Any]
+    last_action: int | None
+    score: float
+    num_steps: int
+    is_over: bool
+
     def __init__(
         self,
         sources: Sequence[Source],
@@ -65,8 +72,14 @@ class Session:
         self.scores: list[float] = []
         self.total_steps = 0
         self.num_kept = 0
-        self._envs: dict[int, gymnasium.Env] = {}
+        self._envs: dict[int, gymnasium.Env[np.ndarray, int]] = {}
         self._current = 0
+        self._seed = 0
+        self._frames: list[np.ndarray] = []
+        self._actions: list[int] = []
+        self._rewards: list[float] = []
+        self._terminations: list[bool] = []
+        self._truncations: list[bool] = []
         self._begin(0)
 
     @property
@@ -80,7 +93,7 @@ class Session:
         return self.source.config
 
     @property
-    def env(self) -> gymnasium.Env:
+    def env(self) -> gymnasium.Env[np.ndarray, int]:
         """The environment being played."""
         return self._envs[self._current]
 
@@ -154,7 +167,7 @@ class Session:
             env.close()
         self._envs.clear()
 
-    def _opened(self, index: int) -> gymnasium.Env:
+    def _opened(self, index: int) -> gymnasium.Env[np.ndarray, int]:
         if index not in self._envs:
             self._envs[index] = self.sources[index].open()
         return self._envs[index]
@@ -163,18 +176,14 @@ class Session:
         env = self._opened(index)
         self._current = index
         self._seed = int(self.rng.integers(2**31))
-        self.observation: np.ndarray
-        self.info: dict[str, Any]
         self.observation, self.info = env.reset(seed=self._seed)
-        self.last_action: int | None = None
+        self.last_action = None
         self.score = 0.0
         self.num_steps = 0
         self.is_over = False
         self._frames = [np.array(self.observation, dtype=np.uint8)]
-        self._actions: list[int] = []
-        self._rewards: list[float] = []
-        self._terminations: list[bool] = []
-        self._truncations: list[bool] = []
+        self._actions, self._rewards = [], []
+        self._terminations, self._truncations = [], []
 
     def _cut_off(self) -> None:
         """End an episode under way as truncated; one without a step is forgotten."""

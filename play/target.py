@@ -6,6 +6,7 @@ import re
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 
@@ -73,7 +74,7 @@ def _world_sources(target: str) -> list[Source]:
         frame_skip=None,
     )
 
-    def open_world() -> gymnasium.Env:
+    def open_world() -> gymnasium.Env[Any, Any]:
         return WorldModelEnv(world, horizon=FOR_EVER)
 
     return [Source(folder.name or target, "world", config, open_world), _game_source(world.game)]

@@ -123,7 +123,9 @@ def summary(session: Session, fps: float | None, record: Path | None) -> str:
     line = f"played {session.total_steps} steps{pace}"
     if session.scores:
         line += f", score {more}{scores}"
-    if record is not None:
+    if record is not None and not session.num_kept:
+        line += f"; nothing kept in {record}"
+    elif record is not None:
         line += (
             f"; {session.num_kept} episode{'s' if session.num_kept != 1 else ''} kept in {record}"
             f" (next: worldsim train {record} --out runs/{record.name})"

@@ -1,0 +1,147 @@
+"""``worldsim demo``: the bundled world in a window, or played into a video where there is none."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.progress import track
+
+from worldsim.policy import load_policy
+from worldsim.video import filmstrip, write_gif, write_mp4
+
+from .session import Session
+from .target import find_sources
+from .window import PlayConfig, play
+
+STRIP_ROWS, STRIP_COLUMNS = 4, 10
+STRIP_STRIDE = 3  # frames from one picture of the strip to the next
+PICTURE_SIZE = 512  # pixels of the longer side of the video, at least
+GIF_SIZE = 256
+NO_WINDOW_DRIVERS = ("dummy", "offscreen")
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Play the world that ships, in a window; without a display it is played into demo.mp4."""
+
+    world: str = "pong"
+    """A world that ships, or the folder of a world or of a run."""
+    out: Path = Path()
+    """Folder for demo.mp4 and demo.png."""
+    seconds: float = 20.0
+    """How long the scripted player plays, in seconds of the game."""
+    seed: int = 0
+    """Of the scripted player's session."""
+    gif: Path | None = None
+    """Write the scripted play as this GIF, and nothing else."""
+    no_window: bool = False
+    """Let the scripted player play even where there is a display."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command.
+
+    Args:
+        argv: What follows ``worldsim demo``.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        ValueError: If there is no such world, or an option is out of range.
+    """
+    config = tyro.cli(DemoConfig, prog="worldsim demo", args=list(argv))
+    if not 0 < config.seconds < float("inf"):
+        raise ValueError(f"--seconds must be above 0, got {config.seconds}")
+    reason = None
+    if config.gif is None:
+        reason = "as asked" if config.no_window else why_no_window()
+        if reason is None:
+            print(play(PlayConfig(config.world)))
+            return 0
+        print(f"no window ({reason}): the scripted player plays the world instead")
+    for line in play_into_files(config):
+        print(line)
+    return 0
+
+
+def why_no_window() -> str | None:
+    """Say why no window can be opened here; None where one can."""
+    driver = os.environ.get("SDL_VIDEODRIVER", "")
+    if driver in NO_WINDOW_DRIVERS:
+        return f"SDL_VIDEODRIVER is {driver}"
+    displays = ("DISPLAY", "WAYLAND_DISPLAY")
+    if sys.platform == "linux" and not driver and not any(map(os.environ.get, displays)):
+        return "there is no display"
+    try:
+        from .screen import pygame
+    except ModuleNotFoundError as error:
+        return f'{error.name} is not installed: pip install "worldsim[play]"'
+    try:
+        pygame.display.init()
+        driver = pygame.display.get_driver()
+        return f"SDL finds only {driver}" if driver in NO_WINDOW_DRIVERS else None
+    except pygame.error as error:
+        return str(error)
+    finally:
+        pygame.display.quit()
+
+
+def play_into_files(config: DemoConfig) -> list[str]:
+    """Let the scripted player (sticky keys, where there is none) play, and write what is seen.
+
+    Returns:
+        Lines that say how fast it was and where the files are.
+    """
+    sources = find_sources(config.world)
+    game = sources[0].config
+    policy = load_policy("scripted" if game.scripted_policy else "sticky", game)
+    session = Session(sources[:1], seed=config.seed)
+    frames = [session.observation]
+    num_steps = max(1, round(config.seconds * game.fps))
+    console = Console(stderr=True)
+    session.step(game.noop_action)  # the first step warms up and is not timed
+    started = time.perf_counter()
+    for _ in track(range(num_steps), "playing", console=console, transient=True):
+        if session.is_over:
+            session.restart()
+        else:
+            session.step(int(policy(session.observation, session.info, session.rng)))
+        frames.append(session.observation)
+    fps = num_steps / (time.perf_counter() - started)
+    session.close()
+
+    lines = [
+        f"{sources[0].name}: {num_steps} frames at {fps:.1f} frames per second "
+        f"({1000 / fps:.1f} ms a frame); the game itself has {game.fps:g}"
+    ]
+    longer_side = max(game.frame_size)
+    if config.gif is not None:
+        path = write_gif(config.gif, frames, game.fps, max(1, GIF_SIZE // longer_side))
+        return [*lines, f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)"]
+    scale = max(1, PICTURE_SIZE // longer_side)
+    watched = track(frames, "writing demo.mp4", console=console, transient=True)
+    video = write_mp4(config.out / "demo.mp4", watched, game.fps, scale)
+    rows, labels = strip_of(np.stack(frames), game.fps)
+    strip = filmstrip(rows, config.out / "demo.png", max(1, 128 // longer_side), labels)
+    return [
+        *lines,
+        f"wrote {video} ({config.seconds:g} s of play) and {strip} (a filmstrip of it)",
+        f"next: worldsim play {config.world} where there is a display",
+    ]
+
+
+def strip_of(frames: np.ndarray, fps: float) -> tuple[list[np.ndarray], list[str]]:
+    """Pick short stretches, spread over all frames (t h w c), with the second each begins at."""
+    length = min(len(frames), STRIP_COLUMNS * STRIP_STRIDE)
+    starts = np.unique(np.linspace(0, len(frames) - length, STRIP_ROWS).astype(int))
+    rows = [frames[start : start + length : STRIP_STRIDE] for start in starts]
+    return rows, [f"{start / fps:.1f} s" for start in starts]
