@@ -10,6 +10,7 @@ further back.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -52,6 +53,27 @@ class Block(nn.Module):
         self.space = SpaceAttention(width, num_heads, num_kv_heads)
         self.time = TimeAttention(width, num_heads, num_kv_heads) if over_time else None
         self.feed_forward = SwiGLU(width, hidden)
+
+
+@functools.lru_cache(maxsize=8)
+def place_features(rows: int, columns: int, device: torch.device) -> torch.Tensor:
+    """Where each patch lies, as waves over the frame's height and width: (rows * columns 20).
+
+    Rotary positions tell how far patches lie apart; these tell where in the frame they are, which
+    is what a background depends on, for frames of any size.
+    """
+    places = torch.meshgrid(
+        (torch.arange(rows, device=device) + 0.5) / rows,
+        (torch.arange(columns, device=device) + 0.5) / columns,
+        indexing="ij",
+    )
+    angles = (
+        torch.stack(places, dim=-1)[..., None] * torch.pi * 2.0 ** torch.arange(5, device=device)
+    )
+    return rearrange(
+        torch.stack((angles.sin(), angles.cos())),
+        "wave rows columns side k -> (rows columns) (wave side k)",
+    )
 
 
 class VideoDiT(ModelMixin, ConfigMixin):
@@ -108,6 +130,7 @@ class VideoDiT(ModelMixin, ConfigMixin):
             padding=margin,
             bias=False,
         )
+        self.place_embedding = nn.Linear(20, width, bias=False)
         self.action_embedding = nn.Embedding(num_actions + 1, width)
         self.level_embedding = nn.Sequential(
             nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width)
@@ -181,9 +204,9 @@ class VideoDiT(ModelMixin, ConfigMixin):
         """
         b, t, _, h, w = noisy_latents.shape
         x, (rows, columns) = self._tokens(noisy_latents, tau, actions, history)
-        space = space_rotation(rows, columns, self.num_special, self.head_dim)
+        space = space_rotation(rows, columns, self.num_special, self.head_dim, x.device)
         if cache is None:
-            positions = torch.arange(t).expand(b, t)
+            positions = torch.arange(t, device=x.device)[None]
             distance = positions[0][:, None] - positions[0]
             mask = (distance >= 0) & (distance < self.config.window)
             layer_caches = iter([None] * self.config.depth)
@@ -192,8 +215,6 @@ class VideoDiT(ModelMixin, ConfigMixin):
             mask = cache.mask()
             layer_caches = iter(cache.layers())
         time = time_rotation(positions, self.head_dim)
-        space, time = (tuple(a.to(x.device) for a in rotation) for rotation in (space, time))
-        mask = mask.to(x.device)
         for block in self.blocks:
             x = x + block.space(x, space)
             if block.time is not None:
@@ -226,6 +247,7 @@ class VideoDiT(ModelMixin, ConfigMixin):
         )
         embedded = self.embed_noisy(noisy) + self.embed_history(past)
         patches = rearrange(embedded, "(b t) d rows columns -> b t (rows columns) d", b=b)
+        patches = patches + self.place_embedding(place_features(*embedded.shape[-2:], tau.device))
         action = self.action_embedding(actions)[:, :, None]
         level = self.level_embedding(self._level_features(tau))[:, :, None]
         registers = repeat(self.registers, "n d -> b t n d", b=b, t=t)

@@ -8,6 +8,8 @@ Henry et al. 2020).
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
@@ -40,7 +42,10 @@ def rotate(x: torch.Tensor, rotation: Rotation) -> torch.Tensor:
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
-def space_rotation(height: int, width: int, num_special: int, dim: int) -> Rotation:
+@functools.lru_cache(maxsize=8)
+def space_rotation(
+    height: int, width: int, num_special: int, dim: int, device: torch.device
+) -> Rotation:
     """Two-dimensional rotation for a grid of patches followed by tokens that have no place.
 
     Half of the channel pairs turn with the row and half with the column; the ``num_special``
@@ -49,9 +54,11 @@ def space_rotation(height: int, width: int, num_special: int, dim: int) -> Rotat
     Returns:
         cos and sin, each (n 1 dim / 2) with n = height * width + num_special.
     """
-    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    places = torch.meshgrid(
+        torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij"
+    )
     angles = torch.cat(
-        [rotary_angles(axis.flatten(), dim // 2, base=100.0) for axis in (rows, columns)], dim=-1
+        [rotary_angles(place.flatten(), dim // 2, base=100.0) for place in places], dim=-1
     )
     angles = F.pad(angles, (0, 0, 0, num_special))[:, None]
     return angles.cos().float(), angles.sin().float()
