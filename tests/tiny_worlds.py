@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import AutoencoderKL
 
-from worldsim.codec import PixelCodec
+from worldsim.codec import Codec, PixelCodec, VAECodec
 from worldsim.dit import VideoDiT
 from worldsim.game import GameConfig
 from worldsim.heads import RewardTerminationHead
@@ -62,26 +63,55 @@ def write_tiny_recording(
     return Recording(path)
 
 
+def make_tiny_dit(**changes: int) -> VideoDiT:
+    """A random denoiser; a fresh one says nothing, so the last layer gets weights too."""
+    settings = {
+        "num_actions": 3,
+        "latent_channels": 3,
+        "patch_size": 8,
+        "width": 32,
+        "depth": 2,
+        "num_heads": 2,
+        "num_kv_heads": 1,
+        "time_every": 2,
+        "num_registers": 1,
+        "window": WINDOW,
+    }
+    torch.manual_seed(0)
+    dit = VideoDiT(**{**settings, **changes})
+    torch.nn.init.normal_(dit.unembed.weight, std=0.3)
+    return dit
+
+
+def make_tiny_vae_codec(channels: int = 3) -> VAECodec:
+    """A real autoencoder with random weights, which halves each side."""
+    torch.manual_seed(1)
+    vae = AutoencoderKL(
+        in_channels=channels,
+        out_channels=channels,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 8),
+        latent_channels=4,
+        norm_num_groups=4,
+    )
+    return VAECodec(vae.eval())
+
+
 def make_tiny_world(
-    game: GameConfig | None = None, *, termination_bias: float = -20.0
+    game: GameConfig | None = None,
+    *,
+    termination_bias: float = -20.0,
+    codec: Codec | None = None,
+    **dit_changes: int,
 ) -> WorldModel:
     """A random world; by default its episodes practically never terminate."""
     game = game or make_tiny_game()
-    torch.manual_seed(0)
-    dit = VideoDiT(
-        num_actions=game.num_actions,
-        latent_channels=game.channels,
-        patch_size=8,
-        width=32,
-        depth=2,
-        num_heads=2,
-        num_kv_heads=1,
-        time_every=2,
-        num_registers=1,
-        window=WINDOW,
+    codec = codec or PixelCodec(game.channels)
+    dit = make_tiny_dit(
+        num_actions=game.num_actions, latent_channels=codec.latent_channels, **dit_changes
     )
-    torch.nn.init.normal_(dit.unembed.weight, std=0.3)
-    head = RewardTerminationHead(32)
+    head = RewardTerminationHead(dit.config.width)
     torch.nn.init.normal_(head.reward.weight, std=0.3)
     torch.nn.init.constant_(head.termination.bias, termination_bias)
     episode = make_tiny_episode(game, 20, seed=99)
@@ -94,11 +124,11 @@ def make_tiny_world(
         truncations=np.zeros((3, WINDOW - 1), bool),
         valid=np.ones((3, WINDOW), bool),
     )
-    background = np.full((SIDE, SIDE, game.channels), 20, np.uint8)
+    background = np.full((*game.frame_size, game.channels), 20, np.uint8)
     world = WorldModel(
         dit=dit,
         head=head,
-        codec=PixelCodec(game.channels),
+        codec=codec,
         game=game,
         starts=starts,
         background=background,

@@ -103,5 +103,6 @@ def save_codec(codec: Codec, folder: str | os.PathLike[str]) -> None:
 def load_codec(folder: str | os.PathLike[str], channels: int) -> Codec:
     """Read the VAE in ``folder``, or return the identity if there is none."""
     if Path(folder).is_dir():
-        return VAECodec(AutoencoderKL.from_pretrained(folder))
+        vae = AutoencoderKL.from_pretrained(folder, use_safetensors=True, low_cpu_mem_usage=False)
+        return VAECodec(vae)
     return PixelCodec(channels)

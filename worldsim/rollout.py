@@ -102,17 +102,18 @@ class Rollout:
 
         Args:
             frames: uint8 (b t h w c), t of at least 1; of more than the window's the last count.
-            actions: The actions between them (b t-1).
+            actions: The actions between them (b t-1), ``num_actions`` where unknown.
             seeds: One for each session: its noise and its ends.
             lanes: The sessions to begin, all by default; the others are left as they are.
 
         Raises:
-            ValueError: If shapes do not fit the world or one another.
+            ValueError: If shapes do not fit the world or one another, or actions or lanes are out
+                of range.
         """
         world, game = self.world, self.world.game
         lanes = range(self.batch_size) if lanes is None else lanes
-        b, t = frames.shape[:2]
         expected = (*game.frame_size, game.channels)
+        b, t = frames.shape[:2] if frames.ndim == 5 else (0, 0)
         if frames.shape[2:] != expected or frames.dtype != np.uint8 or t < 1:
             raise ValueError(
                 f"context frames must be uint8 of shape (b t {expected[0]} {expected[1]} "
@@ -122,6 +123,15 @@ class Rollout:
             raise ValueError(
                 f"{len(lanes)} sessions with {t} context frames want as many rows of {t - 1} "
                 f"actions and as many seeds, got actions {actions.shape} and {len(seeds)} seeds"
+            )
+        if not ((actions >= 0) & (actions <= game.num_actions)).all():
+            raise ValueError(
+                f"context actions must be in 0..{game.num_actions - 1}, or {game.num_actions} where "
+                f"unknown, got {actions.min()}..{actions.max()}"
+            )
+        if len(set(lanes)) < len(lanes) or not set(lanes) <= set(range(self.batch_size)):
+            raise ValueError(
+                f"lanes must be different numbers in 0..{self.batch_size - 1}, got {list(lanes)}"
             )
         keep, k = min(t, world.window), world.num_history
         latents = world.codec.encode(torch.from_numpy(frames[:, -keep:]).to(world.device))
@@ -158,6 +168,7 @@ class Rollout:
         actions = np.asarray(actions)
         if (
             actions.shape != (self.batch_size,)
+            or not np.issubdtype(actions.dtype, np.integer)
             or not ((actions >= 0) & (actions < world.game.num_actions)).all()
         ):
             raise ValueError(

@@ -24,6 +24,7 @@ import h5py
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -255,7 +256,11 @@ def load(name: str | os.PathLike[str], device: str | torch.device | None = None)
     try:
         config = json.loads((path / "config.json").read_text())
         game = GameConfig.from_dict(config["game"])
-        dit = VideoDiT.from_pretrained(path / "model")
+        dit, found = VideoDiT.from_pretrained(
+            path / "model", use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
+        )
+        if found["missing_keys"]:  # diffusers would start them at random
+            raise KeyError(f"model/ lacks {', '.join(found['missing_keys'])}")
         head = RewardTerminationHead(dit.config.width)
         head.load_state_dict(load_file(path / "head.safetensors"))
         with h5py.File(path / "starts.h5") as file:
@@ -264,7 +269,8 @@ def load(name: str | os.PathLike[str], device: str | torch.device | None = None)
         metrics = json.loads((path / "metrics.json").read_text())
         card = (path / "README.md").read_text()
         codec = load_codec(path / "codec", game.channels)
-    except (OSError, KeyError, RuntimeError, json.JSONDecodeError) as error:
+        num_passes = int(config["num_passes"])
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise ValueError(
             f"the world in {path} is damaged ({error}); write it again or take another"
         ) from error
@@ -275,7 +281,7 @@ def load(name: str | os.PathLike[str], device: str | torch.device | None = None)
         game=game,
         starts=starts,
         background=background,
-        num_passes=config["num_passes"],
+        num_passes=num_passes,
         metrics=metrics,
         card=card,
     )
