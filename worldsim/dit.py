@@ -202,7 +202,7 @@ class VideoDiT(ModelMixin, ConfigMixin):
         Returns:
             Predicted clean latents and features.
         """
-        b, t, _, h, w = noisy_latents.shape
+        _, t, _, h, w = noisy_latents.shape
         x, (rows, columns) = self._tokens(noisy_latents, tau, actions, history)
         space = space_rotation(rows, columns, self.num_special, self.head_dim, x.device)
         if cache is None:
