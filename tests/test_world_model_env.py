@@ -208,7 +208,7 @@ class TestWorldModelEnv:
     def test_bad_arguments(self, world: WorldModel) -> None:
         with pytest.raises(ValueError, match="horizon must be at least 1 step, got 0"):
             WorldModelEnv(world, horizon=0)
-        with pytest.raises(ValueError, match="render_mode must be .* got 'human'"):
+        with pytest.raises(ValueError, match=r"render_mode must be .* got 'human'"):
             WorldModelEnv(world, render_mode="human")
         with pytest.raises(ValueError, match="no world at 'nowhere'"):
             gymnasium.make(ENV_ID, world="nowhere")
