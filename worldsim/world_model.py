@@ -130,6 +130,7 @@ class WorldModel(nn.Module):
         moving_weight: float = 0.0,
         clean_fraction: float = 0.0,
         history_noise: float = 0.0,
+        own_history: float = 0.0,
         action_dropout: float = 0.0,
     ) -> Losses:
         """Train on recorded windows: every frame after the first ``num_history`` is a target.
@@ -140,6 +141,9 @@ class WorldModel(nn.Module):
             moving_weight: Extra weight of pixels where something moves, see ``moving_mask``.
             clean_fraction: Fraction of frames at the clean level, as committed ones are.
             history_noise: Largest standard deviation of noise on the frames given as history.
+            own_history: Fraction of windows whose history is what the model itself makes of the
+                frames, as it will be in play (scheduled sampling in parallel, Mihaylova & Martins
+                2019), so that it learns to mend its own errors. Costs another forward pass.
             action_dropout: Fraction of actions hidden.
 
         Returns:
@@ -156,13 +160,19 @@ class WorldModel(nn.Module):
 
         tau = sample_tau(b, t, clean_fraction, generator).to(device)
         noisy = add_noise(targets, normal(targets), tau)
-        if history_noise:
-            sigma = history_noise * torch.rand((b, t, 1, 1, 1), generator=generator).to(device)
-            history = history + sigma * normal(history)
         actions = torch.from_numpy(windows.actions[:, k - 1 :]).to(device)
         if action_dropout:
             hidden = torch.rand((b, t), generator=generator).to(device) < action_dropout
             actions = actions.masked_fill(hidden, self.game.num_actions)
+        if own_history:
+            own = torch.rand((b, 1, 1, 1, 1), generator=generator).to(device) < own_history
+            with torch.no_grad():
+                made = self.dit(noisy, tau, actions, history).latents.clamp(-1, 1).to(targets.dtype)
+            made = torch.where(own, made, targets)
+            history = self.history(torch.cat((latents[:, :k], made), dim=1))
+        if history_noise:
+            sigma = history_noise * torch.rand((b, t, 1, 1, 1), generator=generator).to(device)
+            history = history + sigma * normal(history)
         output: DiTOutput = self.dit(noisy, tau, actions, history)
 
         weights = None
