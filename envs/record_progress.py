@@ -31,6 +31,7 @@ class RecordProgress:
         self._total = total
         self._begun_with = done
         self._begun_at = self._said_at = time.monotonic()
+        self._started = False
         console = Console(stderr=True)
         self._bar = Progress(
             TextColumn("recording"),
@@ -68,6 +69,9 @@ class RecordProgress:
         """
         done = finished + under_way
         now = time.monotonic()
+        if not self._started:  # the processes took a while to come up, which tells no rate
+            self._started = done > self._begun_with
+            self._begun_with, self._begun_at = done, now
         rate = (done - self._begun_with) / max(now - self._begun_at, 1e-3)
         self._bar.update(self._task, completed=min(done, self._total), rate=rate)
         if self._bar.disable and now - self._said_at >= SECONDS_BETWEEN_LINES and rate > 0:

@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +14,6 @@ from dataclasses import dataclass
 from itertools import count
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
-from typing import Any
 
 import gymnasium
 import numpy as np
@@ -25,6 +25,7 @@ from .policies import MixedPolicy
 
 SECONDS_BETWEEN_REPORTS = 0.5
 SECONDS_BETWEEN_INDEXES = 10.0
+SECONDS_TO_STOP = 5.0
 
 
 @dataclass(frozen=True)
@@ -132,9 +133,13 @@ class Workers:
         trace: TracebackType | None,
     ) -> None:
         """Stop the processes; the episodes under way are dropped."""
-        for connection, process in self._processes.items():
+        for process in self._processes.values():
             process.terminate()
-            process.join()
+        for connection, process in self._processes.items():
+            process.join(SECONDS_TO_STOP)
+            if process.is_alive():
+                process.kill()
+                process.join()
             connection.close()
 
     def begin_missing(self, finished: Mapping[int, int]) -> None:
@@ -185,6 +190,8 @@ def _work(
     """Record the episodes whose numbers come in; ends with the process that sends them."""
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # games drawn with pygame need no display
     os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
+    # Leave in good order, for some games (ViZDoom) are processes of their own that must be ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     reported_at = 0.0
 
     def report(steps: int) -> None:
@@ -192,11 +199,12 @@ def _work(
         now = time.monotonic()
         if now - reported_at > SECONDS_BETWEEN_REPORTS:
             if os.getppid() != parent:
-                os._exit(1)  # killed: nobody wants this episode
+                sys.exit()  # the command was killed: nobody wants this episode
             connection.send(("steps", steps, ""))
             reported_at = now
 
-    number: Any = None
+    number: int | None = None
+    env: gymnasium.Env[np.ndarray, int] | None = None
     try:
         env = make_game(source.game)
         while True:
@@ -206,13 +214,12 @@ def _work(
             connection.send(("finished", len(episode.actions), ""))
     except (EOFError, ConnectionError):
         return
-    except (ValueError, OSError) as error:
-        sentence = (
-            type(error)(str(error))
-            if type(error) in (ValueError, OSError)
-            else (ValueError(f"episode {number}: {type(error).__name__}: {error}"))
-        )
-        connection.send(("error", sentence, traceback.format_exc()))
     except Exception as error:
-        sentence = ValueError(f"episode {number} could not be recorded: {error!r}")
+        if type(error) in (ValueError, OSError):  # the library's own, which say it all
+            sentence: Exception = error
+        else:
+            sentence = ValueError(f"episode {number} could not be recorded: {error!r}")
         connection.send(("error", sentence, traceback.format_exc()))
+    finally:
+        if env is not None:
+            env.close()

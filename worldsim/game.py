@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, SupportsFloat
 
 import gymnasium
 import numpy as np
@@ -200,20 +201,30 @@ def make_game(config: GameConfig) -> gymnasium.Env[np.ndarray, int]:
     return env
 
 
-class _HoldLastScreen(gymnasium.ObservationWrapper[np.ndarray, int, Any]):
-    """ViZDoom has no screen once an episode has ended and shows black: the last screen stays."""
+class _DoomScreen(gymnasium.Wrapper[np.ndarray, int, Any, int]):
+    """ViZDoom's screen, in an episode that ends as others do.
+
+    ViZDoom has no screen once an episode has ended and shows black: here the last screen stays. An
+    episode that ran out of time is called terminated and truncated: here it is truncated.
+    """
 
     def __init__(self, env: gymnasium.Env[Any, int], key: str) -> None:
         super().__init__(env)
         assert isinstance(env.observation_space, spaces.Dict)
-        self.observation_space = env.observation_space[key]
+        self.observation_space = env.observation_space.spaces[key]
         self._key = key
-        self._last: np.ndarray | None = None
+        self._last = np.empty(0, np.uint8)
 
-    def observation(self, observation: Any) -> np.ndarray:
-        if self._last is None or self.unwrapped.state is not None:  # type: ignore[attr-defined]
+    def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        observation, info = self.env.reset(**kwargs)
+        self._last = observation[self._key]
+        return self._last, info
+
+    def step(self, action: int) -> tuple[np.ndarray, SupportsFloat, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        if not (terminated or truncated):
             self._last = observation[self._key]
-        return self._last
+        return self._last, reward, terminated and not truncated, truncated, info
 
 
 def _family(env_id: str) -> str:
@@ -225,6 +236,16 @@ def _make_env(
     env_id: str, env_kwargs: Mapping[str, Any], frame_skip: int | None
 ) -> gymnasium.Env[Any, Any]:
     """Make the bare environment, with the frame skip inside of it."""
+    with warnings.catch_warnings():
+        # Said by pygame while games import it; nobody who records or plays can change it.
+        warnings.filterwarnings("ignore", "pkg_resources is deprecated", UserWarning)
+        warnings.filterwarnings("ignore", "Deprecated call to `pkg_resources", DeprecationWarning)
+        return _make_env_loudly(env_id, env_kwargs, frame_skip)
+
+
+def _make_env_loudly(
+    env_id: str, env_kwargs: Mapping[str, Any], frame_skip: int | None
+) -> gymnasium.Env[Any, Any]:
     family = _family(env_id)
     if family:
         module, package = _PROVIDERS[family]
@@ -273,7 +294,7 @@ def _find_images(env: gymnasium.Env[Any, Any]) -> str:
         return ""
     if isinstance(space, spaces.Dict):
         for key in IMAGE_KEYS:
-            if key in space.spaces and _is_image(space[key]):
+            if key in space.spaces and _is_image(space.spaces[key]):
                 return key
     if "rgb_array" in env.metadata.get("render_modes", ()):
         return "render"
@@ -288,12 +309,13 @@ def _as_images(env: gymnasium.Env[Any, Any], source: str) -> gymnasium.Env[np.nd
     if source == "render":
         return AddRenderObservation(env, render_only=True)
     if source:
-        assert isinstance(env.observation_space, spaces.Dict)
-        if hasattr(env.unwrapped, "game") and hasattr(env.unwrapped, "state"):
-            env = _HoldLastScreen(env, source)
+        observation_space = env.observation_space
+        assert isinstance(observation_space, spaces.Dict)
+        if _family(env.spec.id if env.spec else "") == "Vizdoom":
+            env = _DoomScreen(env, source)
         else:
-            space = env.observation_space[source]
-            env = TransformObservation(env, lambda observation: observation[source], space)
+            image_space = observation_space.spaces[source]
+            env = TransformObservation(env, lambda observation: observation[source], image_space)
     if len(_shape(env)) == 2:
         space = spaces.Box(0, 255, (*_shape(env), 1), np.uint8)
         env = TransformObservation(env, lambda image: image[..., None], space)

@@ -182,6 +182,11 @@ class RecordingWriter:
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
+    """Read the metadata of a recording, a folder.
+
+    Raises:
+        ValueError: If there is none, or it is damaged or of another format.
+    """
     file = path / "data" / "metadata.json"
     if not file.is_file():
         raise ValueError(f"{path} is no recording: there is no {file}")

@@ -85,10 +85,11 @@ class Shard:
             self.policy = str(group.attrs.get("policy", ""))
             if frames.shape != (len(self.actions) + 1, *frame_shape):
                 raise ValueError(f"frames of shape {frames.shape}")
-            if frames.chunks != (CHUNK_FRAMES, *frame_shape) or frames.compression != "gzip":
-                raise ValueError("frames are not in gzip chunks of 16")
+            if (frames.chunks or ())[1:] != frame_shape or frames.compression != "gzip":
+                raise ValueError("its frames are not in gzip chunks of whole frames")
+            self._chunk_frames = int(frames.chunks[0])
             chunks = [frames.id.get_chunk_info(i) for i in range(frames.id.get_num_chunks())]
-            if len(chunks) != -(-len(frames) // CHUNK_FRAMES):
+            if len(chunks) != -(-len(frames) // self._chunk_frames):
                 raise ValueError(f"only {len(chunks)} chunks of frames")
             chunks.sort(key=lambda chunk: chunk.chunk_offset)
         # The size is negative where HDF5 kept a chunk as it was, gzip having made it no smaller.
@@ -98,18 +99,19 @@ class Shard:
 
     def read_frames(self, first: int, last: int, out: np.ndarray) -> None:
         """Read frames first … last - 1 into ``out``."""
-        chunk_bytes = CHUNK_FRAMES * int(np.prod(self.frame_shape))
-        first_chunk, last_chunk = first // CHUNK_FRAMES, (last - 1) // CHUNK_FRAMES
+        per_chunk = self._chunk_frames
+        chunk_shape = (per_chunk, *self.frame_shape)
+        chunk_bytes = int(np.prod(chunk_shape))
         with naming_damage(self.path), self.path.open("rb", buffering=0) as file:
-            for chunk in range(first_chunk, last_chunk + 1):
+            for chunk in range(first // per_chunk, (last - 1) // per_chunk + 1):
                 offset, size = self._chunks[chunk].tolist()
                 file.seek(offset)
                 data = file.read(abs(size))
                 if size > 0:
                     data = zlib.decompress(data, bufsize=chunk_bytes)
-                frames = np.frombuffer(data, np.uint8).reshape(CHUNK_FRAMES, *self.frame_shape)
-                start = chunk * CHUNK_FRAMES
-                low, high = max(first, start), min(last, start + CHUNK_FRAMES)
+                frames = np.frombuffer(data, np.uint8).reshape(chunk_shape)
+                start = chunk * per_chunk
+                low, high = max(first, start), min(last, start + per_chunk)
                 out[low - first : high - first] = frames[low - start : high - start]
 
 
@@ -126,7 +128,7 @@ def encode_shard(episode: Episode, number: int) -> bytes:
         group.create_dataset(
             "observations",
             data=episode.frames,
-            chunks=(CHUNK_FRAMES, *episode.frames.shape[1:]),
+            chunks=(min(CHUNK_FRAMES, len(episode.frames)), *episode.frames.shape[1:]),
             compression="gzip",
             compression_opts=GZIP_LEVEL,
         )
@@ -182,10 +184,10 @@ def write_whole(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
-    except OSError as error:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
-        if error.errno in _FULL_DISK:
+        if isinstance(error, OSError) and error.errno in _FULL_DISK:
             raise OSError(
                 f"the disk is full: {path} could not be written ({error.strerror}); make room "
                 "and run the same command to continue"
