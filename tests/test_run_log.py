@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from worldsim.train import run_log
 from worldsim.train.run_log import RunLog, choose_wandb_mode, has_wandb_login
 
