@@ -16,6 +16,7 @@ from typing import Any, SupportsFloat
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.envs.registration import load_env_creator
 from gymnasium.wrappers import (
     AddRenderObservation,
     GrayscaleObservation,
@@ -265,17 +266,28 @@ def _make_env_loudly(
         kwargs["frameskip" if family == "ALE/" else "frame_skip"] = frame_skip
         repeats = None
     try:
-        env = gymnasium.make(env_id, render_mode="rgb_array", disable_env_checker=True, **kwargs)
+        if _can_render(env_id):
+            kwargs["render_mode"] = "rgb_array"
+        env = gymnasium.make(env_id, disable_env_checker=True, **kwargs)
     except gymnasium.error.DependencyNotInstalled as error:
         raise ValueError(f"{env_id} needs another package: {error}") from error
     except gymnasium.error.UnregisteredEnv as error:
         raise ValueError(f"there is no environment {env_id}: {error}") from error
     except (gymnasium.error.Error, ImportError, TypeError, ValueError, AssertionError) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"{env_id} cannot be made with render_mode='rgb_array': {reason}") from (
-            error
-        )
+        raise ValueError(f"{env_id} cannot be made: {reason}") from error
     return RepeatAction(env, repeats) if repeats is not None and repeats > 1 else env
+
+
+def _can_render(env_id: str) -> bool:
+    """Say whether an environment renders arrays, as far as its class tells before it is made."""
+    module, _, name = env_id.rpartition(":")
+    if module:
+        importlib.import_module(module)
+    entry_point = gymnasium.spec(name).entry_point
+    creator = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
+    render_modes = getattr(creator, "metadata", {}).get("render_modes", ["rgb_array"])
+    return "rgb_array" in render_modes
 
 
 def _is_image(space: spaces.Space[Any]) -> bool:
