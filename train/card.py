@@ -1,17 +1,121 @@
-"""What a run shows of its world: a video beside the real game, a filmstrip and the model card."""
+"""What a run shows of its world: figures, a video beside the real game, and the model card."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import torch
 from einops import rearrange
 
-from worldsim.held_out import HeldOutWindows
-from worldsim.video import filmstrip, write_mp4
-from worldsim.world_model import WorldModel
+from worldsim.held_out import HeldOutWindows, choose_windows, roll_out
+from worldsim.metrics import action_shuffle_ratio, compare
+from worldsim.recording import Recording
+from worldsim.world_model import Losses, WorldModel
+
+from .run_log import RunLog
+
+EVAL_HORIZONS = (1, 8, 16, 32)
+
+
+class Evaluation(NamedTuple):
+    """How a world does on held-out episodes.
+
+    Attributes:
+        horizons: The figures of ``worldsim.metrics.compare`` by horizon.
+        action_shuffle_ratio: Loss under other actions over loss under the true ones.
+        held_out: The windows, recorded.
+        imagined: The world's frames for the same actions, uint8 (b t h w c).
+    """
+
+    horizons: dict[int, dict[str, float]]
+    action_shuffle_ratio: float
+    held_out: HeldOutWindows
+    imagined: np.ndarray
+
+    def summary(self) -> str:
+        """The figures to look at first, in a line."""
+        horizon = 16 if 16 in self.horizons else max(self.horizons)
+        row = self.horizons[horizon]
+        return (
+            f"moving pixels after {horizon} steps: {row['psnr_moving_world']:.1f} dB "
+            f"(copy-last {row['psnr_moving_copy_last']:.1f}, median frame "
+            f"{row['psnr_moving_median']:.1f}); action-shuffle ratio "
+            f"{self.action_shuffle_ratio:.2f}"
+        )
+
+
+def evaluate_run(
+    world: WorldModel,
+    recording: Recording,
+    episodes: Sequence[int],
+    log: RunLog,
+    step: int,
+    num_windows: int,
+    on_step: Callable[[], None] | None = None,
+) -> Evaluation:
+    """Roll the world out on held-out episodes; log figures and a video beside the real ones.
+
+    Args:
+        world: The world.
+        recording: The game's recording.
+        episodes: The held-out ones.
+        log: Gets the figures, under names such as ``horizon_16/psnr_moving_world``.
+        step: The optimizer step that they belong to.
+        num_windows: Windows to roll out, at most.
+        on_step: Called after each step of the rollout; may raise to leave.
+    """
+    held_out = choose_windows(
+        world, recording, episodes, horizons=EVAL_HORIZONS, num_windows=num_windows
+    )
+    imagined = roll_out(world, held_out, on_step=on_step)
+    horizons = compare(imagined, held_out, world.background, EVAL_HORIZONS)
+    ratio = action_shuffle_ratio(world, recording, episodes, num_batches=4)
+    figures = {
+        f"horizon_{horizon}/{name}": value
+        for horizon, row in horizons.items()
+        for name, value in row.items()
+    }
+    log.log({**figures, "action_shuffle_ratio": ratio}, step)
+    video = log.run_dir / "videos" / f"step_{step:08d}.mp4"
+    log.log_video("rollout", write_comparison(video, held_out, imagined, world.game.fps), step)
+    return Evaluation(horizons, ratio, held_out, imagined)
+
+
+def summarize(losses: Sequence[Losses]) -> dict[str, float]:
+    """Mean losses, and the frame loss by noise level in four bins."""
+    frame, head, tau, valid = (
+        torch.cat(parts).flatten().cpu() for parts in zip(*losses, strict=True)
+    )
+    keep = valid > 0
+    frame, head, tau = frame[keep], head[keep], tau[keep]
+    figures = {"loss/frame": frame.mean().item(), "loss/head": head.mean().item()}
+    for i in range(4):
+        inside = (tau >= i / 4) & (tau < (i + 1) / 4)
+        if inside.any():
+            figures[f"loss/tau_{i / 4:.2f}"] = frame[inside].mean().item()
+    return figures
+
+
+def describe_run(world: WorldModel, recording: Recording, held_out: Sequence[int]) -> str:
+    """What is trained on what, in a line."""
+    millions = sum(p.numel() for p in world.parameters()) / 1e6
+    return (
+        f"{millions:.1f}M parameters on {world.device.type}, {recording.total_steps:,} steps of "
+        f"{recording.game.env_id}, {len(held_out)} of {len(recording)} episodes held out"
+    )
+
+
+def describe_recording(recording: Recording) -> str:
+    """How the recording was made, in a line."""
+    settings = recording.metadata["worldsim"].get("settings", {})
+    made = ", ".join(f"{name} {value}" for name, value in settings.items())
+    steps = f"{recording.total_steps:,} steps of {recording.game.env_id}"
+    return f"{steps} ({made})" if made else steps
 
 
 def write_comparison(
@@ -28,28 +132,26 @@ def write_comparison(
     Returns:
         The path written.
     """
+    from worldsim.video import write_mp4  # a run that is not evaluated needs no encoder
+
     both = np.stack((held_out.real[:4], imagined[:4]))
     return write_mp4(path, rearrange(both, "rows b t h w c -> t (rows h) (b w) c"), fps, scale=4)
 
 
 def write_card(
-    checkpoint: Path,
-    world: WorldModel,
-    held_out: HeldOutWindows,
-    imagined: np.ndarray,
-    metrics: Mapping[str, object],
-    facts: Mapping[str, str],
+    checkpoint: Path, world: WorldModel, evaluation: Evaluation, facts: Mapping[str, str]
 ) -> None:
-    """Put figures, a filmstrip and the model card into a finished checkpoint.
+    """Put figures, a filmstrip and, last, the model card into a finished checkpoint.
 
     Args:
         checkpoint: The world's folder.
         world: The world.
-        held_out: Recorded windows.
-        imagined: The world's frames for the same actions, uint8 (b t h w c).
-        metrics: What was measured, kept as ``metrics.json``.
+        evaluation: What was measured, kept as ``metrics.json``.
         facts: Lines about the training, such as its command.
     """
+    from worldsim.video import filmstrip
+
+    held_out, imagined = evaluation.held_out, evaluation.imagined
     shown = [i for i in (0, 1, 3, 7, 11, 15, 19, 23, 27, 31) if i < held_out.horizon]
     rows = []
     for window in range(min(3, len(imagined))):
@@ -60,24 +162,36 @@ def write_card(
         labels=["real", "world"] * (len(rows) // 2),
         column_labels=[f"+{i + 1}" for i in shown],
     )
-    _write(checkpoint / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-    _write(checkpoint / "README.md", card_text(world, metrics, facts))
+    metrics = {
+        "horizons": {
+            horizon: {name: _finite(value) for name, value in row.items()}
+            for horizon, row in evaluation.horizons.items()
+        },
+        "action_shuffle_ratio": _finite(evaluation.action_shuffle_ratio),
+    }
+    _write(checkpoint / "metrics.json", json.dumps(metrics, indent=2, allow_nan=False) + "\n")
+    _write(checkpoint / "README.md", card_text(world, evaluation, facts))
 
 
-def card_text(world: WorldModel, metrics: Mapping[str, object], facts: Mapping[str, str]) -> str:
+def has_card(checkpoint: Path) -> bool:
+    """Whether a checkpoint is the last one of a finished run."""
+    card = checkpoint / "README.md"
+    return card.is_file() and card.stat().st_size > 0
+
+
+def card_text(world: WorldModel, evaluation: Evaluation, facts: Mapping[str, str]) -> str:
     """The model card as Markdown, with the header that model hubs read."""
     game = world.game
     h, w = game.frame_size
-    horizons: Mapping[object, Mapping[str, Mapping[str, float]]] = metrics["horizons"]  # type: ignore[assignment]
     table = "\n".join(
         f"| {horizon} | "
         + " | ".join(
-            f"{row[kind][name]:.1f}"
+            f"{row[f'{kind}_{name}']:.1f}"
             for kind in ("psnr_moving", "psnr")
             for name in ("world", "copy_last", "median")
         )
         + " |"
-        for horizon, row in horizons.items()
+        for horizon, row in evaluation.horizons.items()
     )
     about = "\n".join(f"- {name}: {value}" for name, value in facts.items())
     return f"""---
@@ -116,10 +230,15 @@ or the last one given differs from the median frame.
 {table}
 
 Action-shuffle ratio (loss under other actions over loss under the true ones): \
-{metrics["action_shuffle_ratio"]:.2f}
+{evaluation.action_shuffle_ratio:.2f}
 
 ![The real game above, the world below, under the same actions](filmstrip.png)
 """
+
+
+def _finite(value: float) -> float | None:
+    """What JSON can say: a figure that there is none of (nan) is null."""
+    return value if math.isfinite(value) else None
 
 
 def _write(path: Path, text: str) -> None:

@@ -1,22 +1,30 @@
 """Checkpoints: a folder ``step_00010000/`` that is a world and also all that a run needs to go on.
 
 The world in it is the averaged (EMA) one, which ``worldsim.load`` reads. Beside it stand
-``training.safetensors`` (raw weights, optimizer state) and ``training.json`` (step, time).
-Every random draw of a step comes from the run's seed and the step's number, so no generator's
-state need be kept. A checkpoint is written aside and renamed, and the last two are kept.
+``training.safetensors`` (raw weights, optimizer state, losses not yet logged) and
+``training.json`` (step, time, settings). Every random draw of a step comes from the run's seed and
+the step's number, so no generator's state need be kept. A checkpoint is written aside and renamed,
+so that a kill at any moment leaves whole ones only; the last two are kept.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import math
 import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from worldsim.world_model import WorldModel
+from worldsim.world_model import Losses, WorldModel, load
+
+_DAMAGE = (OSError, KeyError, RuntimeError, TypeError, ValueError, SafetensorError)
 
 
 class Progress(NamedTuple):
@@ -25,10 +33,12 @@ class Progress(NamedTuple):
     Attributes:
         step: Optimizer steps taken.
         seconds: Time spent, over all the times it was resumed.
+        evals: Evaluations done on the way.
     """
 
-    step: int
-    seconds: float
+    step: int = 0
+    seconds: float = 0.0
+    evals: int = 0
 
 
 def list_checkpoints(run: Path) -> list[Path]:
@@ -36,63 +46,201 @@ def list_checkpoints(run: Path) -> list[Path]:
     return sorted(path for path in run.glob("step_[0-9]*") if path.name[5:].isdigit())
 
 
+def find_checkpoint(run: Path, resume: bool) -> Path | None:
+    """The checkpoint to go on from; none for a new run, or one killed before its first.
+
+    Raises:
+        ValueError: If there is a run that is not to be resumed, or none that is.
+    """
+    checkpoints = list_checkpoints(run)
+    if checkpoints and not resume:
+        raise ValueError(
+            f"{run} already holds a run ({checkpoints[-1].name}): add --resume to go on with it, "
+            "or choose another --out"
+        )
+    if resume and not run.is_dir():
+        raise ValueError(f"there is no run in {run} to resume: leave out --resume to begin one")
+    return checkpoints[-1] if checkpoints else None
+
+
+def check_finite(value: torch.Tensor, step: int, checkpoint: Path | None) -> None:
+    """Stop a run whose loss or gradient is no number any more.
+
+    Raises:
+        FloatingPointError: In one sentence that says where the last good weights are.
+    """
+    if not math.isfinite(value.item()):
+        advice = (
+            f"the last good checkpoint is {checkpoint}: go on from it with --resume"
+            if checkpoint
+            else "no checkpoint was saved yet: begin again in another --out"
+        )
+        raise FloatingPointError(
+            f"the loss or its gradient is {value.item()} at step {step}, so the run stops; "
+            f"{advice} and a lower --lr"
+        )
+
+
+@contextlib.contextmanager
+def alone(run: Path) -> Iterator[None]:
+    """Hold a run for this process, and clear away what a killed one left half written.
+
+    The system lets go of the run when the process ends, in whatever way.
+
+    Raises:
+        ValueError: If another process is training in the same folder.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    with (run / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"another process is training in {run}: wait for it, or choose another --out"
+            ) from None
+        for leftover in run.glob("step_*.partial*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        yield
+
+
 def save_checkpoint(
     run: Path,
     progress: Progress,
+    settings: dict[str, Any],
     world: WorldModel,
     ema_world: WorldModel,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Sequence[torch.optim.Optimizer],
+    unlogged: Sequence[Losses] = (),
     keep: int = 2,
 ) -> Path:
-    """Write a checkpoint, whole or not at all, and drop all but the newest ``keep``."""
+    """Write a checkpoint, whole or not at all, and drop all but the newest ``keep``.
+
+    Args:
+        run: The run's folder.
+        progress: How far it is; if there is a checkpoint of this step it is left as it is.
+        settings: What the run was started with, as JSON values.
+        world: The weights being trained.
+        ema_world: Their average, which is the world that is kept.
+        optimizers: All optimizers, in a fixed order.
+        unlogged: Losses of the steps since figures were last logged.
+        keep: Checkpoints to keep.
+
+    Returns:
+        The checkpoint's folder.
+
+    Raises:
+        OSError: In one sentence, if it cannot be written; the ones before it are kept.
+    """
     path = run / f"step_{progress.step:08d}"
-    aside = run / f"{path.name}.partial"
-    ema_world.save(aside)
-    tensors = {f"weights.{name}": tensor for name, tensor in world.state_dict().items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in state.items()}
-    save_file(
-        {name: tensor.contiguous().clone() for name, tensor in tensors.items()},
-        aside / "training.safetensors",
-    )
-    (aside / "training.json").write_text(json.dumps(progress._asdict()) + "\n")
-    if path.exists():
-        shutil.rmtree(path)
-    aside.rename(path)
+    if not path.exists():
+        aside = run / f"{path.name}.partial"
+        try:
+            ema_world.save(aside)
+            tensors = {f"weights.{name}": tensor for name, tensor in world.state_dict().items()}
+            for number, optimizer in enumerate(optimizers):
+                for index, state in optimizer.state_dict()["state"].items():
+                    for name, tensor in state.items():
+                        tensors[f"optimizer.{number}.{index}.{name}"] = tensor
+            if unlogged:
+                for field, parts in zip(Losses._fields, zip(*unlogged, strict=True), strict=True):
+                    tensors[f"unlogged.{field}"] = torch.stack(parts)
+            save_file(
+                {name: tensor.contiguous().clone() for name, tensor in tensors.items()},
+                aside / "training.safetensors",
+            )
+            about = {**progress._asdict(), "settings": settings}
+            (aside / "training.json").write_text(json.dumps(about, indent=2) + "\n")
+            aside.rename(path)
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise OSError(
+                f"the checkpoint {path} could not be written ({error}); make room, then go on "
+                "from the one before with --resume"
+            ) from error
     for old in list_checkpoints(run)[:-keep]:
-        shutil.rmtree(old)
+        shutil.rmtree(old.rename(run / f"{old.name}.partial"))
     return path
 
 
-def load_checkpoint(
-    path: Path, world: WorldModel, ema_world: WorldModel, optimizer: torch.optim.Optimizer
-) -> Progress:
-    """Put a checkpoint's weights and optimizer state in place.
+def read_progress(checkpoint: Path) -> tuple[Progress, dict[str, Any]]:
+    """How far a checkpoint's run was, and its settings.
 
     Raises:
-        ValueError: If the checkpoint cannot be read or is of another model.
+        ValueError: If the checkpoint is damaged.
     """
-    from worldsim import load
-
     try:
-        progress = Progress(**json.loads((path / "training.json").read_text()))
-        tensors = load_file(path / "training.safetensors", device=str(world.device))
-        prefix = "weights."
-        world.load_state_dict(
-            {name[len(prefix) :]: tensors[name] for name in tensors if name.startswith(prefix)}
-        )
-        ema_world.load_state_dict(load(path, device=world.device).state_dict())
-    except (OSError, KeyError, RuntimeError, json.JSONDecodeError) as error:
-        raise ValueError(
-            f"the checkpoint {path} does not fit this run or is damaged ({error}); "
-            "train with the same --size and recording, or remove it to go on from the one before"
-        ) from error
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer."):
-            _, index, field = name.split(".")
-            state.setdefault(int(index), {})[field] = tensor
-    optimizer.load_state_dict(
-        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+        about = json.loads((checkpoint / "training.json").read_text())
+        settings = dict(about.pop("settings"))
+        return Progress(**about), settings
+    except _DAMAGE as error:
+        raise _damaged(checkpoint, error) from error
+
+
+def load_checkpoint(
+    checkpoint: Path,
+    world: WorldModel,
+    ema_world: WorldModel,
+    optimizers: Sequence[torch.optim.Optimizer],
+) -> list[Losses]:
+    """Put a checkpoint's weights and optimizer states in place.
+
+    Returns:
+        Losses of the steps since figures were last logged.
+
+    Raises:
+        ValueError: If the checkpoint is damaged or is of another model.
+    """
+    try:
+        saved = load(checkpoint, device=world.device)
+        tensors = load_file(checkpoint / "training.safetensors")
+    except _DAMAGE as error:
+        raise _damaged(checkpoint, error) from error
+    _check_same(checkpoint, saved, world)
+    try:
+        world.load_state_dict(_under("weights", tensors))
+        ema_world.load_state_dict(saved.state_dict())
+        for number, optimizer in enumerate(optimizers):
+            state: dict[int, dict[str, torch.Tensor]] = {}
+            for name, tensor in _under(f"optimizer.{number}", tensors).items():
+                index, _, field = name.partition(".")
+                state.setdefault(int(index), {})[field] = tensor
+            groups = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict({"state": state, "param_groups": groups})
+        unlogged = _under("unlogged", tensors)
+        steps = zip(*(unlogged[field] for field in Losses._fields), strict=True) if unlogged else ()
+        return [Losses(*(part.to(world.device) for part in step)) for step in steps]
+    except _DAMAGE as error:
+        raise _damaged(checkpoint, error) from error
+
+
+def _under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors whose names start with ``prefix.``, by what follows."""
+    start = f"{prefix}."
+    return {name[len(start) :]: t for name, t in tensors.items() if name.startswith(start)}
+
+
+def _check_same(checkpoint: Path, saved: WorldModel, world: WorldModel) -> None:
+    """Refuse a checkpoint of another model or game, naming the first thing that differs."""
+    theirs, ours = (
+        {
+            "game": w.game.env_id,
+            "frame size": w.game.frame_size,
+            **{name: value for name, value in w.dit.config.items() if not name.startswith("_")},
+        }
+        for w in (saved, world)
     )
-    return progress
+    for name in sorted(theirs.keys() | ours.keys()):
+        if theirs.get(name) != ours.get(name):
+            raise ValueError(
+                f"{checkpoint} does not fit this run: its {name} is {theirs.get(name)} and this "
+                f"run's {ours.get(name)}; resume with the recording and the model settings that "
+                "it began with, or choose another --out"
+            )
+
+
+def _damaged(checkpoint: Path, error: Exception) -> ValueError:
+    reason = " ".join(str(error).split())
+    return ValueError(
+        f"the checkpoint {checkpoint} is damaged ({reason}); delete it and resume from the one "
+        "before it, or start again"
+    )

@@ -6,38 +6,42 @@ import contextlib
 import copy
 import dataclasses
 import math
-import signal
+import shlex
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 import tyro
 
-from worldsim.codec import PixelCodec
-from worldsim.dit import VideoDiT
 from worldsim.flow import ramp_weight
-from worldsim.heads import RewardTerminationHead
-from worldsim.held_out import HeldOutWindows, choose_windows, roll_out
-from worldsim.metrics import action_shuffle_ratio, compare
-from worldsim.recording import Recording, Windows
-from worldsim.world_model import Losses, WorldModel
+from worldsim.recording import Recording
+from worldsim.world_model import Losses
 
-from .card import write_card, write_comparison
-from .checkpoint import Progress, list_checkpoints, load_checkpoint, save_checkpoint
+from .card import (
+    describe_recording,
+    describe_run,
+    evaluate_run,
+    has_card,
+    summarize,
+    write_card,
+)
+from .checkpoint import (
+    Progress,
+    alone,
+    check_finite,
+    find_checkpoint,
+    load_checkpoint,
+    read_progress,
+    save_checkpoint,
+)
+from .interrupt import Interrupted, StopOnSignal
+from .presets import build_world
 from .progress import TrainProgress, duration
 from .run_log import RunLog, WandbMode
-
-SIZES = {
-    "tiny": {"width": 128, "depth": 6, "num_heads": 4, "num_kv_heads": 2},
-    "small": {"width": 256, "depth": 9, "num_heads": 8, "num_kv_heads": 4},
-    "base": {"width": 512, "depth": 12, "num_heads": 8, "num_kv_heads": 4},
-}
-
-
-EVAL_HORIZONS = (1, 8, 16, 32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,33 +97,66 @@ class TrainConfig:
     """Fraction of the recording, in whole episodes, kept for evaluation."""
     save_minutes: float = 5.0
     """Minutes between checkpoints."""
+    log_steps: int = 50
+    """Steps between logged figures, which are their mean."""
     evals: int = 3
     """Evaluations during the run, evenly spaced, beside the one at its end."""
 
     def command(self) -> str:
         """The command that makes this run: what differs from the defaults."""
-        words = ["worldsim train", str(self.recording)]
+        words = ["worldsim", "train", str(self.recording)]
         for field in dataclasses.fields(self)[1:]:
             value = getattr(self, field.name)
             if value != field.default and field.name != "resume":
-                words.append(f"--{field.name.replace('_', '-')} {value}")
-        return " ".join(words)
+                words += [f"--{field.name.replace('_', '-')}", str(value)]
+        return shlex.join(words)
+
+    def settings(self) -> dict[str, Any]:
+        """The run as JSON values."""
+        values = dataclasses.asdict(self)
+        return {**values, "recording": str(self.recording), "out": str(self.out)}
+
+    def fraction(self, progress: Progress) -> float:
+        """How much of the run is done."""
+        if self.steps is not None:
+            return progress.step / self.steps
+        return progress.seconds / (60 * (self.minutes or 30.0))
 
 
-def train(config: TrainConfig) -> Path:
+class Outcome(NamedTuple):
+    """How a run ended.
+
+    Attributes:
+        ended: Whether it finished, was stopped by a signal, or had been finished before.
+        checkpoint: The last checkpoint, a world folder.
+        progress: How far the run is.
+    """
+
+    ended: Literal["finished", "stopped", "finished before"]
+    checkpoint: Path
+    progress: Progress
+
+
+def train(config: TrainConfig) -> Outcome:
     """Train a world.
 
     Args:
         config: The run.
 
     Returns:
-        The last checkpoint, a world folder.
+        How it ended and its last checkpoint.
 
     Raises:
         ValueError: If the settings contradict one another or the recording does not serve.
+        OSError: If a checkpoint cannot be written; the one before is kept.
         FloatingPointError: If the loss is no longer a number; the last checkpoint is kept.
+        KeyboardInterrupt: On a second signal, at once.
     """
-    steps, minutes = _check(config)
+    check(config)
+    checkpoint = find_checkpoint(config.out, config.resume)
+    progress = read_progress(checkpoint)[0] if checkpoint else Progress()
+    if checkpoint and config.fraction(progress) >= 1 and has_card(checkpoint):
+        return Outcome("finished before", checkpoint, progress)
 
     # Data: whole episodes are held out.
     recording = Recording(config.recording)
@@ -127,67 +164,108 @@ def train(config: TrainConfig) -> Path:
 
     # Model, its average, optimizer.
     torch.manual_seed(config.seed)
-    world = build_world(config, recording, held_out_episodes)
-    ema_world = copy.deepcopy(world).requires_grad_(False).eval()
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [p for p in world.parameters() if p.ndim >= 2]},
-            {"params": [p for p in world.parameters() if p.ndim < 2], "weight_decay": 0.0},
-        ],
-        lr=config.lr,
-        betas=(0.9, 0.95),
-        weight_decay=config.weight_decay,
+    world = build_world(
+        config.size,
+        recording,
+        held_out_episodes,
+        patch_size=config.patch_size,
+        window=config.num_frames,
+        device=config.device,
+        seed=config.seed,
     )
+    ema_world = copy.deepcopy(world).requires_grad_(False).eval()
+    matrices = [p for p in world.parameters() if p.ndim >= 2]
+    vectors = [p for p in world.parameters() if p.ndim < 2]
+    groups: list[dict[str, Any]] = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95))
 
-    # Resume.
-    progress = Progress(step=0, seconds=0.0)
-    checkpoints = list_checkpoints(config.out)
-    if checkpoints and not config.resume:
-        raise ValueError(
-            f"{config.out} already holds a run ({checkpoints[-1].name}): add --resume to go on "
-            "with it, or choose another --out"
+    def losses_of(step: int) -> Losses:
+        """A step's losses; the seed and the number of the step decide its batch and its noise."""
+        rng = np.random.default_rng((config.seed, step))
+        windows = recording.sample_windows(
+            rng,
+            config.batch_size,
+            config.num_frames + world.num_history,
+            train_episodes,
+            left_padding=world.num_history,
         )
-    if checkpoints:
-        progress = load_checkpoint(checkpoints[-1], world, ema_world, optimizer)
-    checkpoint = checkpoints[-1] if checkpoints else None
+        cuda = world.device.type == "cuda"
+        with torch.autocast(world.device.type, torch.bfloat16, enabled=cuda):
+            return world.losses(
+                windows,
+                torch.Generator().manual_seed(int(rng.integers(2**63))),
+                moving_weight=config.moving_weight,
+                clean_fraction=config.clean_fraction,
+                history_noise=config.history_noise,
+                action_dropout=config.action_dropout,
+            )
 
-    log = RunLog(config.out, dataclasses.asdict(config), config.wandb, name=config.out.name)
-    losses_since: list[Losses] = []
-    since = started = time.monotonic()
-    seconds_before, step = progress.seconds, progress.step
-    last_save, evals_done = started, None
-    with log, _stop_on_signal() as stopped, TrainProgress() as bar:
+    def weigh(losses: Losses) -> torch.Tensor:
+        return losses.mean(losses.frame * ramp_weight(losses.tau) + 0.02 * losses.head)
+
+    with (
+        alone(config.out),
+        StopOnSignal() as stop,
+        TrainProgress(config.fraction(progress)) as bar,
+        RunLog(
+            config.out, config.settings(), config.wandb, config.out.resolve().name, note=bar.note
+        ) as log,
+    ):
+        # Resume.
+        unlogged: list[Losses] = []
+        if checkpoint:
+            unlogged = load_checkpoint(checkpoint, world, ema_world, [optimizer])
+        begins = f"from step {progress.step:,} on" if progress.step else "from the start"
+        bar.note(f"{config.out}, {begins}: {describe_run(world, recording, held_out_episodes)}")
+
+        step, seconds, evals = progress
+        started = time.monotonic() - seconds
+        last_save = last_log = time.monotonic()
+        last_log_step = step
         while True:
             now = time.monotonic()
-            seconds = seconds_before + now - started
-            fraction = step / steps if steps else seconds / (60 * minutes)
-            done = fraction >= 1 or stopped()
+            seconds = now - started
+            fraction = config.fraction(Progress(step, seconds))
+            done = fraction >= 1
+            last = done or stop.asked
 
-            if losses_since and (step % 50 == 0 or done):
-                figures = summarize(losses_since)
-                trained = len(losses_since) * config.batch_size * config.num_frames
-                figures["frames_per_second"] = trained / (now - since)
+            if unlogged and (step % config.log_steps == 0 or done):
+                figures = summarize(unlogged)
+                trained = (step - last_log_step) * config.batch_size * config.num_frames
+                figures["frames_per_second"] = trained / (now - last_log)
                 figures["lr"] = optimizer.param_groups[0]["lr"]
                 log.log(figures, step)
-                bar.show(fraction, step, figures)
-                losses_since, since = [], now
+                unlogged, last_log, last_log_step = [], now, step
 
-            if done or now - last_save > 60 * config.save_minutes:
-                progress = Progress(step, seconds)
-                checkpoint = save_checkpoint(config.out, progress, world, ema_world, optimizer)
+            if last or now - last_save > 60 * config.save_minutes:
+                with torch.no_grad():  # weights that have gone bad replace no good ones
+                    check_finite(weigh(losses_of(step)), step, checkpoint)
+                checkpoint = save_checkpoint(
+                    config.out,
+                    Progress(step, seconds, evals),
+                    config.settings(),
+                    world,
+                    ema_world,
+                    [optimizer],
+                    unlogged,
+                )
                 last_save = now
-
-            eval_due = int(fraction * (config.evals + 1))
-            if evals_done is None:
-                evals_done = eval_due
-            if not done and eval_due > evals_done:
-                bar.note(f"step {step}: evaluating")
-                evaluate_run(ema_world, recording, held_out_episodes, log, step, 16)
-                evals_done = eval_due
-                since += time.monotonic() - now
-
-            if done:
+            if last:
                 break
+
+            evals_due = int(fraction * (config.evals + 1))
+            if evals_due > evals:
+                with contextlib.suppress(Interrupted):
+                    shown = evaluate_run(
+                        ema_world, recording, held_out_episodes, log, step, 16, stop.raise_if_asked
+                    )
+                    bar.note(f"step {step:,}: {shown.summary()}")
+                    evals = evals_due
+                last_log += time.monotonic() - now
+                continue
 
             # ------------------------------------------------------------------ one step
             lr = config.lr * learning_rate_factor(
@@ -195,103 +273,57 @@ def train(config: TrainConfig) -> Path:
             )
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            data_rng = np.random.default_rng((config.seed, step))
-            windows = recording.sample_windows(
-                data_rng,
-                config.batch_size,
-                config.num_frames + world.num_history,
-                train_episodes,
-                left_padding=world.num_history,
-            )
-            generator = torch.Generator().manual_seed((config.seed << 32) + step)
-            with torch.autocast(
-                world.device.type, torch.bfloat16, enabled=world.device.type == "cuda"
-            ):
-                losses = world.losses(
-                    windows,
-                    generator,
-                    moving_weight=config.moving_weight,
-                    clean_fraction=config.clean_fraction,
-                    history_noise=config.history_noise,
-                    action_dropout=config.action_dropout,
-                )
-                loss = losses.mean(losses.frame * ramp_weight(losses.tau) + 0.02 * losses.head)
+            losses = losses_of(step)
+            loss = weigh(losses)
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(world.parameters(), config.clip)
-            if not math.isfinite(loss.item() + norm.item()):
-                kept = f"the last good one is {checkpoint}" if checkpoint else "none was saved yet"
-                raise FloatingPointError(
-                    f"the loss is {loss.item()} and its gradient {norm.item()} at step {step}, so "
-                    f"the run stops ({kept}); go on from it with --resume and a lower --lr than "
-                    f"{config.lr}"
-                )
+            check_finite(loss.detach() + norm, step, checkpoint)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             update_ema(ema_world, world, min(config.ema_decay, (1 + step) / (10 + step)))
             step += 1
-            losses_since.append(Losses(*(part.detach() for part in losses)))
+            unlogged.append(Losses(*(part.detach() for part in losses)))
             # ---------------------------------------------------------------------------
+            frames = config.batch_size * config.num_frames
+            bar.show(config.fraction(Progress(step, seconds)), step, loss.item(), frames)
 
         assert checkpoint is not None
-        if not stopped():
+        with contextlib.suppress(Interrupted):
+            stop.raise_if_asked()
             bar.note("evaluating the finished world on held-out episodes")
-            shown = evaluate_run(ema_world, recording, held_out_episodes, log, step, 64)
-            metrics, held_out_windows, imagined = shown
+            shown = evaluate_run(
+                ema_world, recording, held_out_episodes, log, step, 64, stop.raise_if_asked
+            )
+            bar.note(shown.summary())
             facts = {
                 "recording": describe_recording(recording),
                 "command": f"`{config.command()}`",
                 "length": f"{step:,} steps in {duration(seconds)} on {world.device.type}, "
                 f"{torch.get_num_threads()} threads",
             }
-            write_card(checkpoint, ema_world, held_out_windows, imagined, metrics, facts)
-    return checkpoint
+            write_card(checkpoint, ema_world, shown, facts)
+    ended: Literal["finished", "stopped"] = "finished" if has_card(checkpoint) else "stopped"
+    return Outcome(ended, checkpoint, Progress(step, seconds, evals))
 
 
-def _check(config: TrainConfig) -> tuple[int | None, float]:
-    """The run's length: steps, or none and minutes."""
+def check(config: TrainConfig) -> None:
+    """Refuse settings that make no sense, in one sentence."""
     if config.steps is not None and config.minutes is not None:
         raise ValueError(
             f"give --steps or --minutes, not both (got {config.steps} and {config.minutes})"
         )
-    for name in ("steps", "minutes", "batch_size", "num_frames"):
-        value = getattr(config, name)
-        if value is not None and value <= 0:
-            raise ValueError(f"--{name.replace('_', '-')} must be positive, got {value}")
-    return config.steps, config.minutes or 30.0
-
-
-def build_world(config: TrainConfig, recording: Recording, held_out: Sequence[int]) -> WorldModel:
-    """A fresh world for a recording, with start windows from its held-out episodes."""
-    game = recording.game
-    codec = PixelCodec(game.channels)
-    dit = VideoDiT(
-        num_actions=game.num_actions,
-        latent_channels=codec.latent_channels,
-        patch_size=config.patch_size,
-        window=config.num_frames,
-        **SIZES[config.size],
-    )
-    world = WorldModel(
-        dit=dit,
-        head=RewardTerminationHead(dit.config.width),
-        codec=codec,
-        game=game,
-        starts=pick_starts(recording, held_out, config.num_frames, config.seed),
-        background=recording.median_frame(),
-    )
-    device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return world.to(device)
-
-
-def pick_starts(
-    recording: Recording, episodes: Sequence[int], length: int, seed: int, num_starts: int = 32
-) -> Windows:
-    """Random windows that end before their episode does, so that there is play ahead."""
-    rng = np.random.default_rng((seed, 0))
-    chosen = rng.choice(episodes, num_starts)
-    room = recording.episode_lengths[chosen] - length
-    starts = [int(rng.integers(min(r, 0), max(r, 0) + 1)) for r in room]
-    return recording.windows([int(i) for i in chosen], starts, length)
+    positive = "steps minutes batch_size num_frames patch_size lr clip log_steps"
+    not_negative = "seed warmup_steps weight_decay moving_weight history_noise save_minutes evals"
+    fractions = "decay_fraction ema_decay clean_fraction action_dropout"
+    for names, rule, holds in (
+        (positive, "above 0", lambda value: 0 < value < math.inf),
+        (not_negative, "0 or more", lambda value: 0 <= value < math.inf),
+        (fractions, "between 0 and 1", lambda value: 0 <= value <= 1),
+    ):
+        for name in names.split():
+            value = getattr(config, name)
+            if value is not None and not holds(value):
+                raise ValueError(f"--{name.replace('_', '-')} must be {rule}, got {value}")
 
 
 def learning_rate_factor(
@@ -309,80 +341,48 @@ def update_ema(average: torch.nn.Module, model: torch.nn.Module, decay: float) -
     torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
 
 
-def summarize(losses: Sequence[Losses]) -> dict[str, float]:
-    """Mean losses, and the frame loss by noise level in four bins."""
-    frame, head, tau, valid = (
-        torch.cat(parts).flatten().cpu() for parts in zip(*losses, strict=True)
-    )
-    keep = valid > 0
-    frame, head, tau = frame[keep], head[keep], tau[keep]
-    figures = {"loss/frame": frame.mean().item(), "loss/head": head.mean().item()}
-    for i in range(4):
-        inside = (tau >= i / 4) & (tau < (i + 1) / 4)
-        if inside.any():
-            figures[f"loss/tau_{i / 4:.2f}"] = frame[inside].mean().item()
-    return figures
+def main(argv: Sequence[str]) -> int:
+    """Run `worldsim train`.
 
+    A resumed run has the settings that it began with, save those that are given again.
 
-def evaluate_run(
-    world: WorldModel,
-    recording: Recording,
-    episodes: Sequence[int],
-    log: RunLog,
-    step: int,
-    num_windows: int,
-) -> tuple[dict[str, object], HeldOutWindows, np.ndarray]:
-    """Roll the world out on held-out episodes; log figures and a video beside the real ones.
+    Args:
+        argv: Arguments after ``worldsim train``.
 
     Returns:
-        The figures, the windows and the world's frames for them.
+        Exit status: 0 when the world is trained, 1 when the loss was no number any more, 130 when
+        the run was stopped.
     """
-    held_out = choose_windows(
-        world, recording, episodes, horizons=EVAL_HORIZONS, num_windows=num_windows
-    )
-    imagined = roll_out(world, held_out)
-    horizons = compare(imagined, held_out, world.background, EVAL_HORIZONS)
-    ratio = action_shuffle_ratio(world, recording, episodes, num_batches=4)
-    flat = {
-        f"{kind}/{name}/{horizon}": value
-        for horizon, kinds in horizons.items()
-        for kind, values in kinds.items()
-        for name, value in values.items()
-    }
-    log.log({**flat, "action_shuffle_ratio": ratio}, step)
-    video = log.run_dir / "videos" / f"step_{step:08d}.mp4"
-    log.log_video("rollout", write_comparison(video, held_out, imagined, world.game.fps), step)
-    return {"horizons": horizons, "action_shuffle_ratio": ratio}, held_out, imagined
-
-
-def describe_recording(recording: Recording) -> str:
-    """How the recording was made, in a line."""
-    settings = recording.metadata["worldsim"].get("settings", {})
-    made = ", ".join(f"{name} {value}" for name, value in settings.items())
-    return f"{recording.total_steps:,} steps of {recording.game.env_id} ({made})"
-
-
-@contextlib.contextmanager
-def _stop_on_signal() -> Iterator[object]:
-    """Let the step under way end on Ctrl-C or SIGTERM; a second one interrupts at once."""
-    received = []
-
-    def receive(signum: int, _frame: object) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(signum)
-
-    previous = {s: signal.signal(s, receive) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(received)
-    finally:
-        for signum, handler in previous.items():
-            signal.signal(signum, handler)
-
-
-def main(argv: Sequence[str]) -> int:
-    """Run `worldsim train` with the given arguments; returns an exit status."""
     config = tyro.cli(TrainConfig, args=argv, prog="worldsim train")
-    checkpoint = train(config)
-    print(f"the world is in {checkpoint}; next: worldsim play {config.out}")
+    if config.resume and (checkpoint := find_checkpoint(config.out, True)):
+        begun = resumed_config(config, read_progress(checkpoint)[1])
+        config = tyro.cli(TrainConfig, args=argv, prog="worldsim train", default=begun)
+    try:
+        ended, checkpoint, progress = train(config)
+    except FloatingPointError as error:
+        print(f"worldsim: {error}", file=sys.stderr)
+        return 1
+    out, length = shlex.quote(str(config.out)), f"{progress.step:,} steps"
+    if ended == "stopped":
+        again = shlex.join(["worldsim", "train", str(config.recording), "--out", str(config.out)])
+        print(f"stopped after {length}: {checkpoint} keeps them; to continue: {again} --resume")
+        return 130
+    if ended == "finished before":
+        print(
+            f"this run was finished already, after {length}: {checkpoint}; "
+            f"next: worldsim play {out}, or give more --steps or --minutes to train on"
+        )
+        return 0
+    print(
+        f"trained {length} in {duration(progress.seconds)}: {checkpoint}; next: worldsim play {out}"
+    )
     return 0
+
+
+def resumed_config(config: TrainConfig, settings: dict[str, Any]) -> TrainConfig:
+    """The settings that a run began with, without its length if a new one is given."""
+    names = {field.name for field in dataclasses.fields(config)} - {"recording", "out", "resume"}
+    begun = {name: value for name, value in settings.items() if name in names}
+    if config.steps is not None or config.minutes is not None:
+        begun |= {"steps": None, "minutes": None}
+    return dataclasses.replace(config, **begun)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import statistics
 import time
-from collections.abc import Mapping
+from collections import deque
+from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 SECONDS_BETWEEN_LINES = 30.0
+SECONDS_TO_FIRST_LINE = 5.0
+RECENT_STEPS = 50
 
 
 class TrainProgress:
@@ -20,40 +24,60 @@ class TrainProgress:
 
     def __init__(self, fraction: float = 0.0) -> None:
         self._begun_with, self._begun_at = fraction, time.monotonic()
-        self._said_at = 0.0
+        self._said_at = self._begun_at + SECONDS_TO_FIRST_LINE - SECONDS_BETWEEN_LINES
+        self._shown_at: float | None = None
+        self._losses: deque[float] = deque(maxlen=RECENT_STEPS)
+        self._step_seconds: deque[float] = deque(maxlen=RECENT_STEPS)
         self._console = Console(stderr=True)
         self._bar = Progress(
             TextColumn("training"),
-            BarColumn(),
+            BarColumn(bar_width=20),
             TaskProgressColumn(),
             TextColumn("{task.description}"),
             console=self._console,
             disable=not self._console.is_terminal,
         )
-        self._task = self._bar.add_task("starting", total=1.0, completed=fraction)
+        self._task = self._bar.add_task("starting", total=1.0)
+        self._bar.update(self._task, completed=min(fraction, 1.0))
 
     def __enter__(self) -> TrainProgress:
         """Show the bar."""
         self._bar.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         """Leave the bar as it is."""
         self._bar.stop()
 
     def note(self, sentence: str) -> None:
         """Say something above the bar."""
-        self._console.print(sentence, highlight=False, soft_wrap=True)
+        self._console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
-    def show(self, fraction: float, step: int, figures: Mapping[str, float]) -> None:
-        """Show how far the run is, by the figures of ``summarize``."""
+    def show(self, fraction: float, step: int, loss: float, num_frames: int) -> None:
+        """Show how far the run is; called once a step.
+
+        Args:
+            fraction: How much of the run is done, in [0, 1].
+            step: Steps done.
+            loss: Loss of the last step; the mean of recent ones is shown.
+            num_frames: Frames of a step.
+        """
         now = time.monotonic()
+        if self._shown_at is not None:
+            self._step_seconds.append(now - self._shown_at)
+        self._shown_at = now
+        self._losses.append(loss)
+        words = f"step {step:,}, loss {statistics.fmean(self._losses):.4f}"
+        if self._step_seconds:  # the median, since a step with an evaluation before it says little
+            words += f", {num_frames / statistics.median(self._step_seconds):,.0f} frames/s"
         gained = fraction - self._begun_with
-        left = (now - self._begun_at) * (1 - fraction) / gained if gained > 0 else 0.0
-        words = (
-            f"step {step:,}, loss {figures['loss/frame']:.4f}, "
-            f"{figures['frames_per_second']:,.0f} frames/s, {duration(left)} left"
-        )
+        if gained > 0:
+            words += f", {duration((now - self._begun_at) * (1 - fraction) / gained)} left"
         self._bar.update(self._task, completed=min(fraction, 1.0), description=words)
         if self._bar.disable and now - self._said_at >= SECONDS_BETWEEN_LINES:
             self._said_at = now

@@ -1,0 +1,89 @@
+"""From a size and a recording to a fresh world."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from worldsim.codec import PixelCodec
+from worldsim.dit import VideoDiT
+from worldsim.heads import RewardTerminationHead
+from worldsim.recording import Recording, Windows
+from worldsim.world_model import WorldModel
+
+SIZES = {
+    "tiny": {"width": 128, "depth": 6, "num_heads": 4, "num_kv_heads": 2},
+    "small": {"width": 256, "depth": 9, "num_heads": 8, "num_kv_heads": 4},
+    "base": {"width": 512, "depth": 12, "num_heads": 8, "num_kv_heads": 4},
+}
+
+
+def build_world(
+    size: str,
+    recording: Recording,
+    held_out: Sequence[int],
+    *,
+    patch_size: int,
+    window: int,
+    device: str | None,
+    seed: int,
+) -> WorldModel:
+    """A fresh world for a recording, with start windows from its held-out episodes.
+
+    Args:
+        size: One of ``SIZES``.
+        recording: The game's recording.
+        held_out: Episodes that are not trained on.
+        patch_size: Side of a patch in pixels.
+        window: Frames that the world remembers.
+        device: Where to put it; a GPU if there is one.
+        seed: Of the start windows; the weights are drawn from torch's own generator.
+
+    Raises:
+        ValueError: If the device cannot be used.
+    """
+    game = recording.game
+    codec = PixelCodec(game.channels)
+    dit = VideoDiT(
+        num_actions=game.num_actions,
+        latent_channels=codec.latent_channels,
+        patch_size=patch_size,
+        window=window,
+        **SIZES[size],
+    )
+    world = WorldModel(
+        dit=dit,
+        head=RewardTerminationHead(dit.config.width),
+        codec=codec,
+        game=game,
+        starts=pick_starts(recording, held_out, window, seed),
+        background=recording.median_frame(),
+    )
+    return world.to(pick_device(device))
+
+
+def pick_device(name: str | None) -> torch.device:
+    """A device that works, by default a GPU if there is one.
+
+    Raises:
+        ValueError: If there is no such device here.
+    """
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.zeros((), device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"cannot train on --device {name} here: {reason}") from error
+
+
+def pick_starts(
+    recording: Recording, episodes: Sequence[int], length: int, seed: int, num_starts: int = 32
+) -> Windows:
+    """Random windows that end before their episode does, so that there is play ahead."""
+    rng = np.random.default_rng((seed, 0))
+    chosen = rng.choice(episodes, num_starts)
+    room = recording.episode_lengths[chosen] - length
+    starts = [int(rng.integers(min(r, 0), max(r, 0) + 1)) for r in room]
+    return recording.windows([int(i) for i in chosen], starts, length)
