@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,7 @@ from worldsim.metrics import (
     rollout_metrics,
     step_latency,
 )
-from worldsim.recording import Recording, RecordingWriter, Windows
+from worldsim.recording import Recording, Windows
 from worldsim.rollout import Rollout
 from worldsim.world_model import WorldModel
 
@@ -239,14 +238,9 @@ class TestActionShuffleRatio:
         assert ratio == action_shuffle_ratio(world, recording, [4, 5])
 
     def test_is_undefined_when_the_player_never_chose(
-        self, world: WorldModel, recording: Recording, tmp_path: Path
+        self, world: WorldModel, tmp_path: Path
     ) -> None:
-        episode = recording.episode(0)
-        with RecordingWriter(tmp_path / "idle", recording.game) as writer:
-            for _ in range(2):
-                still = np.zeros_like(episode.actions)
-                writer.write_episode(dataclasses.replace(episode, actions=still))
-        idle = Recording(tmp_path / "idle")
+        idle = write_tiny_recording(tmp_path / "idle", still=True)
         assert np.isnan(action_shuffle_ratio(world, idle, [0, 1], num_batches=2))
 
 

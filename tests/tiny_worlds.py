@@ -54,12 +54,22 @@ def make_tiny_episode(game: GameConfig, steps: int, seed: int) -> Episode:
 
 
 def write_tiny_recording(
-    path: str | PathLike[str], *, steps: int = 40, episodes: int = 6, game: GameConfig | None = None
+    path: str | PathLike[str],
+    *,
+    steps: int = 40,
+    episodes: int = 6,
+    game: GameConfig | None = None,
+    still: bool = False,
 ) -> Recording:
+    """Write a recording; if ``still``, nothing moves and the player never chooses."""
     game = game or make_tiny_game()
     with RecordingWriter(path, game) as writer:
         for seed in range(episodes):
-            writer.write_episode(make_tiny_episode(game, steps, seed))
+            episode = make_tiny_episode(game, steps, 0 if still else seed)
+            if still:
+                episode.frames[:] = episode.frames[0]
+                episode.actions[:] = 0
+            writer.write_episode(episode)
     return Recording(path)
 
 

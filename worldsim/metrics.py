@@ -155,6 +155,7 @@ def action_shuffle_ratio(
     seed: int = 0,
     num_batches: int = 8,
     batch_size: int = 16,
+    on_batch: Callable[[], None] | None = None,
 ) -> float:
     """Divide the loss under other windows' actions by the loss under the true ones.
 
@@ -168,6 +169,7 @@ def action_shuffle_ratio(
         seed: Decides windows, permutations and noise.
         num_batches: Batches.
         batch_size: Windows a batch, at least 2.
+        on_batch: Called after each batch, for a progress bar.
 
     Returns:
         The ratio of the mean losses; nan if the recording's actions never differ.
@@ -189,6 +191,8 @@ def action_shuffle_ratio(
         true_loss += losses[0]
         shuffled_loss += losses[1]
         batches += 1
+        if on_batch is not None:
+            on_batch()
         if batches == num_batches:
             break
     return shuffled_loss / true_loss if true_loss else float("nan")
