@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
-os.environ.setdefault("SDL_AUDIODRIVER", "dummy")  # nothing here makes a sound
-with warnings.catch_warnings():
-    warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
-    warnings.filterwarnings("ignore", message="Deprecated call to")
-    import pygame
+import pygame
 
 from worldsim.game import action_from_keys
 from worldsim.policy import Policy
@@ -126,6 +119,25 @@ class Screen:
         """Close the window."""
         pygame.display.quit()
 
+    def notes(self) -> list[str]:
+        """What is said at the lower edge now."""
+        notes = []
+        if time.perf_counter() < self._note_until:
+            notes.append(self._note)
+        if self.pace.is_slow:
+            notes.append(
+                f"slower than the game: {self.pace.reached_fps:.1f} "
+                f"of {self.pace.wanted_fps:g} frames per second"
+            )
+        return notes
+
+    def heading(self) -> str:
+        """What is said in the middle now."""
+        if self.session.is_over:
+            score = f"{round(self.session.score, 1):g}"
+            return f"episode over\nscore {score}\npress a key to play on"
+        return "paused" if self.is_paused else ""
+
     def _may_step(self) -> bool:
         if self.is_paused:
             return self._single_steps > 0
@@ -191,24 +203,10 @@ class Screen:
     def _draw(self) -> None:
         self._is_stale = False
         self._drawn_at = time.perf_counter()
-        notes = []
-        if self._drawn_at < self._note_until:
-            notes.append(self._note)
-        if self.pace.is_slow:
-            notes.append(
-                f"slower than the game: {self.pace.reached_fps:.1f} "
-                f"of {self.pace.wanted_fps:g} frames per second"
-            )
-        heading = ""
-        if self.session.is_over:
-            score = f"{round(self.session.score, 1):g}"
-            heading = f"episode over\nscore {score}\npress a key to play on"
-        elif self.is_paused:
-            heading = "paused"
         if not (self.surface.get_width() and self.surface.get_height()):
             return
         held = frozenset(self._held | self._tapped)
-        status = Status(self._panel, held, heading, notes)
+        status = Status(self._panel, held, self.heading(), self.notes())
         self.overlay.draw(self.surface, self.session, self.pace, status)
         pygame.display.flip()
 

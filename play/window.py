@@ -80,6 +80,7 @@ def play(config: PlayConfig) -> str:
         if config.steps is None:
             raise ValueError("--headless has no window to close: say how far to play with --steps")
         os.environ["SDL_VIDEODRIVER"] = "dummy"
+    hush_pygame()
     from .screen import Screen  # needs pygame, which is an extra
 
     sources = find_sources(
@@ -113,6 +114,12 @@ def play(config: PlayConfig) -> str:
             screen.run(config.steps)
         fps = screen.pace.reached_fps
     return summary(session, fps, config.record)
+
+
+def hush_pygame() -> None:
+    """Let pygame come without its greeting and without looking for a sound card."""
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
 
 
 def summary(session: Session, fps: float | None, record: Path | None) -> str:

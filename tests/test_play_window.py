@@ -1,0 +1,299 @@
+"""The window: without a display, and a real one with real keys."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.tiny_worlds import SIDE, make_tiny_world
+from worldsim.game import describe_game
+from worldsim.play import overlay, pace, screen, session, target, window
+from worldsim.recording import Recording
+
+pygame = screen.pygame
+PONG = "worldsim/Pong-v0"
+NOOP, UP, DOWN = 0, 1, 2
+
+
+@pytest.fixture(autouse=True)
+def _no_display(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+
+
+@pytest.fixture(scope="module")
+def world_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random world that takes itself for Pong."""
+    game = replace(describe_game(PONG), frame_size=(SIDE, SIDE))
+    folder = tmp_path_factory.mktemp("worlds") / "dream"
+    make_tiny_world(game).save(folder)
+    return folder
+
+
+class Slow(gymnasium.Wrapper):
+    """A game that takes 150 ms a step."""
+
+    def step(self, action: int) -> Any:
+        time.sleep(0.15)
+        return self.env.step(action)
+
+
+@pytest.fixture
+def open_screen(tmp_path: Path) -> Iterator[Callable[..., screen.Screen]]:
+    opened: list[screen.Screen] = []
+
+    def open_one(name: str, **options: Any) -> screen.Screen:
+        played = session.Session(target.find_sources(name), seed=0)
+        options = {"speed": 50.0, "screenshots": tmp_path, "wait_at_end": False, **options}
+        opened.append(screen.Screen(played, **options))
+        return opened[-1]
+
+    yield open_one
+    for one in opened:
+        one.session.close()
+        one.close()
+
+
+def press(*names: str, release: bool = True) -> None:
+    for name in names:
+        key = pygame.key.key_code(name)
+        pygame.event.post(pygame.event.Event(pygame.KEYDOWN, key=key))
+        if release:
+            pygame.event.post(pygame.event.Event(pygame.KEYUP, key=key))
+
+
+def play_on(shown: screen.Screen, num_steps: int = 1) -> None:
+    shown.run(shown.session.total_steps + num_steps)
+
+
+def handle_events(shown: screen.Screen) -> None:
+    """Let the window see its events and draw, without a step."""
+    shown.run(shown.session.total_steps)
+
+
+def test_keys_play_and_a_tap_between_two_frames_counts(open_screen: Any) -> None:
+    shown = open_screen(PONG)
+    play_on(shown)
+    before = shown.session.info["player_y"]
+    press("up", release=False)
+    play_on(shown, 3)
+    assert shown.session.last_action == UP
+    assert shown.session.info["player_y"] == before - 6
+    pygame.event.post(pygame.event.Event(pygame.KEYUP, key=pygame.K_UP))
+    play_on(shown)
+    assert shown.session.last_action == NOOP
+    press("down")  # down and up again before the next frame
+    play_on(shown)
+    assert shown.session.last_action == DOWN
+    play_on(shown)
+    assert shown.session.last_action == NOOP
+
+
+def test_pause_single_step_and_restart(open_screen: Any) -> None:
+    shown = open_screen(PONG)
+    play_on(shown, 5)
+    press("p", "n", "n")
+    play_on(shown, 2)
+    assert shown.is_paused
+    assert shown.session.num_steps == 7
+    press("r")
+    handle_events(shown)
+    assert shown.session.num_steps == 0
+    press("p")
+    play_on(shown)
+    assert not shown.is_paused
+
+
+def test_the_panel_shows_what_it_should_and_hides(open_screen: Any) -> None:
+    shown = open_screen(PONG)
+    play_on(shown)
+    pixels = pygame.surfarray.array3d(pygame.display.get_surface())
+    assert (pixels[-40, :] == overlay.PANEL).all(axis=-1).mean() > 0.5
+    assert (pixels[:640] == (64, 208, 112)).all(axis=-1).any()  # the player's paddle
+    press("tab")
+    handle_events(shown)
+    pixels = pygame.surfarray.array3d(pygame.display.get_surface())
+    assert not (pixels == overlay.PANEL).all(axis=-1).any()
+
+
+def test_the_game_is_drawn_with_square_unblended_pixels(open_screen: Any) -> None:
+    shown = open_screen(PONG)
+    play_on(shown)
+    pixels = pygame.surfarray.array3d(pygame.display.get_surface())[:640, :640].swapaxes(0, 1)
+    expected = np.kron(shown.session.observation, np.ones((10, 10, 1), np.uint8))
+    np.testing.assert_array_equal(pixels, expected)
+
+
+def test_screenshots_get_names_of_their_own(open_screen: Any, tmp_path: Path) -> None:
+    shown = open_screen(PONG)
+    press("c", "c")
+    handle_events(shown)
+    paths = sorted(tmp_path.glob("worldsim-Pong-v0-*.png"))
+    assert len(paths) == 2
+    with Image.open(paths[0]) as image:
+        assert image.size == pygame.display.get_surface().get_size()
+
+
+def test_speed_and_passes_and_the_other_side(open_screen: Any, world_folder: Path) -> None:
+    shown = open_screen(str(world_folder))
+    passes = shown.session.num_passes
+    press("=", "=", "-", "=")
+    handle_events(shown)
+    assert shown.session.num_passes == passes + 2
+    press(*["-"] * 9)
+    play_on(shown)
+    assert shown.session.num_passes == 1
+    press(",")
+    handle_events(shown)
+    assert shown.pace.speed == pace.SPEEDS[-2]
+    press("g")
+    play_on(shown, 2)
+    assert shown.session.source.name == PONG
+    assert "player_y" in shown.session.info
+    press("g")
+    play_on(shown)
+    assert shown.session.source.kind == "world"
+
+
+def test_the_real_game_has_no_passes_and_says_so(open_screen: Any) -> None:
+    shown = open_screen(PONG)
+    press("=")
+    handle_events(shown)
+    assert shown.notes() == ["a real game has no denoising passes"]
+
+
+def test_a_machine_that_cannot_keep_up_says_so(open_screen: Any) -> None:
+    shown = open_screen(PONG, speed=1.0)
+    shown.session._envs[0] = Slow(shown.session.env)
+    play_on(shown, 10)
+    assert shown.pace.reached_fps < 1.02 / 0.15
+    (note,) = shown.notes()
+    assert note.startswith("slower than the game")
+    assert "of 15 frames per second" in note
+
+
+def test_play_keeps_the_recorded_pace(open_screen: Any) -> None:
+    shown = open_screen(PONG, speed=4.0)
+    play_on(shown)
+    started = time.perf_counter()
+    play_on(shown, 60)
+    assert time.perf_counter() - started >= 0.97 * 59 / 60  # 4 x 15 frames per second
+
+
+def test_an_episodes_end_is_shown_until_a_key_is_pressed(
+    open_screen: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(screen, "GUARD_SECONDS", 0.0)
+    shown = open_screen(PONG, wait_at_end=True)
+    while not shown.session.is_over:
+        shown.session.step(NOOP)
+    shown._over_since = time.perf_counter()
+    handle_events(shown)
+    assert shown.heading().startswith("episode over")
+    press("up")
+    play_on(shown)
+    assert not shown.session.is_over
+    assert shown.session.num_steps == 1
+
+
+def test_the_window_closes_by_key_and_by_its_button(open_screen: Any) -> None:
+    for event in (
+        pygame.event.Event(pygame.QUIT),
+        pygame.event.Event(pygame.KEYDOWN, key=pygame.K_ESCAPE),
+    ):
+        shown = open_screen(PONG)
+        pygame.event.post(event)
+        shown.run()
+        assert not shown.is_running
+
+
+def test_a_policy_plays_headless_and_is_recorded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [PONG, "--headless", "--steps", "60", "--speed", "50", "--policy", "scripted"]
+    assert window.main([*arguments, "--record", str(tmp_path / "kept"), "--seed", "1"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("played 60 steps")
+    assert f"next: worldsim train {tmp_path / 'kept'}" in said
+    recording = Recording(tmp_path / "kept")
+    assert recording.total_steps == 60
+    assert recording.episode(0).policy == "scripted"
+    assert len(set(recording.episode(0).actions.tolist())) > 1
+
+
+def test_options_that_cannot_be_are_refused(world_folder: Path) -> None:
+    with pytest.raises(ValueError, match="--steps must be at least 1, got 0"):
+        window.main([PONG, "--steps", "0"])
+    with pytest.raises(ValueError, match=r"--headless .* --steps"):
+        window.main([PONG, "--headless"])
+    with pytest.raises(ValueError, match="policy"):
+        window.main([PONG, "--headless", "--steps", "1", "--policy", "nobody"])
+
+
+@pytest.fixture
+def display(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """An X server of the test's own; gives the environment for its clients."""
+    missing = [tool for tool in ("Xvfb", "xdotool") if shutil.which(tool) is None]
+    if missing:
+        pytest.skip(f"a real window needs {' and '.join(missing)}: apt install xvfb xdotool")
+    read_end, write_end = os.pipe()
+    server = subprocess.Popen(
+        ["Xvfb", "-displayfd", str(write_end), "-screen", "0", "1100x800x24", "-nolisten", "tcp"],
+        pass_fds=[write_end],
+        stderr=subprocess.DEVNULL,
+    )
+    os.close(write_end)
+    with os.fdopen(read_end) as pipe:
+        number = pipe.readline().strip()
+    environment = {**os.environ, "DISPLAY": f":{number}", "SDL_VIDEODRIVER": "x11"}
+    yield environment
+    server.terminate()
+    server.wait(timeout=10)
+
+
+def test_a_real_window_obeys_real_keys(tmp_path: Path, display: dict[str, str]) -> None:
+    record = tmp_path / "mine"
+    command = [sys.executable, "-W", "ignore", "-m", "worldsim", "play", PONG]
+    command += ["--record", str(record), "--screenshots", str(tmp_path / "shots")]
+    process = subprocess.Popen(command, env=display, stdout=subprocess.PIPE, text=True)
+
+    def xdotool(*arguments: str) -> None:
+        subprocess.run(["xdotool", *arguments], env=display, check=True, stdout=subprocess.PIPE)
+
+    try:
+        xdotool("search", "--sync", "--onlyvisible", "--name", "worldsim - worldsim/Pong-v0")
+        time.sleep(0.5)
+        xdotool("keydown", "Up")
+        time.sleep(0.8)
+        xdotool("keyup", "Up")
+        time.sleep(0.4)
+        xdotool("keydown", "Down")
+        time.sleep(0.8)
+        xdotool("keyup", "Down")
+        xdotool("key", "c")
+        time.sleep(0.3)
+        xdotool("key", "Escape")
+        said, _ = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert process.returncode == 0
+    assert f"1 episode kept in {record}" in said
+    actions = Recording(record).episode(0).actions
+    held = [int(action) for action in actions[np.diff(actions, prepend=-1) != 0]]
+    assert [action for action in held if action != NOOP] == [UP, DOWN]
+    for action in (UP, DOWN):
+        assert (actions == action).sum() > 3  # held for 0.8 s, a frame takes 0.07 s
+    (screenshot,) = (tmp_path / "shots").glob("*.png")
+    with Image.open(screenshot) as image:
+        assert image.width > 640
