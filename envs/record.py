@@ -130,12 +130,12 @@ def record(config: RecordConfig, out: Path) -> tuple[int, int]:
         for leftover in out.glob("data/**/.*.tmp"):  # of a process that was killed
             leftover.unlink(missing_ok=True)
         writer.update_index()
-        episode_steps = writer.episode_steps()
         source = EpisodeSource(game, weights, config.seed, config.max_episode_steps)
         try:
-            if _whole_episodes(episode_steps, config.steps) is None:
+            if _whole_episodes(writer.episode_steps(), config.steps) is None:
                 _record_missing(writer, source, config.steps, num_workers)
         finally:
+            episode_steps = writer.episode_steps()
             last = _whole_episodes(episode_steps, writer.steps_asked)
             for number in [n for n in episode_steps if last is not None and n > last]:
                 writer.delete_episode(number)  # begun in case that it would be needed

@@ -6,7 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +25,8 @@ from .policies import MixedPolicy
 
 SECONDS_BETWEEN_REPORTS = 0.5
 SECONDS_BETWEEN_INDEXES = 10.0
-SECONDS_TO_STOP = 5.0
+SECONDS_BETWEEN_LOOKS = 0.05
+SECONDS_TO_STOP = 10.0
 
 
 @dataclass(frozen=True)
@@ -110,12 +111,13 @@ class Workers:
     def __enter__(self) -> Workers:
         """Start the processes."""
         context = multiprocessing.get_context("spawn")
-        # Ctrl-C reaches each process of a terminal; only the one that waits shall answer it.
-        old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        # Ctrl-C reaches each process of a terminal; only this one shall answer it.
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        answer = signal.signal(signal.SIGINT, signal.SIG_IGN) if in_main_thread else None
         try:
             for _ in range(self._num_workers):
                 ours, theirs = context.Pipe()
-                arguments = (theirs, self._writer, self._source, os.getpid())
+                arguments = (theirs, self._writer, self._source)
                 process = context.Process(target=_work, args=arguments, daemon=True)
                 process.start()
                 theirs.close()
@@ -123,7 +125,8 @@ class Workers:
                 self._numbers[ours] = None
                 self._steps[ours] = 0
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
+            if in_main_thread:
+                signal.signal(signal.SIGINT, answer)
         return self
 
     def __exit__(
@@ -133,14 +136,14 @@ class Workers:
         trace: TracebackType | None,
     ) -> None:
         """Stop the processes; the episodes under way are dropped."""
+        for connection in self._processes:
+            connection.close()
+        deadline = time.monotonic() + SECONDS_TO_STOP
         for process in self._processes.values():
-            process.terminate()
-        for connection, process in self._processes.items():
-            process.join(SECONDS_TO_STOP)
+            process.join(max(deadline - time.monotonic(), 0.1))
             if process.is_alive():
                 process.kill()
                 process.join()
-            connection.close()
 
     def begin_missing(self, finished: Mapping[int, int]) -> None:
         """Give each process that waits the first episode that nobody has recorded."""
@@ -184,24 +187,25 @@ class Workers:
             self._indexed_at = time.monotonic()
 
 
-def _work(
-    connection: Connection, writer: RecordingWriter, source: EpisodeSource, parent: int
-) -> None:
-    """Record the episodes whose numbers come in; ends with the process that sends them."""
+def _work(connection: Connection, writer: RecordingWriter, source: EpisodeSource) -> None:
+    """Record the episodes whose numbers come in, until the other end is closed or dies.
+
+    It leaves in good order, for some games (ViZDoom) are processes of their own, to be ended too.
+    """
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # games drawn with pygame need no display
     os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
-    # Leave in good order, for some games (ViZDoom) are processes of their own that must be ended.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-    reported_at = 0.0
+    looked_at = reported_at = 0.0
 
     def report(steps: int) -> None:
-        nonlocal reported_at
+        nonlocal looked_at, reported_at
         now = time.monotonic()
+        if now - looked_at > SECONDS_BETWEEN_LOOKS:
+            looked_at = now
+            if connection.poll():
+                raise EOFError  # the command has stopped or died: nobody wants this episode
         if now - reported_at > SECONDS_BETWEEN_REPORTS:
-            if os.getppid() != parent:
-                sys.exit()  # the command was killed: nobody wants this episode
-            connection.send(("steps", steps, ""))
             reported_at = now
+            connection.send(("steps", steps, ""))
 
     number: int | None = None
     env: gymnasium.Env[np.ndarray, int] | None = None

@@ -275,7 +275,7 @@ def test_no_room_left_is_one_sentence_and_leaves_no_half_file(tmp_path: Path) ->
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # as a full disk, without one
-        with pytest.raises(OSError, match="the disk is full: .*episode_00000001.hdf5") as caught:
+        with pytest.raises(OSError, match=r"the disk is full: .*episode_00000001.hdf5") as caught:
             writer.write_episode(make_episode(100, noise=True))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -121,7 +121,7 @@ class RecordingWriter:
             if number not in self._steps:
                 self._steps[number] = read_num_steps(shard)
         self._steps = {number: self._steps[number] for number in shards}
-        return self._steps
+        return dict(self._steps)
 
     def delete_episode(self, number: int) -> None:
         """Remove one episode; the links follow at the next `update_index`."""
