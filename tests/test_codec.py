@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.tiny_worlds import make_tiny_vae_codec
+from worldsim.codec import PixelCodec, VAECodec, load_codec, save_codec
+
+
+def random_frames(*shape: int) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(0).integers(256, size=shape, dtype=np.uint8))
+
+
+class TestPixelCodec:
+    @pytest.mark.parametrize("shape", [(2, 3, 16, 16, 3), (1, 1, 63, 65, 1)])
+    def test_decoding_gives_the_very_frames(self, shape: tuple[int, ...]) -> None:
+        frames = random_frames(*shape)
+        codec = PixelCodec(shape[-1])
+        latents = codec.encode(frames)
+        assert latents.shape == (*shape[:2], codec.latent_channels, *codec.latent_size(shape[2:4]))
+        assert torch.equal(codec.decode(latents), frames)
+
+    def test_is_exact_what_is_shown_is_what_is_remembered(self) -> None:
+        codec = PixelCodec()
+        assert codec.exact
+        shown = codec.decode(torch.randn(1, 2, 3, 8, 8))
+        assert torch.equal(codec.decode(codec.encode(shown)), shown)
+
+    def test_leaves_no_files(self, tmp_path: Path) -> None:
+        save_codec(PixelCodec(), tmp_path / "codec")
+        assert not (tmp_path / "codec").exists()
+        loaded = load_codec(tmp_path / "codec", 1)
+        assert isinstance(loaded, PixelCodec)
+        assert loaded.latent_channels == 1
+
+
+class TestVAECodec:
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_shapes(self, channels: int) -> None:
+        codec = make_tiny_vae_codec(channels)
+        frames = random_frames(2, 3, 16, 24, channels)
+        latents = codec.encode(frames)
+        assert latents.shape == (2, 3, codec.latent_channels, *codec.latent_size((16, 24)))
+        decoded = codec.decode(latents)
+        assert (decoded.shape, decoded.dtype) == (frames.shape, torch.uint8)
+
+    def test_each_frame_is_coded_by_itself(self) -> None:
+        codec = make_tiny_vae_codec()
+        frames = random_frames(2, 3, 16, 16, 3)
+        alone = codec.encode(frames[1:, 2:])
+        torch.testing.assert_close(codec.encode(frames)[1:, 2:], alone, atol=1e-5, rtol=1e-5)
+        decoded, decoded_alone = codec.decode(codec.encode(frames))[1:, 2:], codec.decode(alone)
+        assert (decoded.int() - decoded_alone.int()).abs().max() <= 1
+
+    def test_scale_and_shift_of_the_autoencoder_are_used(self) -> None:
+        codec, frames = make_tiny_vae_codec(), random_frames(1, 2, 16, 16, 3)
+        codec.vae.register_to_config(scaling_factor=2.0, shift_factor=0.5)
+        scaled = VAECodec(codec.vae)
+        plain = codec.encode(frames) / codec.scale
+        torch.testing.assert_close(scaled.encode(frames), (plain - 0.5) * 2)
+        decoded = scaled.decode(scaled.encode(frames))
+        assert (decoded.int() - codec.decode(codec.encode(frames)).int()).abs().max() <= 1
+
+    def test_saved_and_loaded_it_codes_alike(self, tmp_path: Path) -> None:
+        codec, frames = make_tiny_vae_codec(), random_frames(1, 2, 16, 16, 3)
+        save_codec(codec, tmp_path / "codec")
+        loaded = load_codec(tmp_path / "codec", 3)
+        latents = codec.encode(frames)
+        assert torch.equal(loaded.encode(frames), latents)
+        assert torch.equal(loaded.decode(latents), codec.decode(latents))
+
+    @pytest.mark.parametrize("frame_size", [(15, 16), (16, 21)])
+    def test_frames_that_do_not_divide_are_refused(self, frame_size: tuple[int, int]) -> None:
+        h, w = frame_size
+        with pytest.raises(
+            ValueError, match=f"frame sides that are multiples of 2, got {h}x{w}; record at such"
+        ):
+            make_tiny_vae_codec().latent_size(frame_size)
+
+    def test_is_not_trained_with_the_world(self) -> None:
+        assert not any(p.requires_grad for p in make_tiny_vae_codec().parameters())

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from worldsim.kv_cache import KVCache
+
+LAYERS, LANES, TOKENS, HEADS, DIM, WINDOW = 2, 3, 5, 2, 4, 4
+
+
+def new_cache(batch_size: int = LANES) -> KVCache:
+    return KVCache(
+        num_layers=LAYERS,
+        batch_size=batch_size,
+        num_tokens=TOKENS,
+        num_kv_heads=HEADS,
+        dim=DIM,
+        window=WINDOW,
+    )
+
+
+def write(cache: KVCache, number: float) -> None:
+    """One pass over a frame: its number as every key, and the negative as every value."""
+    for layer in cache.layers():
+        key = torch.full((len(cache.positions), TOKENS, HEADS, DIM), number)
+        layer.write(key, -key)
+
+
+def held(cache: KVCache, lane: int) -> list[float]:
+    """Numbers of the frames in a lane's slots, 0 where nothing was ever written."""
+    keys, values = cache.keys[:, lane], cache.values[:, lane]
+    assert torch.equal(keys, -values)
+    numbers = keys[0, 0, 0, :, 0]
+    assert torch.equal(keys, numbers[None, None, None, :, None].expand_as(keys))
+    return numbers.tolist()
+
+
+def test_frame_p_lives_in_slot_p_modulo_the_window() -> None:
+    cache = new_cache()
+    for frame in range(6):
+        assert cache.mask()[0].tolist() == [slot <= frame for slot in range(WINDOW)]
+        write(cache, 10.0 + frame)
+        cache.commit()
+    assert held(cache, 0) == [14, 15, 12, 13]
+    assert cache.positions.tolist() == [6] * LANES
+
+
+def test_a_pass_replaces_the_one_before_it_until_the_frame_is_committed() -> None:
+    cache, plain = new_cache(), new_cache()
+    for frame in range(7):
+        for provisional in (901.0, 902.0):
+            write(cache, provisional)
+        write(cache, frame + 1.0)
+        write(plain, frame + 1.0)
+        cache.commit()
+        plain.commit()
+        assert torch.equal(cache.keys, plain.keys)
+        assert torch.equal(cache.values, plain.values)
+
+
+def test_a_pass_touches_only_the_frame_that_has_left_the_window() -> None:
+    cache = new_cache()
+    for frame in range(WINDOW + 1):
+        write(cache, 1.0 + frame)
+        cache.commit()
+    before = cache.keys.clone()
+    write(cache, 99.0)  # frame 5 of the session, in the slot of frame 1
+    changed = (cache.keys != before).flatten(0, 3).any(dim=0).any(dim=-1)
+    assert changed.tolist() == [False, True, False, False]
+
+
+def test_lanes_at_different_frames_write_into_their_own_slots() -> None:
+    cache = new_cache()
+    cache.positions[:] = torch.tensor([0, 6, 100_003])
+    write(cache, 7.0)
+    assert held(cache, 0) == [7, 0, 0, 0]
+    assert held(cache, 1) == [0, 0, 7, 0]
+    assert held(cache, 2) == [0, 0, 0, 7]
+    assert cache.mask().tolist() == [[True, False, False, False], [True] * 4, [True] * 4]
+
+
+def test_copy_lanes_overwrites_the_named_lanes_only() -> None:
+    cache, source = new_cache(), new_cache(2)
+    for frame in range(3):
+        write(cache, 1.0 + frame)
+        cache.commit()
+    write(source, 50.0)
+    source.commit()
+    source.keys[:, 1] += 1
+    source.values[:, 1] -= 1
+    cache.copy_lanes(source, torch.tensor([2, 0]))
+    assert cache.positions.tolist() == [1, 3, 1]
+    assert held(cache, 2) == [50, 0, 0, 0]
+    assert held(cache, 0) == [51, 1, 1, 1]
+    assert held(cache, 1) == [1, 2, 3, 0]
+    write(source, 60.0)  # nothing is shared afterwards
+    assert held(cache, 2) == [50, 0, 0, 0]
+
+
+def test_a_clone_lives_its_own_life() -> None:
+    cache = new_cache()
+    write(cache, 1.0)
+    cache.commit()
+    clone = cache.clone()
+    write(clone, 2.0)
+    clone.commit()
+    assert (held(cache, 0), cache.positions.tolist()) == ([1, 0, 0, 0], [1] * LANES)
+    write(cache, 3.0)
+    cache.commit()
+    assert (held(clone, 0), clone.positions.tolist()) == ([1, 2, 0, 0], [2] * LANES)
+
+
+def test_nothing_grows_or_moves_in_memory() -> None:
+    cache = new_cache()
+    before = cache.keys.data_ptr(), cache.values.data_ptr(), cache.keys.shape
+    for frame in range(50):
+        write(cache, float(frame))
+        cache.commit()
+    assert (cache.keys.data_ptr(), cache.values.data_ptr(), cache.keys.shape) == before
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_an_empty_ring_holds_zeros_of_the_asked_shape(batch_size: int) -> None:
+    cache = new_cache(batch_size)
+    assert cache.keys.shape == (LAYERS, batch_size, TOKENS, HEADS, WINDOW, DIM)
+    assert not cache.keys.any()
+    assert not cache.positions.any()
