@@ -69,7 +69,7 @@ class TrainConfig:
 
     batch_size: int = 4
     """Windows in a step."""
-    num_frames: int = 16
+    num_frames: int = 12
     """Frames of a window that are learned; also how far the world's attention reaches back."""
     patch_size: int = 8
     """Side of a patch in pixels: smaller is sharper and slower."""
@@ -91,6 +91,9 @@ class TrainConfig:
     """Fraction of frames trained at the clean level, as finished frames are in play."""
     history_noise: float = 0.1
     """Largest noise on the frames given as history, so that small errors do not grow."""
+    own_history: float = 0.7
+    """Fraction of windows whose history is made by the model itself, so that it mends its errors
+    instead of drifting."""
     action_dropout: float = 0.1
     """Fraction of actions hidden."""
     held_out: float = 0.1
@@ -200,11 +203,12 @@ def train(config: TrainConfig) -> Outcome:
                 moving_weight=config.moving_weight,
                 clean_fraction=config.clean_fraction,
                 history_noise=config.history_noise,
+                own_history=config.own_history,
                 action_dropout=config.action_dropout,
             )
 
     def weigh(losses: Losses) -> torch.Tensor:
-        return losses.mean(losses.frame * ramp_weight(losses.tau) + 0.02 * losses.head)
+        return losses.mean(losses.frame * ramp_weight(losses.tau) + 0.1 * losses.head)
 
     with (
         alone(config.out),
@@ -314,7 +318,7 @@ def check(config: TrainConfig) -> None:
         )
     positive = "steps minutes batch_size num_frames patch_size lr clip log_steps"
     not_negative = "seed warmup_steps weight_decay moving_weight history_noise save_minutes evals"
-    fractions = "decay_fraction ema_decay clean_fraction action_dropout"
+    fractions = "decay_fraction ema_decay clean_fraction own_history action_dropout"
     for names, rule, holds in (
         (positive, "above 0", lambda value: 0 < value < math.inf),
         (not_negative, "0 or more", lambda value: 0 <= value < math.inf),

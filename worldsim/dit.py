@@ -157,7 +157,10 @@ class VideoDiT(ModelMixin, ConfigMixin):
                 linear.weight.data /= math.sqrt(branches)
             if block.time:
                 block.time.out.weight.data /= math.sqrt(branches)
-        nn.init.normal_(self.action_embedding.weight, std=1.0)
+        for embed in (self.embed_noisy, self.embed_history):
+            # A small thing in a patch must be heard beside the action and the level.
+            nn.init.trunc_normal_(embed.weight, std=4 * embed.weight[0].numel() ** -0.5)
+        nn.init.normal_(self.action_embedding.weight, std=0.5)
         nn.init.zeros_(self.unembed.weight)
 
     def new_cache(self, batch_size: int, frame_size: tuple[int, int]) -> KVCache:

@@ -20,15 +20,17 @@ def add_noise(latents: torch.Tensor, noise: torch.Tensor, tau: torch.Tensor) -> 
 def sample_tau(
     batch_size: int, num_frames: int, clean_fraction: float, generator: torch.Generator
 ) -> torch.Tensor:
-    """Draw a level for each frame: uniform in [0, 1], but exactly clean for a fraction of frames.
+    """Draw a level for each frame: the square of a uniform number, exactly clean for a fraction.
 
-    The clean ones are as the past is at play time, when a finished frame is committed.
+    Noisy levels, where the frame must be foretold rather than cleaned, so come more often; they
+    are where small things and obedience are learned. The clean ones are as the past is at play
+    time, when a finished frame is committed.
 
     Returns:
         Levels (b t) in [0, 1].
     """
     shape = (batch_size, num_frames)
-    tau = torch.rand(shape, generator=generator)
+    tau = torch.rand(shape, generator=generator).square()
     clean = torch.rand(shape, generator=generator) < clean_fraction
     return tau.masked_fill(clean, 1.0)
 

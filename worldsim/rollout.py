@@ -126,15 +126,15 @@ class Rollout:
             )
         if not ((actions >= 0) & (actions <= game.num_actions)).all():
             raise ValueError(
-                f"context actions must be in 0..{game.num_actions - 1}, or {game.num_actions} where "
-                f"unknown, got {actions.min()}..{actions.max()}"
+                f"context actions must be in 0..{game.num_actions - 1}, or {game.num_actions} "
+                f"where unknown, got {actions.min()}..{actions.max()}"
             )
         if len(set(lanes)) < len(lanes) or not set(lanes) <= set(range(self.batch_size)):
             raise ValueError(
                 f"lanes must be different numbers in 0..{self.batch_size - 1}, got {list(lanes)}"
             )
         keep, k = min(t, world.window), world.num_history
-        latents = world.codec.encode(torch.from_numpy(frames[:, -keep:]).to(world.device))
+        latents = world.encode(torch.from_numpy(frames[:, -keep:]).to(world.device))
         first = repeat(latents[:, 0], "b c h w -> b k c h w", k=k)
         histories = world.history(torch.cat((first, latents), dim=1))
         unknown = np.full((b, 1), game.num_actions)
@@ -185,9 +185,9 @@ class Rollout:
             return output.latents[:, 0]
 
         latent = euler(denoise, noise.to(world.device), self._levels)
-        frames = world.codec.decode(latent[:, None])
+        frames = world.decode(latent[:, None])
         if world.codec.exact:  # what is remembered is what was shown
-            latent = world.codec.encode(frames)[:, 0]
+            latent = world.encode(frames)[:, 0]
         output = self._pass(latent, 1.0, taken, self._history, self._cache)
         self._cache.commit()
         newest = torch.cat((latent, self._history), dim=1)

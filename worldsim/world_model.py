@@ -74,6 +74,8 @@ class WorldModel(nn.Module):
         card: The model card, Markdown.
     """
 
+    still: torch.Tensor
+
     def __init__(
         self,
         *,
@@ -90,9 +92,22 @@ class WorldModel(nn.Module):
         super().__init__()
         self.dit, self.head, self.codec = dit, head, codec
         self.game, self.starts, self.background = game, starts, background
+        still = codec.encode(torch.from_numpy(background)[None, None])
+        self.register_buffer("still", still, persistent=False)
         self.num_passes = num_passes
         self.metrics = metrics or {}
         self.card = card
+
+    def encode(self, frames: torch.Tensor) -> torch.Tensor:
+        """Map uint8 frames (b t h w c) to what the denoiser reads: latents (b t c h w).
+
+        They are relative to the median frame's: what never moves is 0 and need not be learned.
+        """
+        return self.codec.encode(frames) - self.still
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Map latents (b t c h w) to uint8 frames (b t h w c)."""
+        return self.codec.decode(latents + self.still)
 
     @property
     def device(self) -> torch.device:
@@ -151,7 +166,7 @@ class WorldModel(nn.Module):
         """
         k, device = self.num_history, self.device
         frames = torch.from_numpy(windows.frames).to(device)
-        latents = self.codec.encode(frames)
+        latents = self.encode(frames)
         history, targets = self.history(latents), latents[:, k:]
         b, t = targets.shape[:2]
 
@@ -167,7 +182,9 @@ class WorldModel(nn.Module):
         if own_history:
             own = torch.rand((b, 1, 1, 1, 1), generator=generator).to(device) < own_history
             with torch.no_grad():
-                made = self.dit(noisy, tau, actions, history).latents.clamp(-1, 1).to(targets.dtype)
+                made = self.dit(noisy, tau, actions, history).latents.to(targets.dtype)
+                if self.codec.exact:  # as a rollout shows and remembers them
+                    made = self.encode(self.decode(made))
             made = torch.where(own, made, targets)
             history = self.history(torch.cat((latents[:, :k], made), dim=1))
         if history_noise:
