@@ -11,7 +11,9 @@ further back.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -21,8 +23,9 @@ from diffusers.configuration_utils import register_to_config
 from einops import rearrange, repeat
 from torch import nn
 
-from worldsim.kv_cache import KVCache
+from worldsim.kv_cache import KVCache, LayerCache
 from worldsim.layers import (
+    Rotation,
     SpaceAttention,
     SwiGLU,
     TimeAttention,
@@ -53,6 +56,28 @@ class Block(nn.Module):
         self.space = SpaceAttention(width, num_heads, num_kv_heads)
         self.time = TimeAttention(width, num_heads, num_kv_heads) if over_time else None
         self.feed_forward = SwiGLU(width, hidden)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        space: Rotation,
+        time: Rotation,
+        mask: torch.Tensor,
+        cache: LayerCache | None,
+    ) -> torch.Tensor:
+        """Map tokens (b t n d) to tokens; the cache is for attention over time."""
+        x = x + self.space(x, space)
+        if self.time is not None:
+            x = x + self.time(x, time, mask, cache)
+        return x + self.feed_forward(x)
+
+    def scale_outputs(self, factor: float) -> None:
+        """Scale what each of the block's parts adds to the tokens, before training."""
+        outputs = [self.space.out, self.feed_forward.down]
+        if self.time is not None:
+            outputs.append(self.time.out)
+        for linear in outputs:
+            linear.weight.data *= factor
 
 
 @functools.lru_cache(maxsize=8)
@@ -151,12 +176,9 @@ class VideoDiT(ModelMixin, ConfigMixin):
                 nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        branches = sum(3 if block.time else 2 for block in self.blocks)
         for block in self.blocks:
-            for linear in (block.space.out, block.feed_forward.down):
-                linear.weight.data /= math.sqrt(branches)
-            if block.time:
-                block.time.out.weight.data /= math.sqrt(branches)
+            assert isinstance(block, Block)
+            block.scale_outputs(self.config.depth**-0.5 / 1.5)
         for embed in (self.embed_noisy, self.embed_history):
             # A small thing in a patch must be heard beside the action and the level.
             nn.init.trunc_normal_(embed.weight, std=4 * embed.weight[0].numel() ** -0.5)
@@ -208,21 +230,20 @@ class VideoDiT(ModelMixin, ConfigMixin):
         _, t, _, h, w = noisy_latents.shape
         x, (rows, columns) = self._tokens(noisy_latents, tau, actions, history)
         space = space_rotation(rows, columns, self.num_special, self.head_dim, x.device)
+        layer_caches: Iterator[LayerCache | None]
         if cache is None:
             positions = torch.arange(t, device=x.device)[None]
             distance = positions[0][:, None] - positions[0]
             mask = (distance >= 0) & (distance < self.config.window)
-            layer_caches = iter([None] * self.config.depth)
+            layer_caches = itertools.repeat(None)
         else:
             positions = cache.positions[:, None]
             mask = cache.mask()
             layer_caches = iter(cache.layers())
         time = time_rotation(positions, self.head_dim)
         for block in self.blocks:
-            x = x + block.space(x, space)
-            if block.time is not None:
-                x = x + block.time(x, time, mask, next(layer_caches))
-            x = x + block.feed_forward(x)
+            cached = None if block.time is None else next(layer_caches)
+            x = block(x, space, time, mask, cached)
         x = self.norm(x)
         patches = rearrange(
             self.unembed(x[:, :, : rows * columns]),

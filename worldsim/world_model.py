@@ -180,13 +180,11 @@ class WorldModel(nn.Module):
             hidden = torch.rand((b, t), generator=generator).to(device) < action_dropout
             actions = actions.masked_fill(hidden, self.game.num_actions)
         if own_history:
-            own = torch.rand((b, 1, 1, 1, 1), generator=generator).to(device) < own_history
-            with torch.no_grad():
-                made = self.dit(noisy, tau, actions, history).latents.to(targets.dtype)
-                if self.codec.exact:  # as a rollout shows and remembers them
-                    made = self.encode(self.decode(made))
-            made = torch.where(own, made, targets)
-            history = self.history(torch.cat((latents[:, :k], made), dim=1))
+            own = (torch.rand(b, generator=generator) < own_history).nonzero()[:, 0].to(device)
+            if len(own):
+                made = self.make_frames(noisy[own], tau[own], actions[own], history[own])
+                made = torch.cat((latents[own, :k], made.to(latents.dtype)), dim=1)
+                history = history.index_copy(0, own, self.history(made))
         if history_noise:
             sigma = history_noise * torch.rand((b, t, 1, 1, 1), generator=generator).to(device)
             history = history + sigma * normal(history)
@@ -194,7 +192,7 @@ class WorldModel(nn.Module):
 
         weights = None
         if moving_weight:
-            moving = self.moving_mask(frames, targets.shape[-2:])
+            moving = self.moving_mask(frames, (targets.shape[-2], targets.shape[-1]))
             weights = 1 + moving_weight * moving[:, k:]
             weights = weights / weights.mean()
         rewards = torch.from_numpy(windows.rewards[:, k - 1 :]).to(device)
@@ -205,6 +203,21 @@ class WorldModel(nn.Module):
             tau=tau,
             valid=torch.from_numpy(windows.valid[:, k:]).to(device).float(),
         )
+
+    @torch.no_grad()
+    def make_frames(
+        self,
+        noisy_latents: torch.Tensor,
+        tau: torch.Tensor,
+        actions: torch.Tensor,
+        history: torch.Tensor,
+    ) -> torch.Tensor:
+        """What one pass makes of noisy frames, as a rollout would show and remember it.
+
+        Args and result are those of ``VideoDiT``: latents (b t c h w).
+        """
+        made = self.dit(noisy_latents, tau, actions, history).latents
+        return self.encode(self.decode(made)) if self.codec.exact else made
 
     def moving_mask(self, frames: torch.Tensor, latent_size: tuple[int, int]) -> torch.Tensor:
         """Where a frame or the one before it differs from the median frame.
