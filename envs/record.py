@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
@@ -32,7 +32,7 @@ from .record_workers import EpisodeSource, Workers
 class RecordConfig:
     """Record a Gymnasium game: what was seen and done, as a recording to train on."""
 
-    env_id: tyro.conf.Positional[str]
+    env_id: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ENV_ID")]
     """Gymnasium id, such as ALE/Pong-v5; module:id imports the module that registers it first."""
     steps: int = 20_000
     """Steps to record. The last episode is recorded to its end, so there may be a few more."""

@@ -17,6 +17,7 @@ from rich.progress import (
 )
 
 SECONDS_BETWEEN_LINES = 10.0
+SECONDS_UNTIL_SETTLED = 2.0  # of recording, before a rate means something
 
 
 class RecordProgress:
@@ -72,11 +73,12 @@ class RecordProgress:
         if not self._started:  # the processes took a while to come up, which tells no rate
             self._started = done > self._begun_with
             self._begun_with, self._begun_at = done, now
-        rate = (done - self._begun_with) / max(now - self._begun_at, 1e-3)
+        rate = (done - self._begun_with) / max(now - self._begun_at, 0.5)
         self._bar.update(self._task, completed=min(done, self._total), rate=rate)
-        if self._bar.disable and now - self._said_at >= SECONDS_BETWEEN_LINES and rate > 0:
+        settled = now - self._begun_at > SECONDS_UNTIL_SETTLED
+        if self._bar.disable and settled and now - self._said_at >= SECONDS_BETWEEN_LINES:
             self._said_at = now
-            left = max(self._total - done, 0) / rate
+            left = max(self._total - done, 0) / max(rate, 1e-3)
             print(
                 f"{min(done, self._total):,} of {self._total:,} steps, {episodes:,} episodes, "
                 f"{rate:,.0f} steps a second, {left:,.0f} seconds left",

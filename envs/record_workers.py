@@ -223,7 +223,8 @@ def _work(connection: Connection, writer: RecordingWriter, source: EpisodeSource
             sentence: Exception = error
         else:
             sentence = ValueError(f"episode {number} could not be recorded: {error!r}")
-        connection.send(("error", sentence, traceback.format_exc()))
+        with contextlib.suppress(ConnectionError):  # another worker's error came first
+            connection.send(("error", sentence, traceback.format_exc()))
     finally:
         if env is not None:
             env.close()

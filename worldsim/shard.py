@@ -2,7 +2,8 @@
 
 A shard holds an episode in Minari's layout, its frames in gzip chunks of 16. It is written aside
 and renamed when it is whole. Reading frames goes around HDF5: the place of each chunk is looked up
-once, then a window is two or three reads and ``zlib.decompress``.
+once, then a window is two or three reads and ``zlib.decompress``. That is as fast as an open HDF5
+file, more than twice as fast as opening one for each window, and needs nothing to be kept open.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import h5py
 import numpy as np
 
 CHUNK_FRAMES = 16
-GZIP_LEVEL = 3  # reads faster than any other level, and writes twice as fast as level 4
+GZIP_LEVEL = 3  # on flat frames 1 to 3 read and write twice as fast as 4 to 9; 3 is the smallest
 
 _SHARD_NAME = re.compile(r"episode_(\d{8})\.hdf5")
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
