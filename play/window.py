@@ -117,9 +117,10 @@ def play(config: PlayConfig) -> str:
 
 
 def hush_pygame() -> None:
-    """Let pygame come without its greeting and without looking for a sound card."""
+    """Let pygame come without its greeting, not look for a sound card, and name its windows."""
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
+    os.environ.setdefault("SDL_VIDEO_X11_WMCLASS", "worldsim")
 
 
 def summary(session: Session, fps: float | None, record: Path | None) -> str:
