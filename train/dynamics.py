@@ -85,8 +85,8 @@ class TrainConfig:
     """Largest norm of the gradient."""
     ema_decay: float = 0.998
     """Decay of the averaged weights, which are the world that is kept."""
-    moving_weight: float = 10.0
-    """Extra weight in the loss of pixels where something moves."""
+    moving_share: float = 0.5
+    """Share of the loss that falls to the pixels where something moves, however few they are."""
     clean_fraction: float = 0.25
     """Fraction of frames trained at the clean level, as finished frames are in play."""
     history_noise: float = 0.1
@@ -200,7 +200,7 @@ def train(config: TrainConfig) -> Outcome:
             return world.losses(
                 windows,
                 torch.Generator().manual_seed(int(rng.integers(2**63))),
-                moving_weight=config.moving_weight,
+                moving_share=config.moving_share,
                 clean_fraction=config.clean_fraction,
                 history_noise=config.history_noise,
                 own_history=config.own_history,
@@ -317,8 +317,8 @@ def check(config: TrainConfig) -> None:
             f"give --steps or --minutes, not both (got {config.steps} and {config.minutes})"
         )
     positive = "steps minutes batch_size num_frames patch_size lr clip log_steps"
-    not_negative = "seed warmup_steps weight_decay moving_weight history_noise save_minutes evals"
-    fractions = "decay_fraction ema_decay clean_fraction own_history action_dropout"
+    not_negative = "seed warmup_steps weight_decay history_noise save_minutes evals"
+    fractions = "decay_fraction ema_decay moving_share clean_fraction own_history action_dropout"
     for names, rule, holds in (
         (positive, "above 0", lambda value: 0 < value < math.inf),
         (not_negative, "0 or more", lambda value: 0 <= value < math.inf),

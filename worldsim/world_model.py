@@ -30,7 +30,7 @@ from torch import nn
 
 from worldsim.codec import Codec, load_codec, save_codec
 from worldsim.dit import DiTOutput, VideoDiT
-from worldsim.flow import add_noise, frame_errors, ramp_weight, sample_tau
+from worldsim.flow import add_noise, frame_errors, sample_tau
 from worldsim.game import GameConfig
 from worldsim.heads import RewardTerminationHead
 from worldsim.recording import Windows
@@ -142,7 +142,7 @@ class WorldModel(nn.Module):
         windows: Windows,
         generator: torch.Generator,
         *,
-        moving_weight: float = 0.0,
+        moving_share: float = 0.0,
         clean_fraction: float = 0.0,
         history_noise: float = 0.0,
         own_history: float = 0.0,
@@ -153,7 +153,8 @@ class WorldModel(nn.Module):
         Args:
             windows: Recorded windows of ``num_history + t`` frames.
             generator: Source of every random draw, on the CPU.
-            moving_weight: Extra weight of pixels where something moves, see ``moving_mask``.
+            moving_share: Share of the loss that falls to the places where something moves (see
+                ``moving_mask``), however few they are; all places count alike if 0.
             clean_fraction: Fraction of frames at the clean level, as committed ones are.
             history_noise: Largest standard deviation of noise on the frames given as history.
             own_history: Fraction of windows whose history is what the model itself makes of the
@@ -191,10 +192,12 @@ class WorldModel(nn.Module):
         output: DiTOutput = self.dit(noisy, tau, actions, history)
 
         weights = None
-        if moving_weight:
-            moving = self.moving_mask(frames, (targets.shape[-2], targets.shape[-1]))
-            weights = 1 + moving_weight * moving[:, k:]
-            weights = weights / weights.mean()
+        if moving_share:
+            moving = self.moving_mask(frames, (targets.shape[-2], targets.shape[-1]))[:, k:]
+            fraction = moving.mean().clamp(1e-3, moving_share)
+            weights = torch.where(
+                moving > 0, moving_share / fraction, (1 - moving_share) / (1 - fraction)
+            )
         rewards = torch.from_numpy(windows.rewards[:, k - 1 :]).to(device)
         terminations = torch.from_numpy(windows.terminations[:, k - 1 :]).to(device)
         return Losses(
@@ -240,20 +243,32 @@ class WorldModel(nn.Module):
     def dynamics_loss(
         self, windows: Windows, generator: torch.Generator, actions: np.ndarray | None = None
     ) -> torch.Tensor:
-        """Denoising loss on windows, weighted by level, in evaluation.
+        """Error of the last frame of each window, foretold as in play.
+
+        One pass makes it from pure noise, after a clean past: at other levels the noisy frame
+        itself tells what the action did.
 
         Args:
-            windows: Recorded windows.
-            generator: Source of noise and levels; the same seed gives the same draws.
+            windows: Recorded windows of ``num_history + t`` frames.
+            generator: Source of noise; the same seed gives the same draws.
             actions: Actions (b t-1) to put in the place of the recorded ones.
 
         Returns:
-            A scalar.
+            The mean squared error, a scalar.
         """
-        if actions is not None:
-            windows = dataclasses.replace(windows, actions=actions)
-        losses = self.losses(windows, generator)
-        return losses.mean(losses.frame * ramp_weight(losses.tau))
+        k, device = self.num_history, self.device
+        latents = self.encode(torch.from_numpy(windows.frames).to(device))
+        targets = latents[:, k:]
+        tau = torch.ones(targets.shape[:2], device=device)
+        tau[:, -1] = 0
+        noise = torch.randn(targets.shape, generator=generator).to(device)
+        taken = torch.from_numpy(windows.actions if actions is None else actions)[:, k - 1 :]
+        output = self.dit(
+            add_noise(targets, noise, tau), tau, taken.to(device), self.history(latents)
+        )
+        errors = frame_errors(output.latents[:, -1:], targets[:, -1:])[:, 0]
+        valid = torch.from_numpy(windows.valid[:, -1]).to(device)
+        return (errors * valid).sum() / valid.sum().clamp_min(1)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the world folder, whole or not at all; an older one in its place is replaced."""
@@ -325,6 +340,9 @@ def load(name: str | os.PathLike[str], device: str | torch.device | None = None)
         metrics=metrics,
         card=card,
     )
+    for parameter in world.parameters():
+        # diffusers maps the file, where tensors lie at odd places and round in their own way
+        parameter.data = parameter.data.clone()
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return world.to(device).eval()
 
