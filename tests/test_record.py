@@ -131,6 +131,21 @@ def test_more_steps_extend_a_recording_and_fewer_leave_it(tmp_path: Path, whole:
     assert recorded == {name: shards(whole)[name] for name in recorded}
 
 
+def test_a_damaged_shard_is_named_and_recorded_again_once_deleted(
+    tmp_path: Path, whole: Path
+) -> None:
+    path = tmp_path / "pong"
+    arguments = [*PONG, "--steps", "500", "--workers", "1", "--out", str(path)]
+    assert main(arguments) == 0
+    shard = path / "data" / "shards" / "episode_00000001.hdf5"
+    shard.write_bytes(shard.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"episode_00000001.hdf5 is damaged .*: delete it"):
+        main(arguments)
+    shard.unlink()
+    assert main(arguments) == 0
+    assert shard.read_bytes() == shards(whole)[shard.name]
+
+
 def test_other_settings_on_a_recording_are_one_error(whole: Path) -> None:
     base = [*PONG, "--out", str(whole)]
     for more, sentence in (
@@ -192,6 +207,9 @@ def test_a_player_that_fails_is_one_sentence(tmp_path: Path) -> None:
         ("VizdoomBasic-v1", "vizdoom", ["--frame-skip", "4"]),
         ("MiniGrid-Empty-5x5-v0", "minigrid", []),
         ("CartPole-v1", "pygame", ["--frame-skip", "2"]),
+        pytest.param("CarRacing-v3", "Box2D", [], marks=pytest.mark.slow),
+        pytest.param("worldsim/Maze-v0", "worldsim", [], marks=pytest.mark.slow),
+        pytest.param("worldsim/Balls-v0", "worldsim", ["--grey"], marks=pytest.mark.slow),
     ],
 )
 def test_recorded_actions_replayed_give_the_recorded_frames(

@@ -205,6 +205,9 @@ def test_another_game_or_other_settings_are_refused(tmp_path: Path) -> None:
     RecordingWriter(tmp_path, GAME, {"seed": 0}).close()
     with pytest.raises(ValueError, match="recorded with seed 0, not 1"):
         RecordingWriter(tmp_path, GAME, {"seed": 1})
+    RecordingWriter(tmp_path, GAME).close()  # a person's session goes into the same recording
+    with pytest.raises(ValueError, match="recorded with seed 0, not 1"):
+        RecordingWriter(tmp_path, GAME, {"seed": 1})
     other = GameConfig.from_dict({**GAME.to_dict(), "channels": 1})
     with pytest.raises(ValueError, match="recorded with channels 3, not 1"):
         RecordingWriter(tmp_path, other, {"seed": 0})

@@ -60,6 +60,7 @@ class RecordingWriter:
             begun = read_metadata(self.path)["worldsim"]
             self._check_same(begun)
             self.steps_asked = begun["steps_asked"]
+            self.settings = {**begun["settings"], **self.settings}
         self._shards.mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> RecordingWriter:
