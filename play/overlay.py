@@ -124,7 +124,10 @@ class Overlay:
             dot = (right - text.get_width() - unit // 2 - 3, pill.centery)
             pygame.draw.circle(screen, RED, dot, max(3, unit // 3))
         y += row + unit // 3
-        self._put(screen, _shortened(session.source.name, 22), (left, y), int(unit * 1.5), INK)
+        name, size = session.source.name, int(unit * 1.5)
+        while size > unit and self._text(name, size, INK).get_width() > right - left:
+            size -= 1
+        self._put(screen, _shortened(name, 32), (left, y), size, INK)
         y += int(row * 1.5)
 
         reached, milliseconds = pace.reached_fps, pace.milliseconds
@@ -161,7 +164,7 @@ class Overlay:
 
         y += unit
         for action, keys in bindings:
-            meaning = session.config.action_meanings[action].lower()
+            meaning = session.config.action_meanings[action].lower().replace("_", " ")
             x = self._put_keycaps(screen, keys[:3], (left, y), unit, status.held)
             name_at = (max(x, left + int(5.8 * unit)), y)
             self._put(screen, _shortened(meaning, 18), name_at, unit, INK)

@@ -21,7 +21,7 @@ NOTE_SECONDS = 4.0
 OVER_SECONDS = 4.0  # until a finished episode is followed by the next
 GUARD_SECONDS = 0.5  # keys still going down as an episode ends do not yet begin the next
 IDLE_SECONDS = 0.05  # the longest wait for events
-SHORTEST = 480  # pixels: the panel stays readable
+SHORTEST = 560  # pixels: the panel stays readable
 
 
 class Screen:
