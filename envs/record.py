@@ -135,10 +135,7 @@ def record(config: RecordConfig, out: Path) -> tuple[int, int]:
             if _whole_episodes(writer.episode_steps(), config.steps) is None:
                 _record_missing(writer, source, config.steps, num_workers)
         finally:
-            episode_steps = writer.episode_steps()
-            last = _whole_episodes(episode_steps, writer.steps_asked)
-            for number in [n for n in episode_steps if last is not None and n > last]:
-                writer.delete_episode(number)  # begun in case that it would be needed
+            _delete_surplus(writer, source)
             writer.update_index()
         episode_steps = writer.episode_steps()
     return sum(episode_steps.values()), len(episode_steps)
@@ -158,6 +155,16 @@ def _record_missing(
             for number, num_steps in workers.wait():
                 finished[number] = num_steps
             progress.update(sum(finished.values()), workers.steps_under_way, len(finished))
+
+
+def _delete_surplus(writer: RecordingWriter, source: EpisodeSource) -> None:
+    """Delete episodes begun in case they would be needed; those of a person's session stay."""
+    episode_steps = writer.episode_steps()
+    last = _whole_episodes(episode_steps, writer.steps_asked)
+    for number in episode_steps:
+        surplus = last is not None and number > last
+        if surplus and writer.episode_seed(number) == source.env_seed(number):
+            writer.delete_episode(number)
 
 
 def _whole_episodes(episode_steps: dict[int, int], steps: int) -> int | None:

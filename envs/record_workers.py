@@ -42,6 +42,11 @@ class EpisodeSource:
     max_episode_steps: int
     """Steps after which an episode is truncated."""
 
+    def env_seed(self, number: int) -> int:
+        """Return the seed that episode ``number`` begins with, of 31 bits, as some games want."""
+        seeds = np.random.SeedSequence(self.seed, spawn_key=(number,))
+        return int(seeds.generate_state(1)[0] >> 1)
+
     def record_episode(
         self,
         env: gymnasium.Env[np.ndarray, int],
@@ -55,9 +60,8 @@ class EpisodeSource:
             number: The episode's number in the recording, from which its seeds are drawn.
             report: Called after each step with the steps so far.
         """
-        seeds = np.random.SeedSequence(self.seed, spawn_key=(number,))
-        env_seed = int(seeds.generate_state(1)[0] >> 1)  # some games want 31 bits
-        rng = np.random.default_rng(seeds.spawn(1)[0])
+        env_seed = self.env_seed(number)
+        rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(number, 0)))
         policy = MixedPolicy(self.weights, self.game)
         observation, info = env.reset(seed=env_seed)
         frames = [observation.copy()]

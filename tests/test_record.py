@@ -15,7 +15,7 @@ import pytest
 from worldsim.envs.policies import MixedPolicy, parse_weights
 from worldsim.envs.record import main
 from worldsim.game import GameConfig, make_game
-from worldsim.recording import Recording
+from worldsim.recording import Recording, RecordingWriter
 
 PONG = ["worldsim/Pong-v0", "--frame-size", "32", "32", "--max-episode-steps", "120"]
 
@@ -129,6 +129,19 @@ def test_more_steps_extend_a_recording_and_fewer_leave_it(tmp_path: Path, whole:
     recorded = shards(path)
     assert 1500 <= Recording(path).total_steps < 1620
     assert recorded == {name: shards(whole)[name] for name in recorded}
+
+
+def test_a_session_added_by_a_person_stays(tmp_path: Path) -> None:
+    path = tmp_path / "pong"
+    arguments = [*PONG, "--steps", "200", "--workers", "1", "--out", str(path)]
+    assert main(arguments) == 0
+    recording = Recording(path)
+    session = recording.episode(0)
+    session.seed, session.policy = None, "person"
+    with RecordingWriter(path, recording.game) as writer:
+        number = writer.write_episode(session)
+    assert main(arguments) == 0
+    assert Recording(path).episode(number).policy == "person"
 
 
 def test_a_damaged_shard_is_named_and_recorded_again_once_deleted(

@@ -18,7 +18,7 @@ from worldsim.shard import (
     encode_links,
     encode_shard,
     list_shards,
-    read_num_steps,
+    read_attributes,
     shard_name,
     write_whole,
 )
@@ -120,9 +120,18 @@ class RecordingWriter:
         shards = list_shards(self._shards)
         for number, shard in shards.items():
             if number not in self._steps:
-                self._steps[number] = read_num_steps(shard)
+                self._steps[number] = read_attributes(shard)["total_steps"]
         self._steps = {number: self._steps[number] for number in shards}
         return dict(self._steps)
+
+    def episode_seed(self, number: int) -> int | None:
+        """Return the seed of a finished episode, None if it had none.
+
+        Raises:
+            ValueError: If its shard is damaged; the error names it.
+        """
+        seed = read_attributes(self.shard_path(number)).get("seed")
+        return None if seed is None else int(seed)
 
     def delete_episode(self, number: int) -> None:
         """Remove one episode; the links follow at the next `update_index`."""

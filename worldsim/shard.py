@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -150,14 +151,15 @@ def encode_links(shards: Sequence[Path]) -> bytes:
     return buffer.getvalue()
 
 
-def read_num_steps(shard: Path) -> int:
-    """Return the length of a shard's episode.
+def read_attributes(shard: Path) -> dict[str, Any]:
+    """Return what a shard says about its episode: total_steps, policy, and seed if it had one.
 
     Raises:
         ValueError: If the shard is damaged; the error names it.
     """
     with naming_damage(shard), h5py.File(shard) as file:
-        return int(file["episode"].attrs["total_steps"])
+        attributes = dict(file["episode"].attrs)
+        return {**attributes, "total_steps": int(attributes["total_steps"])}
 
 
 def shard_name(number: int) -> str:
