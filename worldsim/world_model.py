@@ -36,7 +36,7 @@ from worldsim.heads import RewardTerminationHead
 from worldsim.recording import Windows
 
 BUNDLED = Path(__file__).parent / "worlds"
-MOVING_THRESHOLD = 12 / 127.5  # a difference in pixels that is more than shading
+MOVING_THRESHOLD = 12  # of 255: a difference that is more than shading
 
 
 class Losses(NamedTuple):
@@ -153,8 +153,9 @@ class WorldModel(nn.Module):
         Args:
             windows: Recorded windows of ``num_history + t`` frames.
             generator: Source of every random draw, on the CPU.
-            moving_share: Share of the loss that falls to the places where something moves (see
-                ``moving_mask``), however few they are; all places count alike if 0.
+            moving_share: Share of the loss that falls to the places near something that moves in
+                the frame before (see ``near_moving``), however few they are; all places count
+                alike if 0.
             clean_fraction: Fraction of frames at the clean level, as committed ones are.
             history_noise: Largest standard deviation of noise on the frames given as history.
             own_history: Fraction of windows whose history is what the model itself makes of the
@@ -193,10 +194,10 @@ class WorldModel(nn.Module):
 
         weights = None
         if moving_share:
-            moving = self.moving_mask(frames, (targets.shape[-2], targets.shape[-1]))[:, k:]
-            fraction = moving.mean().clamp(1e-3, moving_share)
+            near = self.near_moving(frames, (targets.shape[-2], targets.shape[-1]))[:, k - 1 : -1]
+            fraction = near.mean().clamp(1e-3, moving_share)
             weights = torch.where(
-                moving > 0, moving_share / fraction, (1 - moving_share) / (1 - fraction)
+                near > 0, moving_share / fraction, (1 - moving_share) / (1 - fraction)
             )
         rewards = torch.from_numpy(windows.rewards[:, k - 1 :]).to(device)
         terminations = torch.from_numpy(windows.terminations[:, k - 1 :]).to(device)
@@ -222,22 +223,25 @@ class WorldModel(nn.Module):
         made = self.dit(noisy_latents, tau, actions, history).latents
         return self.encode(self.decode(made)) if self.codec.exact else made
 
-    def moving_mask(self, frames: torch.Tensor, latent_size: tuple[int, int]) -> torch.Tensor:
-        """Where a frame or the one before it differs from the median frame.
+    def near_moving(self, frames: torch.Tensor, latent_size: tuple[int, int]) -> torch.Tensor:
+        """Where something that is not in the median frame lies within a patch's side.
+
+        Weights for a frame must come from the frame before it: taken from the frame itself, they
+        would reward painting things wherever they might be.
 
         Args:
             frames: uint8 (b t h w c).
             latent_size: Height and width of the result.
 
         Returns:
-            Float (b t 1 h w), 1 where something moves.
+            Float (b t 1 h w), 1 near something that moves.
         """
         background = torch.from_numpy(self.background).to(frames.device)
         difference = (frames.short() - background.short()).abs().amax(-1)
-        differs = (difference > MOVING_THRESHOLD * 127.5).float()
+        differs = (difference > MOVING_THRESHOLD).float()
         differs = F.adaptive_max_pool2d(differs, latent_size)
-        before = torch.cat((differs[:, :1], differs[:, :-1]), dim=1)
-        return torch.maximum(differs, before)[:, :, None]
+        reach = self.dit.config.patch_size
+        return F.max_pool2d(differs, 2 * reach + 1, stride=1, padding=reach)[:, :, None]
 
     @torch.no_grad()
     def dynamics_loss(
