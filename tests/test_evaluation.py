@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from tests.tiny_worlds import SIDE, make_tiny_game, make_tiny_world, write_tiny_recording
+from worldsim.metrics import step_latency
 from worldsim.recording import Recording
 from worldsim.train import evaluation
 from worldsim.train.evaluation import EvalConfig, comes_from, evaluate, main
@@ -15,6 +17,7 @@ from worldsim.world_model import WorldModel
 
 @pytest.fixture(autouse=True)
 def _be_brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "step_latency", partial(step_latency, rounds=1))
     monkeypatch.setattr(evaluation, "SHUFFLE_BATCHES", 2)
     monkeypatch.setattr(evaluation, "LATENCY_STEPS", (3, 20))
 

@@ -123,7 +123,8 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
     report = {
         "world": config.world,
         "recording": str(config.recording),
-        "env_id": world.game.env_id,
+        "world_env_id": world.game.env_id,
+        "recording_env_id": recording.game.env_id,
         "held_out_episodes": episodes,
         "held_out_steps": int(recording.episode_lengths[episodes].sum()),
         "trained_on_this_recording": comes_from(world, recording, episodes),
@@ -192,10 +193,12 @@ def _print_report(report: dict[str, Any], console: Console) -> None:
         console.print(text, highlight=False, markup=False)
 
     say(
-        f"{report['world']} ({report['env_id']}) on {report['recording']}: {report['windows']} "
-        f"windows of {len(report['held_out_episodes'])} held-out episodes "
+        f"{report['world']} on {report['recording']} ({report['recording_env_id']}): "
+        f"{report['windows']} windows of {len(report['held_out_episodes'])} held-out episodes "
         f"({report['held_out_steps']:,} steps), {report['num_passes']} denoising passes"
     )
+    if report["world_env_id"] != report["recording_env_id"]:
+        say(f"Note: this is a world of another game, {report['world_env_id']}.")
     if not report["trained_on_this_recording"]:
         say(
             "Note: the world's start windows are not among these episodes. It was trained on "

@@ -111,8 +111,9 @@ def _own_start(world: WorldModel, frames: NDArray[Any], actions: Any) -> Start:
             f"with t at least 1, got {frames.shape}"
         )
     if actions is None:
-        actions = np.full(len(frames) - 1, world.game.noop_action)
-    actions = check_actions(actions, world, len(frames) - 1)
+        actions = np.full(len(frames) - 1, world.game.num_actions)  # the model's word for unknown
+    else:
+        actions = check_actions(actions, world, len(frames) - 1)
     newest = slice(-min(len(frames), world.window), None)
     return Start(frames[newest].copy(), actions[len(actions) + 1 - len(frames[newest]) :], -1)
 

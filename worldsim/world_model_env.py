@@ -101,7 +101,7 @@ class WorldModelEnv(Env[Frames, np.int64]):
             seed: Decides the whole episode and, without further seeds, those after it.
             options: ``{"start": i}`` begins from bundled window i; ``{"start": frames}`` from
                 ``uint8`` frames (t h w c), the newest last, optionally with ``"actions"``, the
-                t - 1 actions between them (without: the game's no-op).
+                t - 1 actions between them (without, they are unknown to the world).
 
         Returns:
             The newest frame, ``uint8`` (h w c), and the info.
