@@ -1,0 +1,241 @@
+"""Checkpoints: whole or not there, and complete."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import worldsim
+from tests.tiny_worlds import make_tiny_world
+from worldsim.train.checkpoint import (
+    Progress,
+    alone,
+    check_finite,
+    find_checkpoint,
+    list_checkpoints,
+    load_checkpoint,
+    read_progress,
+    save_checkpoint,
+)
+from worldsim.world_model import Losses, WorldModel
+
+SETTINGS = {"lr": 0.001, "recording": "recordings/pong"}
+
+
+class State:
+    """Worlds and optimizers as a run has them, of which no two numbers are alike."""
+
+    def __init__(self, seed: int, num_updates: int = 2) -> None:
+        self.world, self.ema_world = make_tiny_world(), make_tiny_world()
+        self.generator = torch.Generator().manual_seed(seed)
+        for world in (self.world, self.ema_world):
+            for tensor in world.parameters():
+                tensor.data = torch.randn(tensor.shape, generator=self.generator)
+        matrices = [p for p in self.world.dit.blocks.parameters() if p.ndim == 2]
+        others = [p for p in self.world.parameters() if all(p is not m for m in matrices)]
+        self.optimizers = [torch.optim.Muon(matrices), torch.optim.AdamW(others)]
+        for _ in range(num_updates):
+            self.update()
+        shape = (2, 3)
+        self.unlogged = [
+            Losses(*(torch.randn(shape, generator=self.generator) for _ in Losses._fields))
+            for _ in range(2)
+        ]
+
+    def update(self) -> None:
+        for tensor in self.world.parameters():
+            tensor.grad = torch.randn(tensor.shape, generator=self.generator)
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+    def save(self, run: Path, step: int) -> Path:
+        progress = Progress(step=step, seconds=1.5 * step, evals=1)
+        return save_checkpoint(
+            run,
+            progress,
+            SETTINGS,
+            self.world,
+            self.ema_world,
+            self.optimizers,
+            self.unlogged,
+        )
+
+    def load(self, checkpoint: Path) -> list[Losses]:
+        return load_checkpoint(checkpoint, self.world, self.ema_world, self.optimizers)
+
+
+def weights_of(world: WorldModel) -> torch.Tensor:
+    return torch.cat([tensor.flatten() for tensor in world.state_dict().values()])
+
+
+def test_everything_comes_back_and_training_goes_on_alike(tmp_path: Path) -> None:
+    one, other = State(1), State(2, num_updates=0)
+    checkpoint = one.save(tmp_path, 7)
+    assert read_progress(checkpoint) == (Progress(7, 10.5, 1), SETTINGS)
+    unlogged = other.load(checkpoint)
+    other.generator = one.generator.clone_state()
+    one.update()
+    other.update()
+    assert torch.equal(weights_of(one.world), weights_of(other.world))
+    assert torch.equal(weights_of(one.ema_world), weights_of(other.ema_world))
+    for before, after in zip(one.unlogged, unlogged, strict=True):
+        assert all(torch.equal(*parts) for parts in zip(before, after, strict=True))
+    kept = worldsim.load(tmp_path)  # a run folder is the world of its newest checkpoint
+    assert torch.equal(weights_of(kept), weights_of(one.ema_world))
+
+
+def test_the_newest_two_are_kept_and_none_is_written_twice(tmp_path: Path) -> None:
+    state = State(1)
+    paths = [state.save(tmp_path, step) for step in (1, 20, 300)]
+    assert list_checkpoints(tmp_path) == paths[1:]
+    card = paths[2] / "README.md"
+    card.write_text("# A card that was written since")
+    state.save(tmp_path, 300)
+    assert card.read_text() == "# A card that was written since"
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in paths[1:]}
+
+
+KILL_EVERYWHERE = """
+import os, sys
+from pathlib import Path
+from tests.test_checkpoint import State
+
+CHANGES = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree"}
+template, runs, last = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+state = State(3)
+for kill_at in range(last):
+    child = os.fork()
+    if not child:
+        run, events = runs / f"{kill_at:03}", 0
+        run.mkdir()
+        for path in template.rglob("*"):
+            target = run / path.relative_to(template)
+            target.mkdir() if path.is_dir() else os.link(path, target)
+
+        def count(event, _arguments):
+            global events
+            events += event in CHANGES
+            if events > kill_at:
+                os._exit(9)
+
+        sys.addaudithook(count)
+        state.save(run, 3)
+        os._exit(0)
+    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0:
+        break
+else:
+    sys.exit("the save was never finished")
+"""
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_moment_of_a_save_leaves_whole_checkpoints(tmp_path: Path) -> None:
+    template, runs = tmp_path / "template", tmp_path / "runs"
+    runs.mkdir()
+    for step in (1, 2):
+        State(step).save(template, step)
+    root = Path(__file__).parents[1]
+    script = [sys.executable, "-W", "ignore", "-c", KILL_EVERYWHERE]
+    subprocess.run([*script, str(template), str(runs), "400"], check=True, cwd=root)
+    newest = set()
+    killed = sorted(runs.iterdir())
+    assert len(killed) > 20  # files and folders are made, renamed and removed in a save
+    for run in killed:
+        checkpoint = find_checkpoint(run, resume=True)
+        assert checkpoint is not None
+        State(0, num_updates=0).load(checkpoint)
+        assert worldsim.load(run).game.num_actions == 3
+        newest.add(read_progress(checkpoint)[0].step)
+        with alone(run):
+            assert not list(run.glob("*.partial*"))
+    assert newest == {2, 3}
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_the_checkpoint_before(tmp_path: Path) -> None:
+    state = State(1)
+    before = state.save(tmp_path, 1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # no file may grow beyond
+    try:
+        with pytest.raises(OSError, match=r"step_00000002 could not be written \(") as error:
+            state.save(tmp_path, 2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(error.value)
+    assert [path.name for path in tmp_path.iterdir()] == [before.name]
+    state.load(before)
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "training.json",
+        "training.safetensors",
+        "head.safetensors",
+        "model/diffusion_pytorch_model.safetensors",
+    ],
+)
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_damage_is_one_sentence_that_names_the_checkpoint(
+    tmp_path: Path, file: str, damage: str
+) -> None:
+    state = State(1)
+    checkpoint = state.save(tmp_path, 5)
+    if damage == "gone":
+        (checkpoint / file).unlink()
+    else:
+        content = (checkpoint / file).read_bytes()
+        (checkpoint / file).write_bytes(content[: len(content) // 2])
+    read = read_progress if file == "training.json" else state.load
+    with pytest.raises(ValueError, match="step_00000005 is damaged") as error:
+        read(checkpoint)
+    assert "\n" not in str(error.value)
+
+
+def test_another_model_is_refused_before_anything_changes(tmp_path: Path) -> None:
+    checkpoint = State(1).save(tmp_path, 5)
+    other = State(2)
+    other.world.dit.register_to_config(width=64)
+    before = weights_of(other.world)
+    with pytest.raises(ValueError, match="its width is 32 and this run's 64; resume with"):
+        other.load(checkpoint)
+    assert torch.equal(weights_of(other.world), before)
+
+
+def test_a_run_is_held_by_one_process_and_cleared_of_leftovers(tmp_path: Path) -> None:
+    (tmp_path / "step_00000003.partial").mkdir()
+    (tmp_path / "step_00000003.partial.writing").mkdir()
+    with alone(tmp_path):
+        assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+        with pytest.raises(ValueError, match="another process is training in"), alone(tmp_path):
+            pass
+    with alone(tmp_path):
+        pass
+
+
+def test_what_to_resume_is_found_or_explained(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert find_checkpoint(run, resume=False) is None
+    with pytest.raises(ValueError, match=r"there is no run in .* to resume"):
+        find_checkpoint(run, resume=True)
+    run.mkdir()
+    assert find_checkpoint(run, resume=True) is None  # killed before its first checkpoint
+    for name in ("step_00000009", "step_00000010", "step_00000011.partial"):
+        (run / name).mkdir()
+    assert find_checkpoint(run, resume=True) == run / "step_00000010"
+    with pytest.raises(ValueError, match=r"already holds a run \(step_00000010\)"):
+        find_checkpoint(run, resume=False)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_value_that_is_no_number_names_step_and_checkpoint(value: float) -> None:
+    check_finite(torch.tensor(1.0), 3, None)
+    with pytest.raises(FloatingPointError, match=r"at step 3, .* no checkpoint was saved yet"):
+        check_finite(torch.tensor(value), 3, None)
+    with pytest.raises(FloatingPointError, match="last good checkpoint is runs/step_1: go on"):
+        check_finite(torch.tensor(value), 3, Path("runs/step_1"))

@@ -1,0 +1,421 @@
+"""Training, by real runs of a few steps: how they end, go on again, and what they leave behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import tyro
+from safetensors.torch import load_file
+
+import worldsim
+from tests.tiny_worlds import make_tiny_episode, make_tiny_game, write_tiny_recording
+from worldsim.recording import Recording, RecordingWriter
+from worldsim.train import dynamics, presets
+from worldsim.train.checkpoint import list_checkpoints
+from worldsim.train.dynamics import TrainConfig, learning_rate_factor, main, train
+from worldsim.train.progress import TrainProgress
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("train") / "square"
+    write_tiny_recording(path, steps=12, episodes=6)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def tiny_is_tinier(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let runs take a second: what a run does is the same at any size."""
+    size = {"width": 32, "depth": 3, "num_heads": 2, "num_kv_heads": 1}
+    monkeypatch.setitem(presets.SIZES, "tiny", size)
+
+
+def make_config(recording: Path, out: Path, **changes: Any) -> TrainConfig:
+    values = {"steps": 7, "batch_size": 2, "num_frames": 4, "log_steps": 3, "evals": 0}
+    values |= {"wandb": "disabled", "warmup_steps": 2}
+    return TrainConfig(recording=recording, out=out, **{**values, **changes})
+
+
+def arguments(config: TrainConfig) -> list[str]:
+    """The words after `worldsim train` that make this run."""
+    return shlex.split(config.command())[2:] + ["--resume"] * config.resume
+
+
+def read_lines(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def read_losses(run: Path) -> dict[int, dict[str, float]]:
+    """The logged losses by step; where a run went back, the later line counts."""
+    return {
+        line["step"]: {key: line[key] for key in line if key.startswith("loss/") or key == "lr"}
+        for line in read_lines(run)
+        if "loss/frame" in line
+    }
+
+
+def read_tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of a checkpoint: raw weights, optimizer state, averaged weights."""
+    files = ("training", "head", "model/diffusion_pytorch_model")
+    return {
+        f"{file}:{name}": tensor
+        for file in files
+        for name, tensor in load_file(checkpoint / f"{file}.safetensors").items()
+    }
+
+
+def assert_same_tensors(one: Path, other: Path) -> None:
+    ours, theirs = read_tensors(one), read_tensors(other)
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+
+
+def send_at(
+    monkeypatch: pytest.MonkeyPatch, step: int, *signals: signal.Signals
+) -> Callable[[], None]:
+    """Let real signals arrive at the end of a step; returns what takes that back."""
+
+    class Interrupting(TrainProgress):
+        def show(self, fraction: float, at: int, loss: float, num_frames: int) -> None:
+            super().show(fraction, at, loss, num_frames)
+            if at == step:
+                for signum in signals:
+                    signal.raise_signal(signum)
+
+    monkeypatch.setattr(dynamics, "TrainProgress", Interrupting)
+    return lambda: monkeypatch.setattr(dynamics, "TrainProgress", TrainProgress)
+
+
+def test_a_finished_run_is_a_world_with_card_figures_and_pictures(
+    recording: Path, tmp_path: Path
+) -> None:
+    config = make_config(recording, tmp_path / "run", evals=1)
+    ended, checkpoint, progress = train(config)
+    assert (ended, checkpoint.name, progress.step) == ("finished", "step_00000007", 7)
+
+    world = worldsim.load(tmp_path / "run")
+    assert config.command() in world.card
+    assert "| 8 |" in world.card
+    assert world.metrics["horizons"]["8"]["psnr_moving_world"] > 0
+    assert world.metrics["action_shuffle_ratio"] > 0
+    assert (checkpoint / "filmstrip.png").stat().st_size > 1000
+    rollout = worldsim.Rollout(world)
+    rollout.reset(world.starts.frames[:1], world.starts.actions[:1], [0])
+    assert rollout.step(np.array([1])).frames.shape == (1, 16, 16, 3)
+
+    lines = read_lines(tmp_path / "run")
+    logged = {key for line in lines for key in line}
+    assert {"loss/tau_0.00", "loss/tau_0.75", "frames_per_second", "lr"} <= logged
+    for player in ("world", "copy_last", "median"):
+        assert f"horizon_8/psnr_moving_{player}" in logged
+    assert sum("action_shuffle_ratio" in line for line in lines) == 2
+    videos = [line["rollout"] for line in lines if "rollout" in line]
+    assert len(videos) == 2
+    assert all(Path(video).stat().st_size > 500 for video in videos)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_goes_on_bit_for_bit_like_one_that_was_not(
+    recording: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    signum: signal.Signals,
+) -> None:
+    whole = train(make_config(recording, tmp_path / "whole"))
+    let_run = send_at(monkeypatch, 5, signum)
+    stopped = train(make_config(recording, tmp_path / "parts"))
+    assert (stopped.ended, stopped.progress.step) == ("stopped", 5)
+    assert list(read_losses(tmp_path / "parts")) == [3]
+    let_run()
+    resumed = train(make_config(recording, tmp_path / "parts", resume=True))
+    assert (resumed.ended, resumed.progress.step) == ("finished", 7)
+    assert_same_tensors(whole.checkpoint, resumed.checkpoint)
+    assert read_losses(tmp_path / "parts") == read_losses(tmp_path / "whole")
+    assert list(read_losses(tmp_path / "whole")) == [3, 6, 7]
+
+
+def test_a_second_ctrl_c_stops_at_once(
+    recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    send_at(monkeypatch, 2, signal.SIGINT, signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train(make_config(recording, tmp_path / "run"))
+    assert list_checkpoints(tmp_path / "run") == []
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_run_stopped_in_its_last_evaluation_only_needs_that(
+    recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(recording, tmp_path / "run", steps=2)
+    let_run = send_at(monkeypatch, 2, signal.SIGINT)
+    stopped = train(config)
+    assert (stopped.ended, stopped.progress.step) == ("stopped", 2)
+    weights = read_tensors(stopped.checkpoint)
+    let_run()
+    ended, checkpoint, _ = train(dataclasses.replace(config, resume=True))
+    assert (ended, checkpoint) == ("finished", stopped.checkpoint)
+    assert torch.equal(
+        read_tensors(checkpoint)["head:reward.weight"], weights["head:reward.weight"]
+    )
+    assert worldsim.load(checkpoint).card
+
+
+def test_the_command_says_how_a_run_ended_and_what_is_next(
+    recording: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = tmp_path / "my run"
+    config = make_config(recording, run)
+    let_run = send_at(monkeypatch, 5, signal.SIGINT)
+    assert main(arguments(config)) == 130
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"stopped after 5 steps: {run}/step_00000005 ")
+    let_run()
+
+    # What the line says is enough: the run remembers its own settings.
+    command = shlex.split(line.partition("to continue: ")[2])
+    assert command[:2] == ["worldsim", "train"]
+    assert main(command[2:]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("trained 7 steps in ")
+    assert line.endswith(f"{run}/step_00000007; next: worldsim play {shlex.quote(str(run))}")
+
+    assert main(command[2:]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("this run was finished already, after 7 steps")
+    assert main([*command[2:], "--steps", "8"]) == 0
+    assert "trained 8 steps" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"already holds a run \(step_00000008\): add --resume"):
+        main(arguments(config))
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoint(
+    recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    config = make_config(recording, run, lr=1e30, save_minutes=0.0, warmup_steps=0)
+    assert main(arguments(config)) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("worldsim: the loss or its gradient is ")
+    (checkpoint,) = list_checkpoints(run)
+    assert f"the last good checkpoint is {checkpoint}" in error
+    assert all(bool(t.isfinite().all()) for t in read_tensors(checkpoint).values())
+    assert main([*arguments(config), "--resume", "--lr", "0.001"]) == 0
+    assert worldsim.load(run).card
+
+
+def test_minutes_end_a_run_and_resumed_time_counts(
+    recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(recording, tmp_path / "run", steps=None, minutes=0.01)
+    ended, checkpoint, progress = train(config)
+    assert ended == "finished"
+    assert progress.step >= 1
+    assert 0.6 <= progress.seconds < 60
+
+    config = dataclasses.replace(config, out=tmp_path / "parts", minutes=60.0)
+    let_run = send_at(monkeypatch, 3, signal.SIGTERM)
+    checkpoint = train(config).checkpoint
+    let_run()
+    path = checkpoint / "training.json"
+    about = json.loads(path.read_text())
+    assert about["seconds"] > 0
+    path.write_text(json.dumps({**about, "seconds": 3600.0}))
+    ended, _, progress = train(dataclasses.replace(config, resume=True))
+    assert (ended, progress.step) == ("finished", 3)
+    assert progress.seconds >= 3600
+
+
+def test_held_out_episodes_are_never_trained_on(tmp_path: Path) -> None:
+    """Whatever the held-out episodes hold, the trained weights are the same."""
+    game = make_tiny_game()
+
+    def write(name: str, changed: int | None) -> Path:
+        with RecordingWriter(tmp_path / name, game) as writer:
+            for number in range(6):
+                episode = make_tiny_episode(game, 12, number)
+                if number == changed:
+                    episode = make_tiny_episode(game, 12, 100 + number)
+                    episode.rewards[:] = 5.0
+                writer.write_episode(episode)
+        return tmp_path / name
+
+    (held_out,) = Recording(write("square", None)).split()[1]
+    trained_on = (held_out + 1) % 6
+
+    def weights(recording: Path) -> dict[str, torch.Tensor]:
+        out = tmp_path / f"run_{recording.name}"
+        config = make_config(recording, out, steps=8, batch_size=6, log_steps=50)
+        return load_file(train(config).checkpoint / "training.safetensors")
+
+    as_it_was = weights(tmp_path / "square")
+    other_held_out = weights(write("other_held_out", held_out))
+    other_trained_on = weights(write("other_trained_on", trained_on))
+    assert all(torch.equal(as_it_was[name], other_held_out[name]) for name in as_it_was)
+    assert not all(torch.equal(as_it_was[name], other_trained_on[name]) for name in as_it_was)
+
+
+@pytest.mark.parametrize(
+    ("steps", "changes", "settings"),
+    [
+        (2, {}, {"num_frames": 8}),
+        (12, {"channels": 1}, {}),
+        (12, {"frame_size": (24, 37)}, {}),
+        (
+            12,
+            {"action_meanings": tuple(f"A{i}" for i in range(50)), "key_bindings": {}},
+            {},
+        ),
+    ],
+    ids=["episodes shorter than the window", "grey", "not square", "many actions"],
+)
+def test_every_kind_of_recording_trains_and_plays(
+    tmp_path: Path, steps: int, changes: dict[str, Any], settings: dict[str, Any]
+) -> None:
+    game = make_tiny_game(**changes)
+    with RecordingWriter(tmp_path / "recording", game) as writer:
+        for seed in range(5):
+            episode = make_tiny_episode(
+                make_tiny_game(**{**changes, "action_meanings": "abc"}), steps, seed
+            )
+            rng = np.random.default_rng(seed)
+            actions = rng.integers(game.num_actions, size=steps)
+            writer.write_episode(dataclasses.replace(episode, actions=actions))
+    train(make_config(tmp_path / "recording", tmp_path / "run", steps=2, **settings))
+    world = worldsim.load(tmp_path / "run")
+    rollout = worldsim.Rollout(world)
+    rollout.reset(world.starts.frames[:1], world.starts.actions[:1], [0])
+    step = rollout.step(np.array([game.num_actions - 1]))
+    assert step.frames.shape == (1, *game.frame_size, game.channels)
+
+
+def test_what_is_in_padding_does_not_count(tmp_path: Path) -> None:
+    """Windows that reach past their episode give the same loss whatever stands there."""
+    recording = write_tiny_recording(tmp_path / "short", steps=3, episodes=4)
+    config = make_config(recording.path, tmp_path / "run", steps=1, num_frames=6)
+    world = worldsim.load(train(config).checkpoint)
+    windows = recording.windows([0, 1], [-2, 0], 8)
+    assert windows.valid.sum(1).tolist() == [4, 4]
+    other = dataclasses.replace(
+        windows, frames=windows.frames.copy(), rewards=windows.rewards.copy()
+    )
+    after = ~windows.valid
+    after[0, :2] = False  # what stands before an episode is its first frame, and is seen
+    other.frames[after] = 255
+    other.rewards[after[:, 1:]] = 7.0
+    losses = [world.losses(given, torch.Generator().manual_seed(0)) for given in (windows, other)]
+    for part in ("frame", "head"):
+        one, two = (each.mean(getattr(each, part)) for each in losses)
+        torch.testing.assert_close(one, two, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"steps": 5, "minutes": 1.0}, "give --steps or --minutes, not both"),
+        ({"steps": 0}, "--steps must be above 0, got 0"),
+        ({"lr": float("nan")}, "--lr must be above 0, got nan"),
+        ({"action_dropout": 1.5}, "--action-dropout must be between 0 and 1, got 1.5"),
+        ({"evals": -1}, "--evals must be 0 or more, got -1"),
+        ({"held_out": 1.0}, "the part held out must lie between 0 and 1, got 1.0"),
+        ({"device": "abacus"}, "cannot train on --device abacus here: "),
+        ({"resume": True}, "there is no run in .* to resume: leave out --resume"),
+        ({"recording": Path("nowhere")}, "nowhere"),
+    ],
+)
+def test_wrong_settings_are_one_sentence(
+    recording: Path, tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    config = dataclasses.replace(make_config(recording, tmp_path / "run"), **changes)
+    with pytest.raises(ValueError, match=words) as error:
+        train(config)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_episode_is_too_few(tmp_path: Path) -> None:
+    write_tiny_recording(tmp_path / "one", episodes=1)
+    with pytest.raises(ValueError, match="has one episode, but two are needed"):
+        train(make_config(tmp_path / "one", tmp_path / "run"))
+
+
+def test_a_run_cannot_be_resumed_as_another_model(recording: Path, tmp_path: Path) -> None:
+    config = make_config(recording, tmp_path / "run", steps=1)
+    train(config)
+    other = dataclasses.replace(config, steps=2, patch_size=4, resume=True)
+    with pytest.raises(ValueError, match="its patch_size is 8 and this run's 4; resume with"):
+        train(other)
+
+
+def test_the_learning_rate_rises_stays_and_falls() -> None:
+    factors = [learning_rate_factor(step / 100, step, 10, 0.4) for step in range(101)]
+    np.testing.assert_allclose(factors[:10], np.arange(1, 11) / 10)
+    assert set(factors[9:60]) == {1.0}
+    np.testing.assert_allclose(factors[60:], np.linspace(1, 0, 41), atol=1e-12)
+    assert learning_rate_factor(0.5, 0, 0, 0.0) == 1.0
+
+
+def test_the_command_on_the_card_makes_the_same_run(tmp_path: Path) -> None:
+    config = TrainConfig(recording=tmp_path / "a b", out=tmp_path / "c", size="small", steps=9)
+    words = shlex.split(config.command())
+    assert words[:2] == ["worldsim", "train"]
+    assert tyro.cli(TrainConfig, args=words[2:]) == config
+
+
+def test_as_a_program_it_imports_nothing_that_it_does_not_use(
+    recording: Path, tmp_path: Path
+) -> None:
+    words = arguments(make_config(recording, tmp_path / "run", steps=1))
+    script = (
+        "import sys, worldsim.train.dynamics\n"
+        "early = {'wandb', 'pygame', 'av'} & set(sys.modules)\n"
+        "from worldsim.__main__ import main\n"
+        "status = main(['train', *sys.argv[1:]])\n"
+        "late = {'wandb', 'pygame'} & set(sys.modules)\n"
+        "sys.exit(f'imported {early | late}' if early | late else status)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].endswith(f"next: worldsim play {tmp_path / 'run'}")
+
+
+@pytest.mark.slow
+def test_wandb_offline_gets_every_figure_and_the_video(
+    recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wandb = pytest.importorskip("wandb")
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    train(make_config(recording, tmp_path / "run", wandb="auto"))
+    wandb.teardown()
+    (kept,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
+    (binary,) = kept.glob("*.wandb")
+    content = binary.read_bytes()
+    for name in (
+        "loss/tau_0.50",
+        "frames_per_second",
+        "action_shuffle_ratio",
+        "horizon_8/psnr_world",
+        "horizon_8/psnr_copy_last",
+        "horizon_8/psnr_moving_median",
+    ):
+        assert name.encode() in content
+    assert list(kept.glob("files/media/videos/rollout*.mp4"))
