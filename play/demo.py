@@ -17,7 +17,7 @@ from rich.progress import track
 from worldsim.policy import load_policy
 from worldsim.video import filmstrip, write_gif, write_mp4
 
-from .session import Session
+from .session import Session, Source
 from .target import find_sources
 from .window import PlayConfig, hush_pygame, play
 
@@ -67,8 +67,11 @@ def main(argv: Sequence[str]) -> int:
         if reason is None:
             print(play(PlayConfig(config.world)))
             return 0
-        print(f"no window ({reason}): the scripted player plays the world instead")
-    for line in play_into_files(config):
+    sources = find_sources(config.world)
+    player = "scripted" if sources[0].config.scripted_policy else "sticky"
+    if reason is not None:
+        print(f"no window ({reason}): the {player} player plays the world instead")
+    for line in play_into_files(config, sources[0], player):
         print(line)
     return 0
 
@@ -96,16 +99,15 @@ def why_no_window() -> str | None:
         pygame.display.quit()
 
 
-def play_into_files(config: DemoConfig) -> list[str]:
-    """Let the scripted player (sticky keys, where there is none) play, and write what is seen.
+def play_into_files(config: DemoConfig, source: Source, player: str) -> list[str]:
+    """Let a policy play, and write what is seen.
 
     Returns:
         Lines that say how fast it was and where the files are.
     """
-    sources = find_sources(config.world)
-    game = sources[0].config
-    policy = load_policy("scripted" if game.scripted_policy else "sticky", game)
-    session = Session(sources[:1], seed=config.seed)
+    game = source.config
+    policy = load_policy(player, game)
+    session = Session([source], seed=config.seed)
     frames = [session.observation]
     num_steps = max(1, round(config.seconds * game.fps))
     console = Console(stderr=True)
@@ -121,7 +123,7 @@ def play_into_files(config: DemoConfig) -> list[str]:
     session.close()
 
     lines = [
-        f"{sources[0].name}: {num_steps} frames at {fps:.1f} frames per second "
+        f"{source.name}: {num_steps} frames at {fps:.1f} frames per second "
         f"({1000 / fps:.1f} ms a frame); the game itself has {game.fps:g}"
     ]
     longer_side = max(game.frame_size)
