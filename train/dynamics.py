@@ -85,15 +85,15 @@ class TrainConfig:
     """Largest norm of the gradient."""
     ema_decay: float = 0.998
     """Decay of the averaged weights, which are the world that is kept."""
-    moving_share: float = 0.5
-    """Share of the loss that falls to the pixels where something moves, however few they are."""
+    moving_weight: float = 10.0
+    """Extra weight in the loss of pixels where something moves."""
     clean_fraction: float = 0.25
     """Fraction of frames trained at the clean level, as finished frames are in play."""
     history_noise: float = 0.1
     """Largest noise on the frames given as history, so that small errors do not grow."""
-    own_history: float = 0.7
+    own_history: float = 0.5
     """Fraction of windows whose history is made by the model itself, so that it mends its errors
-    instead of drifting."""
+    instead of drifting: none in the first third of the run, all of it from the second on."""
     action_dropout: float = 0.1
     """Fraction of actions hidden."""
     held_out: float = 0.1
@@ -185,7 +185,7 @@ def train(config: TrainConfig) -> Outcome:
     ]
     optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95))
 
-    def losses_of(step: int) -> Losses:
+    def losses_of(step: int, fraction: float) -> Losses:
         """A step's losses; the seed and the number of the step decide its batch and its noise."""
         rng = np.random.default_rng((config.seed, step))
         windows = recording.sample_windows(
@@ -200,10 +200,10 @@ def train(config: TrainConfig) -> Outcome:
             return world.losses(
                 windows,
                 torch.Generator().manual_seed(int(rng.integers(2**63))),
-                moving_share=config.moving_share,
+                moving_weight=config.moving_weight,
                 clean_fraction=config.clean_fraction,
                 history_noise=config.history_noise,
-                own_history=config.own_history,
+                own_history=config.own_history * min(1.0, max(0.0, 3 * fraction - 1)),
                 action_dropout=config.action_dropout,
             )
 
@@ -246,7 +246,7 @@ def train(config: TrainConfig) -> Outcome:
 
             if last or now - last_save > 60 * config.save_minutes:
                 with torch.no_grad():  # weights that have gone bad replace no good ones
-                    check_finite(weigh(losses_of(step)), step, checkpoint)
+                    check_finite(weigh(losses_of(step, fraction)), step, checkpoint)
                 checkpoint = save_checkpoint(
                     config.out,
                     Progress(step, seconds, evals),
@@ -277,7 +277,7 @@ def train(config: TrainConfig) -> Outcome:
             )
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            losses = losses_of(step)
+            losses = losses_of(step, fraction)
             loss = weigh(losses)
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(world.parameters(), config.clip)
@@ -317,8 +317,8 @@ def check(config: TrainConfig) -> None:
             f"give --steps or --minutes, not both (got {config.steps} and {config.minutes})"
         )
     positive = "steps minutes batch_size num_frames patch_size lr clip log_steps"
-    not_negative = "seed warmup_steps weight_decay history_noise save_minutes evals"
-    fractions = "decay_fraction ema_decay moving_share clean_fraction own_history action_dropout"
+    not_negative = "seed warmup_steps weight_decay moving_weight history_noise save_minutes evals"
+    fractions = "decay_fraction ema_decay clean_fraction own_history action_dropout"
     for names, rule, holds in (
         (positive, "above 0", lambda value: 0 < value < math.inf),
         (not_negative, "0 or more", lambda value: 0 <= value < math.inf),

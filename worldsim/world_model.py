@@ -142,7 +142,7 @@ class WorldModel(nn.Module):
         windows: Windows,
         generator: torch.Generator,
         *,
-        moving_share: float = 0.0,
+        moving_weight: float = 0.0,
         clean_fraction: float = 0.0,
         history_noise: float = 0.0,
         own_history: float = 0.0,
@@ -153,9 +153,7 @@ class WorldModel(nn.Module):
         Args:
             windows: Recorded windows of ``num_history + t`` frames.
             generator: Source of every random draw, on the CPU.
-            moving_share: Share of the loss that falls to the places near something that moves in
-                the frame before (see ``near_moving``), however few they are; all places count
-                alike if 0.
+            moving_weight: Extra weight of the places where something moves, see ``moving_mask``.
             clean_fraction: Fraction of frames at the clean level, as committed ones are.
             history_noise: Largest standard deviation of noise on the frames given as history.
             own_history: Fraction of windows whose history is what the model itself makes of the
@@ -193,12 +191,10 @@ class WorldModel(nn.Module):
         output: DiTOutput = self.dit(noisy, tau, actions, history)
 
         weights = None
-        if moving_share:
-            near = self.near_moving(frames, (targets.shape[-2], targets.shape[-1]))[:, k - 1 : -1]
-            fraction = near.mean().clamp(1e-3, moving_share)
-            weights = torch.where(
-                near > 0, moving_share / fraction, (1 - moving_share) / (1 - fraction)
-            )
+        if moving_weight:
+            moving = self.moving_mask(frames, (targets.shape[-2], targets.shape[-1]))[:, k:]
+            weights = 1 + moving_weight * moving
+            weights = weights / weights.mean()
         rewards = torch.from_numpy(windows.rewards[:, k - 1 :]).to(device)
         terminations = torch.from_numpy(windows.terminations[:, k - 1 :]).to(device)
         return Losses(
@@ -223,25 +219,22 @@ class WorldModel(nn.Module):
         made = self.dit(noisy_latents, tau, actions, history).latents
         return self.encode(self.decode(made)) if self.codec.exact else made
 
-    def near_moving(self, frames: torch.Tensor, latent_size: tuple[int, int]) -> torch.Tensor:
-        """Where something that is not in the median frame lies within a patch's side.
-
-        Weights for a frame must come from the frame before it: taken from the frame itself, they
-        would reward painting things wherever they might be.
+    def moving_mask(self, frames: torch.Tensor, latent_size: tuple[int, int]) -> torch.Tensor:
+        """Where a frame or the one before it differs from the median frame.
 
         Args:
             frames: uint8 (b t h w c).
             latent_size: Height and width of the result.
 
         Returns:
-            Float (b t 1 h w), 1 near something that moves.
+            Float (b t 1 h w), 1 where something moves.
         """
         background = torch.from_numpy(self.background).to(frames.device)
         difference = (frames.short() - background.short()).abs().amax(-1)
         differs = (difference > MOVING_THRESHOLD).float()
         differs = F.adaptive_max_pool2d(differs, latent_size)
-        reach = self.dit.config.patch_size
-        return F.max_pool2d(differs, 2 * reach + 1, stride=1, padding=reach)[:, :, None]
+        before = torch.cat((differs[:, :1], differs[:, :-1]), dim=1)
+        return torch.maximum(differs, before)[:, :, None]
 
     @torch.no_grad()
     def dynamics_loss(
