@@ -20,7 +20,7 @@ def test_each_frame_draws_its_own_level() -> None:
     assert tau.shape == (200, 50)
     assert tau.min() >= 0
     assert tau.max() <= 1
-    assert tau.mean() == pytest.approx(1 / 3, abs=0.01)  # the square of a uniform number
+    # squares of uniform numbers: noisy levels come more often
     assert torch.histc(tau.sqrt(), 10, 0, 1).div(1_000).sub(1).abs().max() < 0.15
     assert torch.corrcoef(tau.T).fill_diagonal_(0).abs().max() < 0.35  # 50 frames, 200 draws
 

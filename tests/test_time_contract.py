@@ -1,0 +1,128 @@
+"""What training learns from a recording is what play does with it, step for step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.tiny_worlds import WINDOW, make_tiny_game, make_tiny_world, write_tiny_recording
+from worldsim.dit import DiTOutput
+from worldsim.recording import Episode, Recording, RecordingWriter
+from worldsim.rollout import Rollout
+
+SHADES = np.array([40, 220, 120])  # what each action makes of the whole next frame
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:
+    return write_tiny_recording(tmp_path_factory.mktemp("recordings") / "square", episodes=3)
+
+
+def make_shades_episode(rng: np.random.Generator, seed: int) -> Episode:
+    """The action alone decides the brightness of the next frame, its reward and its end."""
+    actions = np.append(rng.integers(2, size=rng.integers(3, 8)), 2)
+    shown = np.concatenate((SHADES[2:], SHADES[actions])).astype(np.uint8)
+    frames = np.broadcast_to(shown[:, None, None, None], (len(shown), 16, 16, 3))
+    return Episode(
+        frames=frames.copy(),
+        actions=actions,
+        rewards=(actions == 1).astype(np.float32),
+        terminations=actions == 2,
+        truncations=np.zeros(len(actions), bool),
+        seed=seed,
+        policy="random",
+    )
+
+
+def test_play_gives_the_network_what_training_gave_it(recording: Recording) -> None:
+    length = 14
+    world = make_tiny_world()
+    windows = recording.windows([0, 1], [3, 8], length)
+    k, context = world.num_history, WINDOW
+    truth = world.encode(torch.from_numpy(windows.frames))
+    trained: list[tuple[torch.Tensor, ...]] = []
+    hook = world.dit.register_forward_pre_hook(lambda _, inputs: trained.append(inputs))
+    world.losses(windows, torch.Generator().manual_seed(0), clean_fraction=1.0)
+    hook.remove()
+    (clean, _, train_actions, train_history) = trained[0]
+
+    # A network that draws the true next frame: play is then forced along the recording.
+    played: list[tuple[torch.Tensor, ...]] = []
+    forward = world.dit.forward
+
+    def draw_truth(*inputs: torch.Tensor) -> DiTOutput:
+        cache = inputs[4]
+        played.append((*inputs[:4], cache.positions.clone()))
+        frame = int(cache.positions[0])
+        return DiTOutput(truth[:, frame : frame + 1], forward(*inputs).features)
+
+    world.dit.forward = draw_truth  # type: ignore[method-assign]
+    rollout = Rollout(world, 2, num_passes=2)
+    rollout.reset(windows.frames[:, :context], windows.actions[:, : context - 1], [0, 1])
+    for t in range(context - 1, length - 1):
+        step = rollout.step(windows.actions[:, t])
+        assert np.array_equal(step.frames, windows.frames[:, t + 1])
+
+    assert len(played) == context + 3 * (length - context)
+    compared = 0
+    for latent, tau, actions, history, positions in played:
+        frame = int(positions[0])
+        if frame < k:
+            continue  # no target of training: there is no history before the window
+        column = frame - k
+        assert torch.equal(actions[:, 0], train_actions[:, column])
+        assert torch.equal(history[:, 0], train_history[:, column])
+        if (tau == 1).all():
+            assert torch.equal(latent[:, 0], clean[:, column])
+            compared += 1
+    assert compared == length - k
+
+
+def test_a_context_computes_as_the_sequence_did_in_training(recording: Recording) -> None:
+    world = make_tiny_world(num_history=1, window=8)
+    windows = recording.windows([0], [3], 8)
+    outputs: list[DiTOutput] = []
+    hook = world.dit.register_forward_hook(lambda _, __, out: outputs.append(out))
+    with torch.no_grad():
+        # the first frame with itself as its history and an unknown action, as play begins
+        latents = world.encode(torch.from_numpy(windows.frames))
+        history = world.history(torch.cat((latents[:, :1], latents), dim=1))
+        actions = torch.cat((torch.full((1, 1), 3), torch.from_numpy(windows.actions)), dim=1)
+        world.dit(latents, torch.ones(1, 8), actions, history)
+    Rollout(world).reset(windows.frames, windows.actions, [0])
+    hook.remove()
+    sequence, steps = outputs[0], outputs[1:]
+    for t, step in enumerate(steps):
+        torch.testing.assert_close(step.latents[:, 0], sequence.latents[:, t])
+        torch.testing.assert_close(step.features[:, 0], sequence.features[:, t])
+
+
+def test_from_recording_to_training_to_play_nothing_slips_by_a_step(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    with RecordingWriter(tmp_path / "shades", make_tiny_game()) as writer:
+        for seed in range(40):
+            writer.write_episode(make_shades_episode(rng, seed))
+    recording = Recording(tmp_path / "shades")
+    world = make_tiny_world(termination_bias=0.0).train()
+    optimizer = torch.optim.Adam(world.parameters(), lr=6e-3)
+    for step in range(160):
+        windows = recording.sample_windows(
+            np.random.default_rng(step), 8, 6, left_padding=world.num_history
+        )
+        losses = world.losses(windows, torch.Generator().manual_seed(step), clean_fraction=0.25)
+        losses.mean(losses.frame + losses.head).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    world.eval()
+    episode = make_shades_episode(rng, 40)
+    rollout = Rollout(world)
+    rollout.reset(episode.frames[None, :WINDOW], episode.actions[None, : WINDOW - 1], [0])
+    for action in [0, 1, 1, 0, 0, 1, 0, 1, 1, 1, 0, 2]:
+        played = rollout.step(np.array([action]))
+        assert played.frames.mean() == pytest.approx(SHADES[action], abs=70)
+        assert played.rewards[0] == pytest.approx(float(action == 1), abs=0.3)
+        assert (played.termination_probs[0] > 0.5) == (action == 2)
