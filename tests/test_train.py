@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,8 @@ import tyro
 from safetensors.torch import load_file
 
 import worldsim
-from tests.tiny_worlds import make_tiny_episode, make_tiny_game, write_tiny_recording
-from worldsim.recording import Recording, RecordingWriter
+from tests.tiny_worlds import write_tiny_recording
+from worldsim.recording import Recording
 from worldsim.train import dynamics, presets
 from worldsim.train.checkpoint import list_checkpoints
 from worldsim.train.dynamics import TrainConfig, learning_rate_factor, main, train
@@ -241,89 +243,6 @@ def test_minutes_end_a_run_and_resumed_time_counts(
     assert progress.seconds >= 3600
 
 
-def test_held_out_episodes_are_never_trained_on(tmp_path: Path) -> None:
-    """Whatever the held-out episodes hold, the trained weights are the same."""
-    game = make_tiny_game()
-
-    def write(name: str, changed: int | None) -> Path:
-        with RecordingWriter(tmp_path / name, game) as writer:
-            for number in range(6):
-                episode = make_tiny_episode(game, 12, number)
-                if number == changed:
-                    episode = make_tiny_episode(game, 12, 100 + number)
-                    episode.rewards[:] = 5.0
-                writer.write_episode(episode)
-        return tmp_path / name
-
-    (held_out,) = Recording(write("square", None)).split()[1]
-    trained_on = (held_out + 1) % 6
-
-    def weights(recording: Path) -> dict[str, torch.Tensor]:
-        out = tmp_path / f"run_{recording.name}"
-        config = make_config(recording, out, steps=8, batch_size=6, log_steps=50)
-        return load_file(train(config).checkpoint / "training.safetensors")
-
-    as_it_was = weights(tmp_path / "square")
-    other_held_out = weights(write("other_held_out", held_out))
-    other_trained_on = weights(write("other_trained_on", trained_on))
-    assert all(torch.equal(as_it_was[name], other_held_out[name]) for name in as_it_was)
-    assert not all(torch.equal(as_it_was[name], other_trained_on[name]) for name in as_it_was)
-
-
-@pytest.mark.parametrize(
-    ("steps", "changes", "settings"),
-    [
-        (2, {}, {"num_frames": 8}),
-        (12, {"channels": 1}, {}),
-        (12, {"frame_size": (24, 37)}, {}),
-        (
-            12,
-            {"action_meanings": tuple(f"A{i}" for i in range(50)), "key_bindings": {}},
-            {},
-        ),
-    ],
-    ids=["episodes shorter than the window", "grey", "not square", "many actions"],
-)
-def test_every_kind_of_recording_trains_and_plays(
-    tmp_path: Path, steps: int, changes: dict[str, Any], settings: dict[str, Any]
-) -> None:
-    game = make_tiny_game(**changes)
-    with RecordingWriter(tmp_path / "recording", game) as writer:
-        for seed in range(5):
-            episode = make_tiny_episode(
-                make_tiny_game(**{**changes, "action_meanings": "abc"}), steps, seed
-            )
-            rng = np.random.default_rng(seed)
-            actions = rng.integers(game.num_actions, size=steps)
-            writer.write_episode(dataclasses.replace(episode, actions=actions))
-    train(make_config(tmp_path / "recording", tmp_path / "run", steps=2, **settings))
-    world = worldsim.load(tmp_path / "run")
-    rollout = worldsim.Rollout(world)
-    rollout.reset(world.starts.frames[:1], world.starts.actions[:1], [0])
-    step = rollout.step(np.array([game.num_actions - 1]))
-    assert step.frames.shape == (1, *game.frame_size, game.channels)
-
-
-def test_what_is_in_padding_does_not_count(tmp_path: Path) -> None:
-    """Windows that reach past their episode give the same loss whatever stands there."""
-    recording = write_tiny_recording(tmp_path / "short", steps=3, episodes=4)
-    config = make_config(recording.path, tmp_path / "run", steps=1, num_frames=6)
-    world = worldsim.load(train(config).checkpoint)
-    windows = recording.windows([0, 1], [-2, 0], 8)
-    assert windows.valid.sum(1).tolist() == [4, 4]
-    other = dataclasses.replace(
-        windows, frames=windows.frames.copy(), rewards=windows.rewards.copy()
-    )
-    after = ~windows.valid
-    after[0, :2] = False  # what stands before an episode is its first frame, and is seen
-    other.frames[after] = 255
-    other.rewards[after[:, 1:]] = 7.0
-    losses = [world.losses(given, torch.Generator().manual_seed(0)) for given in (windows, other)]
-    for part in ("frame", "head"):
-        one, two = (each.mean(getattr(each, part)) for each in losses)
-        torch.testing.assert_close(one, two, rtol=1e-6, atol=0)
-
-
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -394,6 +313,64 @@ def test_as_a_program_it_imports_nothing_that_it_does_not_use(
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].endswith(f"next: worldsim play {tmp_path / 'run'}")
+
+
+def test_a_step_in_bf16_as_on_a_gpu_has_gradients_everywhere(
+    recording: Path, tmp_path: Path
+) -> None:
+    world = worldsim.load(train(make_config(recording, tmp_path / "run", steps=1)).checkpoint)
+    windows = Recording(recording).sample_windows(np.random.default_rng(0), 2, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = world.losses(
+            windows,
+            torch.Generator().manual_seed(0),
+            moving_weight=1.0,
+            clean_fraction=0.2,
+            history_noise=0.1,
+            own_history=1.0,
+            action_dropout=0.1,
+        )
+    losses.mean(losses.frame + losses.head).backward()
+    for name, weights in world.named_parameters():
+        assert weights.grad is not None, name
+        assert weights.grad.dtype == torch.float32
+        assert bool(weights.grad.isfinite().all()), name
+
+
+def wait_for_checkpoint(process: subprocess.Popen[str], run: Path) -> None:
+    deadline = time.monotonic() + 300
+    while not list_checkpoints(run)[1:]:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_the_program_survives_a_kill_and_obeys_ctrl_c(recording: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    config = make_config(recording, run, steps=5000, save_minutes=0.0)
+    program = [sys.executable, "-m", "worldsim", "train"]
+    words = [*program, *arguments(config)]
+    for signum in (signal.SIGKILL, signal.SIGINT, signal.SIGTERM):
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        wait_for_checkpoint(process, run)
+        process.send_signal(signum)
+        out, errors = process.communicate()
+        if signum == signal.SIGKILL:
+            assert process.returncode == -signum
+        else:
+            assert process.returncode == 130, errors
+            assert out.startswith("stopped after "), errors
+            assert out.endswith(f"to continue: worldsim train {recording} --out {run} --resume\n")
+        words = [*program, str(recording), "--out", str(run), "--resume"]
+        # Two checkpoints stay; the next round waits for a newer one.
+        shutil.rmtree(list_checkpoints(run)[0])
+    step = int(list_checkpoints(run)[-1].name[5:])
+    done = subprocess.run(
+        [*words, "--steps", str(step + 1)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"trained {step + 1:,} steps in ")
 
 
 @pytest.mark.slow

@@ -59,7 +59,9 @@ def build_world(
         codec=codec,
         game=game,
         starts=pick_starts(recording, held_out, window, seed),
-        background=recording.median_frame(),
+        background=recording.median_frame(
+            episodes=[i for i in range(len(recording)) if i not in set(held_out)]
+        ),
     )
     return world.to(pick_device(device))
 

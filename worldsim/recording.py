@@ -211,12 +211,21 @@ class Recording:
             held = held[1:]
         return [index for index in range(len(self)) if index not in set(held)], held
 
-    def median_frame(self, num_frames: int = 512) -> np.ndarray:
-        """Return the median of frames spread over the recording, ``uint8`` (h w c)."""
-        ends = np.cumsum(self.episode_lengths + 1)
+    def median_frame(
+        self, num_frames: int = 512, episodes: Sequence[int] | None = None
+    ) -> np.ndarray:
+        """Return the median of frames spread over the episodes, ``uint8`` (h w c).
+
+        Args:
+            num_frames: Frames to take, at most.
+            episodes: Indices of the episodes to take them from; None for all.
+        """
+        chosen = np.arange(len(self)) if episodes is None else np.asarray(episodes, dtype=np.int64)
+        lengths = self.episode_lengths[chosen] + 1
+        ends = np.cumsum(lengths)
         count = min(num_frames, int(ends[-1]))
         places = np.linspace(0, ends[-1] - 1, count).astype(np.int64)
         rows = np.searchsorted(ends, places, side="right")
-        starts = places - (ends[rows] - self.episode_lengths[rows] - 1)
-        frames = self.windows(rows.tolist(), starts.tolist(), 1).frames[:, 0]
+        starts = places - (ends[rows] - lengths[rows])
+        frames = self.windows(chosen[rows].tolist(), starts.tolist(), 1).frames[:, 0]
         return np.median(frames, axis=0).astype(np.uint8)

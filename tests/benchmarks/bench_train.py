@@ -1,0 +1,157 @@
+"""Training frames per second of the tiny size at 64x64 on one thread, beside what the core can do.
+
+    python tests/benchmarks/bench_train.py [RECORDING] [--steps 45] [--rounds 2]
+
+Without a recording a short one of worldsim/Pong-v0 is made. Each round runs real training in a
+process of its own, once as it is and once with malloc keeping its memory (the variables of
+``KEEP_MEMORY``), and in the same process multiplies matrices: the share is the arithmetic of
+training per second over that of large matrices. CPU seconds tell what a quiet core would do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from worldsim.envs.record import RecordConfig, record
+from worldsim.recording import Recording
+from worldsim.train import dynamics
+from worldsim.train.dynamics import TrainConfig, train
+from worldsim.train.presets import build_world
+from worldsim.train.progress import TrainProgress
+
+KEEP_MEMORY = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": "100000000000",
+    "MALLOC_TOP_PAD_": "67108864",
+}
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+WARM_UP = 5  # steps that are not counted
+
+
+class Enough(Exception):  # noqa: N818  # the measurement is over
+    pass
+
+
+def matrix_rate(side: int = 1024, repeats: int = 8) -> float:
+    """Measure GFLOP per CPU second of large matrix products."""
+    a, b = torch.randn(2, side, side)
+    seconds = []
+    for _ in range(repeats):
+        begin = time.process_time()
+        torch.mm(a, b)
+        seconds.append(time.process_time() - begin)
+    return 2e-9 * side**3 / statistics.median(seconds)
+
+
+def step_flops(config: TrainConfig) -> float:
+    """Count the arithmetic of a training step, averaged over a run."""
+    recording = Recording(config.recording)
+    world = build_world(
+        config.size,
+        recording,
+        recording.split()[1],
+        patch_size=config.patch_size,
+        window=config.num_frames,
+        device="cpu",
+        seed=0,
+    )
+    length = config.num_frames + world.num_history
+    windows = recording.sample_windows(np.random.default_rng(0), config.batch_size, length)
+    counts = []
+    for own_history in (0.0, 1.0):
+        with FlopCounterMode(display=False) as counter:
+            generator = torch.Generator().manual_seed(0)
+            losses = world.losses(windows, generator, moving_weight=1.0, own_history=own_history)
+            losses.mean(losses.frame + losses.head).backward()
+        counts.append(counter.get_total_flops())
+    # Own history begins in the second third of a run and is whole in the last: half on average.
+    return counts[0] + 0.5 * config.own_history * (counts[1] - counts[0])
+
+
+def measure(config: TrainConfig) -> dict[str, float]:
+    """Train, and time the steps as they end."""
+    walls, cpus = [], []
+
+    class Clock(TrainProgress):
+        def show(self, fraction: float, step: int, loss: float, num_frames: int) -> None:
+            walls.append(time.perf_counter())
+            cpus.append(time.process_time())
+            if fraction >= 1:
+                raise Enough
+
+    dynamics.TrainProgress = Clock  # type: ignore[misc]
+    rates = [matrix_rate()]
+    try:
+        train(config)
+    except Enough:
+        rates.append(matrix_rate())
+    frames = config.batch_size * config.num_frames * (len(walls) - WARM_UP)
+    wall, cpu = (times[-1] - times[WARM_UP - 1] for times in (walls, cpus))
+    steps = len(walls) - WARM_UP
+    return {
+        "wall": frames / wall,
+        "cpu": frames / cpu,
+        "gflops": 1e-9 * step_flops(config) * steps / cpu,
+        "matrix": statistics.fmean(rates),
+    }
+
+
+def run(recording: Path, steps: int, environment: dict[str, str]) -> dict[str, float]:
+    """Measure in a process of its own, since malloc reads the environment once."""
+    command = [sys.executable, __file__, str(recording), "--steps", str(steps), "--measure"]
+    clean = {name: value for name, value in os.environ.items() if name not in KEEP_MEMORY}
+    done = subprocess.run(
+        command, env=clean | ONE_THREAD | environment, stdout=subprocess.PIPE, text=True, check=True
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("recording", nargs="?", type=Path)
+    parser.add_argument("--steps", type=int, default=45)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        recording = arguments.recording
+        if arguments.measure:
+            config = TrainConfig(
+                recording=recording,
+                out=Path(folder) / "run",
+                steps=arguments.steps,
+                wandb="disabled",
+                device="cpu",
+                evals=0,
+            )
+            print(json.dumps(measure(config)))
+            return
+        if recording is None:
+            recording = Path(folder) / "pong"
+            record(RecordConfig(env_id="worldsim/Pong-v0", steps=2000, workers=1), recording)
+        for _ in range(arguments.rounds):
+            for name, environment in (("as it is", {}), ("memory kept", KEEP_MEMORY)):
+                figures = run(recording, arguments.steps, environment)
+                print(
+                    f"{name:12} {figures['wall']:6.0f} frames/s, {figures['cpu']:6.0f} a CPU "
+                    f"second; {figures['gflops']:5.1f} GFLOP/s, "
+                    f"{figures['gflops'] / figures['matrix']:4.0%} of the core's "
+                    f"{figures['matrix']:5.1f} on large matrices",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()
