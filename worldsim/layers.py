@@ -122,8 +122,9 @@ class Attention(nn.Module):
             part.unflatten(-1, (-1, self.dim))
             for part in self.query_key_value(self.norm(x)).split(self.splits, dim=-1)
         )
-        query = rotate(self.query_norm(query), rotation)
-        key = rotate(self.key_norm(key), rotation)
+        # In single precision, whatever autocast made of the projection.
+        query = rotate(self.query_norm(query.float()), rotation)
+        key = rotate(self.key_norm(key.float()), rotation)
         return query, key, value
 
 

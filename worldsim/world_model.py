@@ -272,22 +272,29 @@ class WorldModel(nn.Module):
         path = Path(path)
         aside = path.with_name(path.name + ".writing")
         shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
+        try:
+            self._write(aside)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+        if path.exists():
+            shutil.rmtree(path)
+        aside.rename(path)
+
+    def _write(self, folder: Path) -> None:
+        folder.mkdir(parents=True)
         config = {"format": 1, "num_passes": self.num_passes, "game": self.game.to_dict()}
-        (aside / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        self.dit.save_pretrained(aside / "model")
-        save_file(self.head.state_dict(), aside / "head.safetensors")
-        save_codec(self.codec, aside / "codec")
-        with h5py.File(aside / "starts.h5", "w") as file:
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        self.dit.save_pretrained(folder / "model")
+        save_file(self.head.state_dict(), folder / "head.safetensors")
+        save_codec(self.codec, folder / "codec")
+        with h5py.File(folder / "starts.h5", "w") as file:
             for field in dataclasses.fields(Windows):
                 values = getattr(self.starts, field.name)
                 file.create_dataset(field.name, data=values, compression="gzip")
             file.create_dataset("background", data=self.background, compression="gzip")
-        (aside / "metrics.json").write_text(json.dumps(self.metrics, indent=2) + "\n")
-        (aside / "README.md").write_text(self.card)
-        if path.exists():
-            shutil.rmtree(path)
-        aside.rename(path)
+        (folder / "metrics.json").write_text(json.dumps(self.metrics, indent=2) + "\n")
+        (folder / "README.md").write_text(self.card)
 
 
 def load(name: str | os.PathLike[str], device: str | torch.device | None = None) -> WorldModel:
