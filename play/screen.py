@@ -181,7 +181,7 @@ class Screen:
         elif event.type == pygame.WINDOWFOCUSLOST:
             self._held.clear()
         elif event.type in (pygame.VIDEORESIZE, pygame.VIDEOEXPOSE):
-            self.surface = pygame.display.get_surface()
+            self.surface = pygame.display.get_surface() or self.surface
             self._is_stale = True
 
     def _press(self, key: str) -> None:
