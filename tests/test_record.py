@@ -115,7 +115,7 @@ def test_ctrl_c_leaves_good_order_and_says_how_to_continue(tmp_path: Path, whole
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to each process
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err == ""
+    assert "Traceback" not in err, err  # a slow machine may have said how far it was
     assert out.endswith(f"to continue: worldsim record {' '.join(arguments)}\n")
     assert len(Recording(path)) >= 2
     expected = shards(whole)
