@@ -93,7 +93,7 @@ def test_a_command_gets_its_arguments_and_gives_its_status(
     [
         ("raise ValueError('steps must be at least 1, got 0')", "steps must be at least 1, got 0"),
         ("open('/nowhere/at/all')", "[Errno 2] No such file or directory: '/nowhere/at/all'"),
-        ("import gymnasium; gymnasium.make('Pnog-v0')", "Environment `Pnog` doesn't exist."),
+        ("import gymnasium; gymnasium.make('Xqzjkw-v0')", "Environment `Xqzjkw` doesn't exist."),
     ],
 )
 def test_a_mistake_is_one_sentence(

@@ -109,7 +109,7 @@ def test_killed_at_any_moment_it_continues_to_the_same_recording(
 
 def test_ctrl_c_leaves_good_order_and_says_how_to_continue(tmp_path: Path, whole: Path) -> None:
     path = tmp_path / "pong"
-    arguments = [*PONG, "--steps", "6000", "--workers", "2", "--out", str(path)]
+    arguments = [*PONG, "--steps", "1000000", "--workers", "2", "--out", str(path)]
     process = start(arguments)
     wait_for_shards(path, 2)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to each process
