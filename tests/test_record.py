@@ -23,7 +23,13 @@ PONG = ["worldsim/Pong-v0", "--frame-size", "32", "32", "--max-episode-steps", "
 def start(arguments: list[str]) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "worldsim", "record", *arguments]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # Tests that a script runs in the background inherit an ignored SIGINT.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
