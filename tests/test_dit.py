@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from tests.tiny_worlds import make_tiny_dit
-from worldsim.dit import DiTOutput, VideoDiT
+from worldsim.dit import DetailPath, DiTOutput, VideoDiT, place_features
 from worldsim.kv_cache import KVCache
+from worldsim.layers import space_rotation
 
 WINDOW = 5
 LAYERS_OVER_TIME = 2
@@ -246,7 +247,50 @@ class TestInputs:
         assert (dit(**inputs).latents != before).any()
 
 
+class TestDetailPath:
+    @torch.no_grad()
+    @pytest.mark.parametrize("stride", [1, 2])
+    def test_a_thing_elsewhere_is_drawn_alike_there(self, stride: int) -> None:
+        torch.manual_seed(0)
+        path = DetailPath(6, 3, width=8, stride=stride)
+        torch.nn.init.normal_(path.head[-1].weight)
+        scale, shift = torch.randn(2, 1, 8, 1, 1).expand(2, 1, 8, 24 // stride, 24 // stride)
+        frames = torch.zeros(1, 6, 24, 24)
+        nothing = path(frames, scale, shift)
+        frames[..., 8:10, 11] = 10 * torch.randn(6, 1)
+        drawn = path(frames, scale, shift) - nothing
+        moved = path(frames.roll((4, -2), (2, 3)), scale, shift) - nothing
+        assert drawn.shape == (1, 3, 24, 24)
+        assert drawn[..., 8:10, 11].abs().mean() > 0.05
+        inside = drawn[..., 4:16, 6:18]  # away from the edges
+        torch.testing.assert_close(moved[..., 8:20, 4:16], inside, atol=1e-3, rtol=1e-3)
+
+    @torch.no_grad()
+    def test_what_the_transformer_says_of_a_place_is_drawn_there(self) -> None:
+        path = DetailPath(3, 3, width=8, stride=2)
+        torch.nn.init.normal_(path.head[-1].weight)
+        frames = torch.randn(1, 3, 16, 16)
+        scale, shift = torch.zeros(2, 1, 8, 8, 8)
+        before = path(frames, scale, shift)
+        for said in (scale, shift):
+            said[..., 4, 4] = 1
+            changed = (path(frames, scale, shift) != before).any(1)[0].nonzero()
+            assert changed.min(0).values.tolist() == [4, 4]  # two convolutions reach two places
+            assert changed.max(0).values.tolist() == [13, 13]
+            said[..., 4, 4] = 0
+
+
 class TestParameters:
+    def test_training_goes_on_after_play_in_inference_mode(self) -> None:
+        place_features.cache_clear()
+        space_rotation.cache_clear()
+        dit = make_tiny_dit()
+        inputs = make_inputs(dit, 1, 2)
+        with torch.inference_mode():
+            dit(**inputs)
+        dit(**inputs).latents.square().mean().backward()
+        assert dit.place_embedding.weight.grad.any()
+
     def test_every_one_of_them_learns(self, dit: VideoDiT) -> None:
         dit = make_tiny_dit(depth=4, num_heads=4, num_kv_heads=2)
         out = dit(**make_inputs(dit, 4, 4))

@@ -16,7 +16,7 @@ def test_noise_and_clean_are_the_ends_of_a_straight_line() -> None:
 
 
 def test_each_frame_draws_its_own_level() -> None:
-    tau = sample_tau(200, 50, 0.0, torch.Generator().manual_seed(0))
+    tau = sample_tau(200, 50, 0.0, 0.0, torch.Generator().manual_seed(0))
     assert tau.shape == (200, 50)
     assert tau.min() >= 0
     assert tau.max() <= 1
@@ -25,21 +25,24 @@ def test_each_frame_draws_its_own_level() -> None:
     assert torch.corrcoef(tau.T).fill_diagonal_(0).abs().max() < 0.35  # 50 frames, 200 draws
 
 
-@pytest.mark.parametrize("fraction", [0.0, 0.25, 1.0])
-def test_the_asked_fraction_of_frames_is_exactly_clean(fraction: float) -> None:
-    tau = sample_tau(100, 100, fraction, torch.Generator().manual_seed(0))
-    assert (tau == 1).float().mean() == pytest.approx(fraction, abs=0.02)
+@pytest.mark.parametrize(("clean", "noise"), [(0.0, 0.0), (0.25, 0.3), (0.4, 0.6), (1.0, 0.0)])
+def test_the_asked_fractions_of_frames_are_exactly_clean_and_pure_noise(
+    clean: float, noise: float
+) -> None:
+    tau = sample_tau(100, 100, clean, noise, torch.Generator().manual_seed(0))
+    assert (tau == 1).float().mean() == pytest.approx(clean, abs=0.02)
+    assert (tau == 0).float().mean() == pytest.approx(noise, abs=0.02)
 
 
 def test_levels_follow_from_the_generator() -> None:
-    draws = [sample_tau(4, 5, 0.3, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
+    draws = [sample_tau(4, 5, 0.3, 0.2, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
     assert torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])
 
 
-def test_the_ramp_goes_from_a_tenth_to_one() -> None:
+def test_the_ramp_rises_to_one() -> None:
     weights = ramp_weight(torch.tensor([0.0, 0.5, 1.0]))
-    torch.testing.assert_close(weights, torch.tensor([0.1, 0.55, 1.0]))
+    torch.testing.assert_close(weights, torch.tensor([0.5, 0.75, 1.0]))
 
 
 def test_errors_are_those_of_each_frame() -> None:

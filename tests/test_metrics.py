@@ -15,7 +15,6 @@ from tests.tiny_worlds import (
 )
 from worldsim.held_out import HeldOutWindows, check_match, choose_windows, roll_out
 from worldsim.metrics import (
-    MOVING_THRESHOLD,
     action_shuffle_ratio,
     compare,
     moving_mask,
@@ -25,7 +24,7 @@ from worldsim.metrics import (
 )
 from worldsim.recording import Recording, Windows
 from worldsim.rollout import Rollout
-from worldsim.world_model import WorldModel
+from worldsim.world_model import MOVING_THRESHOLD, WorldModel
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +222,7 @@ class TestActionShuffleRatio:
 
     def test_rises_for_a_world_that_learned_to_listen(self, recording: Recording) -> None:
         world = make_tiny_world()
-        torch.nn.init.zeros_(world.dit.unembed.weight)
+        torch.nn.init.zeros_(world.dit.detail.head[-1].weight)
         optimizer = torch.optim.AdamW(world.parameters(), lr=4e-3)
         generator = torch.Generator().manual_seed(0)
         rng = np.random.default_rng(0)

@@ -216,7 +216,8 @@ class TestReset:
         starts = world.starts
         rollout.reset(starts.frames[[2, 0]], starts.actions[[2, 0]], [21, 22], lanes=[2, 0])
         fresh = Rollout(world, 3)
-        fresh.reset(starts.frames[[2, 0]], starts.actions[[2, 0]], [21, 22], lanes=[2, 0])
+        chosen = [2, 1, 0]
+        fresh.reset(starts.frames[chosen], starts.actions[chosen], [21, 2, 22], lanes=chosen)
         alone = Rollout(world)
         alone.reset(starts.frames[[2]], starts.actions[[2]], [21])
         steps = play(rollout)
@@ -325,6 +326,15 @@ class TestErrors:
         with pytest.raises(ValueError, match=re.escape("actions must be 2 integers in 0..2, got")):
             rollout.step(np.array(actions))
         assert_same(play(rollout), play(plain))
+
+    def test_a_step_before_every_session_has_begun(self, world: WorldModel) -> None:
+        rollout = Rollout(world, 2)
+        starts = world.starts
+        rollout.reset(starts.frames[:1], starts.actions[:1], [0], lanes=[1])
+        with pytest.raises(
+            RuntimeError, match=r"call reset before step: lanes \[0\] have no start"
+        ):
+            rollout.step(np.array([0, 0]))
 
     def test_numbers_below_one(self, world: WorldModel) -> None:
         with pytest.raises(ValueError, match="batch_size must be 1 or more, got 0"):

@@ -250,6 +250,7 @@ def test_minutes_end_a_run_and_resumed_time_counts(
         ({"steps": 0}, "--steps must be above 0, got 0"),
         ({"lr": float("nan")}, "--lr must be above 0, got nan"),
         ({"action_dropout": 1.5}, "--action-dropout must be between 0 and 1, got 1.5"),
+        ({"clean_fraction": 0.6, "noise_fraction": 0.5}, "add up to 1 at most, got 0.6 and 0.5"),
         ({"evals": -1}, "--evals must be 0 or more, got -1"),
         ({"held_out": 1.0}, "the part held out must lie between 0 and 1, got 1.0"),
         ({"device": "abacus"}, "cannot train on --device abacus here: "),

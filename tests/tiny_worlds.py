@@ -86,10 +86,11 @@ def make_tiny_dit(**changes: int) -> VideoDiT:
         "time_every": 2,
         "num_registers": 1,
         "window": WINDOW,
+        "detail_width": 8,
     }
     torch.manual_seed(0)
     dit = VideoDiT(**{**settings, **changes})
-    torch.nn.init.normal_(dit.unembed.weight, std=0.3)
+    torch.nn.init.normal_(dit.detail.head[-1].weight, std=0.3)
     return dit
 
 

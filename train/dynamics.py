@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import itertools
 import math
 import shlex
 import sys
@@ -39,7 +40,7 @@ from .checkpoint import (
     save_checkpoint,
 )
 from .interrupt import Interrupted, StopOnSignal
-from .presets import build_world
+from .presets import build_world, has_fast_bfloat16, make_optimizers
 from .progress import TrainProgress, duration
 from .run_log import RunLog, WandbMode
 
@@ -73,7 +74,7 @@ class TrainConfig:
     """Frames of a window that are learned; also how far the world's attention reaches back."""
     patch_size: int = 8
     """Side of a patch in pixels: smaller is sharper and slower."""
-    lr: float = 1e-3
+    lr: float = 4e-3
     """Peak learning rate."""
     warmup_steps: int = 100
     """Steps until the learning rate has its peak."""
@@ -89,6 +90,8 @@ class TrainConfig:
     """Extra weight in the loss of pixels where something moves."""
     clean_fraction: float = 0.25
     """Fraction of frames trained at the clean level, as finished frames are in play."""
+    noise_fraction: float = 0.35
+    """Fraction of frames trained from pure noise, as every frame in play begins."""
     history_noise: float = 0.1
     """Largest noise on the frames given as history, so that small errors do not grow."""
     own_history: float = 0.5
@@ -177,13 +180,8 @@ def train(config: TrainConfig) -> Outcome:
         seed=config.seed,
     )
     ema_world = copy.deepcopy(world).requires_grad_(False).eval()
-    matrices = [p for p in world.parameters() if p.ndim >= 2]
-    vectors = [p for p in world.parameters() if p.ndim < 2]
-    groups: list[dict[str, Any]] = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95))
+    optimizers = make_optimizers(world, config.weight_decay)
+    bfloat16 = has_fast_bfloat16(world.device)
 
     def losses_of(step: int, fraction: float) -> Losses:
         """A step's losses; the seed and the number of the step decide its batch and its noise."""
@@ -195,13 +193,13 @@ def train(config: TrainConfig) -> Outcome:
             train_episodes,
             left_padding=world.num_history,
         )
-        cuda = world.device.type == "cuda"
-        with torch.autocast(world.device.type, torch.bfloat16, enabled=cuda):
+        with torch.autocast(world.device.type, torch.bfloat16, enabled=bfloat16):
             return world.losses(
                 windows,
                 torch.Generator().manual_seed(int(rng.integers(2**63))),
                 moving_weight=config.moving_weight,
                 clean_fraction=config.clean_fraction,
+                noise_fraction=config.noise_fraction,
                 history_noise=config.history_noise,
                 own_history=config.own_history * min(1.0, max(0.0, 3 * fraction - 1)),
                 action_dropout=config.action_dropout,
@@ -221,7 +219,7 @@ def train(config: TrainConfig) -> Outcome:
         # Resume.
         unlogged: list[Losses] = []
         if checkpoint:
-            unlogged = load_checkpoint(checkpoint, world, ema_world, [optimizer])
+            unlogged = load_checkpoint(checkpoint, world, ema_world, optimizers)
         begins = f"from step {progress.step:,} on" if progress.step else "from the start"
         bar.note(f"{config.out}, {begins}: {describe_run(world, recording, held_out_episodes)}")
 
@@ -240,7 +238,7 @@ def train(config: TrainConfig) -> Outcome:
                 figures = summarize(unlogged)
                 trained = (step - last_log_step) * config.batch_size * config.num_frames
                 figures["frames_per_second"] = trained / (now - last_log)
-                figures["lr"] = optimizer.param_groups[0]["lr"]
+                figures["lr"] = optimizers[0].param_groups[0]["lr"]
                 log.log(figures, step)
                 unlogged, last_log, last_log_step = [], now, step
 
@@ -253,7 +251,7 @@ def train(config: TrainConfig) -> Outcome:
                     config.settings(),
                     world,
                     ema_world,
-                    [optimizer],
+                    optimizers,
                     unlogged,
                 )
                 last_save = now
@@ -275,15 +273,16 @@ def train(config: TrainConfig) -> Outcome:
             lr = config.lr * learning_rate_factor(
                 fraction, step, config.warmup_steps, config.decay_fraction
             )
-            for group in optimizer.param_groups:
+            for group in itertools.chain(*(optimizer.param_groups for optimizer in optimizers)):
                 group["lr"] = lr
             losses = losses_of(step, fraction)
             loss = weigh(losses)
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(world.parameters(), config.clip)
             check_finite(loss.detach() + norm, step, checkpoint)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
             update_ema(ema_world, world, min(config.ema_decay, (1 + step) / (10 + step)))
             step += 1
             unlogged.append(Losses(*(part.detach() for part in losses)))
@@ -318,7 +317,7 @@ def check(config: TrainConfig) -> None:
         )
     positive = "steps minutes batch_size num_frames patch_size lr clip log_steps"
     not_negative = "seed warmup_steps weight_decay moving_weight history_noise save_minutes evals"
-    fractions = "decay_fraction ema_decay clean_fraction own_history action_dropout"
+    fractions = "decay_fraction ema_decay clean_fraction noise_fraction own_history action_dropout"
     for names, rule, holds in (
         (positive, "above 0", lambda value: 0 < value < math.inf),
         (not_negative, "0 or more", lambda value: 0 <= value < math.inf),
@@ -328,6 +327,11 @@ def check(config: TrainConfig) -> None:
             value = getattr(config, name)
             if value is not None and not holds(value):
                 raise ValueError(f"--{name.replace('_', '-')} must be {rule}, got {value}")
+    if config.clean_fraction + config.noise_fraction > 1:
+        raise ValueError(
+            "--clean-fraction and --noise-fraction are parts of the same frames and add up to 1 at "
+            f"most, got {config.clean_fraction} and {config.noise_fraction}"
+        )
 
 
 def learning_rate_factor(

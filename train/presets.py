@@ -14,7 +14,7 @@ from worldsim.recording import Recording, Windows
 from worldsim.world_model import WorldModel
 
 SIZES = {
-    "tiny": {"width": 128, "depth": 6, "num_heads": 4, "num_kv_heads": 2},
+    "tiny": {"width": 128, "depth": 4, "num_heads": 4, "num_kv_heads": 2},
     "small": {"width": 256, "depth": 9, "num_heads": 8, "num_kv_heads": 4},
     "base": {"width": 512, "depth": 12, "num_heads": 8, "num_kv_heads": 4},
 }
@@ -78,6 +78,35 @@ def pick_device(name: str | None) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"cannot train on --device {name} here: {reason}") from error
+
+
+def make_optimizers(world: WorldModel, weight_decay: float) -> list[torch.optim.Optimizer]:
+    """Muon (Jordan et al. 2024) for the matrices of the transformer's blocks, AdamW for the rest.
+
+    Muon's steps are scaled to those of AdamW (Liu et al. 2025), so that one learning rate, which
+    the caller sets, serves both. Vectors do not decay.
+    """
+    inside = {id(p) for p in world.dit.blocks.parameters() if p.ndim == 2}
+    trained = [p for p in world.parameters() if p.requires_grad]
+    blocks = [p for p in trained if id(p) in inside]
+    matrices = [p for p in trained if p.ndim >= 2 and id(p) not in inside]
+    vectors = [p for p in trained if p.ndim < 2]
+    groups = [
+        {"params": matrices, "weight_decay": weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return [
+        torch.optim.Muon(blocks, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(groups, betas=(0.9, 0.95)),
+    ]
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies matrices of bfloat16 faster than those of single precision."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    abilities = torch.cpu.get_capabilities()
+    return device.type == "cpu" and bool(abilities.get("avx512_bf16") or abilities.get("amx_bf16"))
 
 
 def pick_starts(

@@ -1,9 +1,10 @@
 """What the model learns: flow matching with a noise level of its own for each frame.
 
 A noisy latent is ``tau * clean + (1 - tau) * noise``: tau 0 is noise, tau 1 is clean. The model
-predicts the clean latent (x-prediction), and its squared error counts ``0.9 tau + 0.1`` (the ramp
-of Dreamer 4, Hafner et al. 2025). Each frame of a sequence draws its own tau (diffusion forcing,
-Chen et al. 2024), so that one forward pass trains every mixture of noisy present and clean past.
+predicts the clean latent (x-prediction), and its squared error counts ``0.5 tau + 0.5`` (the ramp
+of Dreamer 4, Hafner et al. 2025, with more weight on noise). Each frame of a sequence draws its own
+tau (diffusion forcing, Chen et al. 2024), so that one forward pass trains every mixture of noisy
+present and clean past.
 """
 
 from __future__ import annotations
@@ -18,26 +19,38 @@ def add_noise(latents: torch.Tensor, noise: torch.Tensor, tau: torch.Tensor) -> 
 
 
 def sample_tau(
-    batch_size: int, num_frames: int, clean_fraction: float, generator: torch.Generator
+    batch_size: int,
+    num_frames: int,
+    clean_fraction: float,
+    noise_fraction: float,
+    generator: torch.Generator,
 ) -> torch.Tensor:
-    """Draw a level for each frame: the square of a uniform number, exactly clean for a fraction.
+    """Draw a level for each frame: exactly clean, pure noise, or the square of a uniform number.
 
-    Noisy levels, where the frame must be foretold rather than cleaned, so come more often; they
-    are where small things and obedience are learned. The clean ones are as the past is at play
-    time, when a finished frame is committed.
+    The clean ones are as the past is at play time, when a finished frame is committed. At noisy
+    levels the frame must be foretold rather than cleaned: small things and obedience are learned
+    there, and every frame of a rollout begins there.
+
+    Args:
+        batch_size: Rows.
+        num_frames: Columns.
+        clean_fraction: Fraction of frames at level 1.
+        noise_fraction: Fraction of frames at level 0, together at most 1.
+        generator: Source of the draws.
 
     Returns:
         Levels (b t) in [0, 1].
     """
     shape = (batch_size, num_frames)
     tau = torch.rand(shape, generator=generator).square()
-    clean = torch.rand(shape, generator=generator) < clean_fraction
-    return tau.masked_fill(clean, 1.0)
+    kind = torch.rand(shape, generator=generator)
+    tau = tau.masked_fill(kind < clean_fraction, 1.0)
+    return tau.masked_fill(kind >= 1 - noise_fraction, 0.0)
 
 
 def ramp_weight(tau: torch.Tensor) -> torch.Tensor:
-    """Weight of the squared error at level tau: 0.1 for noise up to 1 for clean."""
-    return 0.9 * tau + 0.1
+    """Weight of the squared error at level tau: 0.5 for noise up to 1 for clean."""
+    return 0.5 * tau + 0.5
 
 
 def frame_errors(

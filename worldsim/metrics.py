@@ -17,12 +17,11 @@ from numpy.typing import NDArray
 from worldsim.held_out import HORIZONS, HeldOutWindows, choose_windows, roll_out
 from worldsim.recording import Recording
 from worldsim.rollout import Rollout, RolloutState
-from worldsim.world_model import WorldModel
+from worldsim.world_model import MOVING_THRESHOLD, WorldModel
 
 Frames = NDArray[np.uint8]
 HorizonMetrics = dict[str, float]
 
-MOVING_THRESHOLD = 12  # of 255: more than shading and rounding
 ROUNDING_ERROR = 1 / 12  # mean squared error of rounding to whole pixel values
 
 

@@ -80,6 +80,7 @@ class Rollout:
         channels = world.codec.latent_channels * world.num_history
         self._history = torch.zeros(batch_size, channels, *self._latent_size, device=world.device)
         self._rngs = [torch.Generator() for _ in range(batch_size)]
+        self._not_begun = set(range(batch_size))
 
     @property
     def num_passes(self) -> int:
@@ -150,6 +151,7 @@ class Rollout:
         self._history[index] = newest[:, : self._history.shape[1]]
         for lane, seed in zip(lanes, seeds, strict=True):
             self._rngs[lane].manual_seed(int(seed))
+        self._not_begun.difference_update(lanes)
 
     @torch.no_grad()
     def step(self, actions: np.ndarray) -> RolloutStep:
@@ -162,8 +164,13 @@ class Rollout:
             The next frames, rewards and ends.
 
         Raises:
+            RuntimeError: If a session has not begun.
             ValueError: If actions have another shape or are out of range.
         """
+        if self._not_begun:
+            raise RuntimeError(
+                f"call reset before step: lanes {sorted(self._not_begun)} have no start"
+            )
         world = self.world
         actions = np.asarray(actions)
         if (
@@ -234,5 +241,6 @@ class Rollout:
             )
         self._cache = state.cache.clone()
         self._history = state.history.clone()
+        self._not_begun.clear()
         for rng, rng_state in zip(self._rngs, state.rng_states, strict=True):
             rng.set_state(rng_state)

@@ -37,6 +37,7 @@ from worldsim.recording import Windows
 
 BUNDLED = Path(__file__).parent / "worlds"
 MOVING_THRESHOLD = 12  # of 255: a difference that is more than shading
+REACH = 5  # pixels: how far a thing may go in a step
 
 
 class Losses(NamedTuple):
@@ -144,6 +145,7 @@ class WorldModel(nn.Module):
         *,
         moving_weight: float = 0.0,
         clean_fraction: float = 0.0,
+        noise_fraction: float = 0.0,
         history_noise: float = 0.0,
         own_history: float = 0.0,
         action_dropout: float = 0.0,
@@ -155,6 +157,7 @@ class WorldModel(nn.Module):
             generator: Source of every random draw, on the CPU.
             moving_weight: Extra weight of the places where something moves, see ``moving_mask``.
             clean_fraction: Fraction of frames at the clean level, as committed ones are.
+            noise_fraction: Fraction of frames made of nothing but noise, as new ones are.
             history_noise: Largest standard deviation of noise on the frames given as history.
             own_history: Fraction of windows whose history is what the model itself makes of the
                 frames, as it will be in play (scheduled sampling in parallel, Mihaylova & Martins
@@ -173,7 +176,7 @@ class WorldModel(nn.Module):
         def normal(like: torch.Tensor) -> torch.Tensor:
             return torch.randn(like.shape, generator=generator).to(device)
 
-        tau = sample_tau(b, t, clean_fraction, generator).to(device)
+        tau = sample_tau(b, t, clean_fraction, noise_fraction, generator).to(device)
         noisy = add_noise(targets, normal(targets), tau)
         actions = torch.from_numpy(windows.actions[:, k - 1 :]).to(device)
         if action_dropout:
@@ -220,21 +223,27 @@ class WorldModel(nn.Module):
         return self.encode(self.decode(made)) if self.codec.exact else made
 
     def moving_mask(self, frames: torch.Tensor, latent_size: tuple[int, int]) -> torch.Tensor:
-        """Where a frame or the one before it differs from the median frame.
+        """Where something moves, which is where it differs from the median frame.
+
+        Most of the weight lies where something is or was just before. By itself that rewards
+        drawing a thing wherever it might be, since what is missed costs more than what is drawn
+        amiss; so some lies on all that is within ``REACH`` of where something was before, whether
+        it went there or not.
 
         Args:
             frames: uint8 (b t h w c).
             latent_size: Height and width of the result.
 
         Returns:
-            Float (b t 1 h w), 1 where something moves.
+            Float (b t 1 h w) from 0, where nothing moves, to 1.
         """
         background = torch.from_numpy(self.background).to(frames.device)
         difference = (frames.short() - background.short()).abs().amax(-1)
-        differs = (difference > MOVING_THRESHOLD).float()
-        differs = F.adaptive_max_pool2d(differs, latent_size)
-        before = torch.cat((differs[:, :1], differs[:, :-1]), dim=1)
-        return torch.maximum(differs, before)[:, :, None]
+        now = (difference > MOVING_THRESHOLD).float()
+        before = torch.cat((now[:, :1], now[:, :-1]), dim=1)
+        reached = F.max_pool2d(before, 2 * REACH + 1, stride=1, padding=REACH)
+        moving = 0.6 * torch.maximum(now, before) + 0.4 * reached
+        return F.adaptive_max_pool2d(moving, latent_size)[:, :, None]
 
     @torch.no_grad()
     def dynamics_loss(

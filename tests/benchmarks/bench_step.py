@@ -35,7 +35,7 @@ def make_world() -> WorldModel:
         window=window,
         **SIZES["tiny"],
     )
-    torch.nn.init.normal_(dit.unembed.weight, std=0.02)
+    torch.nn.init.normal_(dit.detail.head[-1].weight, std=0.02)
     steps = np.zeros((1, window - 1))
     starts = Windows(
         frames=np.random.default_rng(0).integers(256, size=(1, window, 64, 64, 3), dtype=np.uint8),

@@ -1,0 +1,75 @@
+"""The worlds that ship: they load as they are, and are good enough to play."""
+
+from __future__ import annotations
+
+import gymnasium
+import numpy as np
+import pytest
+
+import worldsim
+from worldsim.envs import pong
+from worldsim.world_model import BUNDLED
+
+NAMES = sorted(path.name for path in BUNDLED.iterdir() if path.is_dir())
+SESSIONS, CONTEXT, STEPS = 8, 12, 16
+
+
+def test_there_is_one() -> None:
+    assert "pong" in NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_bundled_world_is_small_whole_and_described(name: str) -> None:
+    files = [path for path in (BUNDLED / name).rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 10e6
+    world = worldsim.load(name)
+    assert "`worldsim record " in world.card
+    assert "`worldsim train " in world.card
+    env = gymnasium.make("worldsim/WorldModel-v0", world=name)
+    frame, _ = env.reset(seed=0)
+    played = [env.step(env.action_space.sample())[0] for _ in range(3)]
+    assert all(one.shape == frame.shape and one.dtype == np.uint8 for one in played)
+    assert (BUNDLED / name / "filmstrip.png").stat().st_size > 1000
+
+
+@pytest.fixture(scope="module")
+def games() -> tuple[np.ndarray, np.ndarray]:
+    """Frames (b t h w c) and actions of real games, in which an action is held for a while."""
+    rng = np.random.default_rng(5)
+    frames, actions = [], []
+    env = gymnasium.make("worldsim/Pong-v0")
+    for seed in range(SESSIONS):
+        held = np.repeat(rng.integers(3, size=30), rng.integers(1, 8, size=30))
+        seen = [env.reset(seed=seed)[0]]
+        seen += [env.step(int(action))[0] for action in held[: CONTEXT + STEPS - 1]]
+        frames.append(seen)
+        actions.append(held[: CONTEXT + STEPS - 1])
+    return np.array(frames), np.array(actions)
+
+
+def is_colour(frames: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
+    return np.abs(frames.astype(int) - colour).max(-1) < 60
+
+
+def test_pong_obeys_and_keeps_its_ball(games: tuple[np.ndarray, np.ndarray]) -> None:
+    frames, actions = games
+    rollout = worldsim.Rollout(worldsim.load("pong", device="cpu"), SESSIONS)
+    rollout.reset(frames[:, :CONTEXT], actions[:, : CONTEXT - 1], range(SESSIONS))
+    imagined = np.stack(
+        [rollout.step(actions[:, t]).frames for t in range(CONTEXT - 1, CONTEXT + STEPS - 1)], 1
+    )
+    real = frames[:, CONTEXT:]
+
+    rows = np.arange(pong.SIZE)[:, None]
+    centres = []
+    for shown in (imagined, real):
+        paddle = is_colour(shown, pong.PLAYER)[..., pong.PLAYER_X :]
+        centres.append((paddle * rows).sum((-2, -1)) / np.maximum(paddle.sum((-2, -1)), 1))
+    off = np.abs(centres[0] - centres[1])
+    stays = np.abs(centres[1] - centres[1][:, :1]).mean()
+    assert stays > 3  # the paddle moves
+    assert off[:, :8].mean() < 1
+    assert off.mean() < 2
+
+    ball = is_colour(imagined, pong.BALL)[..., 8:62, :].sum((-2, -1))
+    assert ((ball > 5) & (ball < 30)).mean() > 0.9  # it has 16 pixels
