@@ -14,7 +14,7 @@ from PIL import ImageFont
 
 from .controls import CONTROLS, keys_by_control
 from .pace import Pace
-from .session import Session
+from .session import Session, format_score
 
 Colour = tuple[int, int, int]
 BACKGROUND: Colour = (13, 14, 18)
@@ -150,7 +150,7 @@ class Overlay:
 
         passes = session.num_passes
         facts = {
-            "score": f"{round(session.score, 1):g}",
+            "score": format_score(session.score),
             "step": str(session.num_steps),
             "episode": str(len(session.scores) + (not session.is_over)),
             "speed": f"{pace.speed:g}x",

@@ -14,7 +14,7 @@ from worldsim.policy import Policy
 from .controls import assign_controls
 from .overlay import Overlay, Status
 from .pace import Pace
-from .session import Session
+from .session import Session, format_score
 
 GAME_SIZE = 640  # pixels of the longer side of the game, when the window opens
 NOTE_SECONDS = 4.0
@@ -134,7 +134,7 @@ class Screen:
     def heading(self) -> str:
         """What is said in the middle now."""
         if self.session.is_over:
-            score = f"{round(self.session.score, 1):g}"
+            score = format_score(self.session.score)
             return f"episode over\nscore {score}\npress a key to play on"
         return "paused" if self.is_paused else ""
 

@@ -34,6 +34,16 @@ class Source:
     open: Callable[[], gymnasium.Env[np.ndarray, int]]
 
 
+def format_score(score: float) -> str:
+    """A sum of rewards as players read it; a world's rewards are expectations, not whole numbers.
+
+    Example:
+        >>> format_score(-0.02), format_score(2.96), format_score(0.5)
+        ('0', '3', '0.5')
+    """
+    return f"{round(score, 1) + 0:g}"
+
+
 class Session:
     """Episode after episode in the first of the sources, or in another after :meth:`switch`.
 

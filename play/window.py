@@ -14,7 +14,7 @@ import tyro
 from worldsim.game import GameConfig
 from worldsim.policy import Policy, load_policy
 
-from .session import Session
+from .session import Session, format_score
 from .target import find_sources
 
 
@@ -125,7 +125,7 @@ def hush_pygame() -> None:
 
 def summary(session: Session, fps: float | None, record: Path | None) -> str:
     """Say in a line what was played and, if it is kept, where and what to do with it."""
-    scores = ", ".join(f"{round(score, 1):g}" for score in session.scores[-5:])
+    scores = ", ".join(format_score(score) for score in session.scores[-5:])
     more = "..., " if len(session.scores) > 5 else ""
     pace = f" at {fps:.1f} frames per second" if fps else ""
     line = f"played {session.total_steps} steps{pace}"

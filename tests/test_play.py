@@ -37,7 +37,7 @@ def world_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_examples_in_docstrings() -> None:
-    for module in (controls, overlay, pace):
+    for module in (controls, overlay, pace, session):
         result = doctest.testmod(module)
         assert result.attempted > 0
         assert result.failed == 0
