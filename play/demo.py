@@ -42,8 +42,8 @@ class DemoConfig:
     """Of the scripted player's session."""
     gif: Path | None = None
     """Write the scripted play as this GIF, and nothing else."""
-    no_window: bool = False
-    """Let the scripted player play even where there is a display."""
+    window: bool = True
+    """Open a window where there is a display; without one the scripted player plays."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
         raise ValueError(f"--seconds must be above 0, got {config.seconds}")
     reason = None
     if config.gif is None:
-        reason = "as asked" if config.no_window else why_no_window()
+        reason = "as asked" if not config.window else why_no_window()
         if reason is None:
             print(play(PlayConfig(config.world)))
             return 0

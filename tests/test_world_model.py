@@ -198,7 +198,7 @@ class TestLosses:
         frames[0, 1, 2, 3] = 200
         frames[0, 3, 8, 9, 1] += 13  # one channel, just beyond shading
         frames[0, 3, 7, 7] -= 12  # shading
-        mask = world.moving_mask(torch.from_numpy(frames), (16, 16))
+        mask = world.moving_places(torch.from_numpy(frames), (16, 16))
         assert mask.shape == (1, 4, 1, 16, 16)
         assert (mask > 0.5).nonzero()[:, [1, 3, 4]].tolist() == [[1, 2, 3], [2, 2, 3], [3, 8, 9]]
         assert mask[0, [1, 2, 3], 0, [2, 2, 8], [3, 3, 9]].tolist() == pytest.approx([0.6, 1, 0.6])
@@ -207,7 +207,7 @@ class TestLosses:
         near[2, 3] = 1.0
         torch.testing.assert_close(mask[0, 2, 0], near)
         assert not mask[0, 0].any()
-        halved = world.moving_mask(torch.from_numpy(frames), (8, 8))
+        halved = world.moving_places(torch.from_numpy(frames), (8, 8))
         assert (halved > 0.5).nonzero()[:, [1, 3, 4]].tolist() == [[1, 1, 1], [2, 1, 1], [3, 4, 4]]
 
     def test_dynamics_loss_takes_other_actions_and_leaves_the_windows_alone(

@@ -155,7 +155,7 @@ class WorldModel(nn.Module):
         Args:
             windows: Recorded windows of ``num_history + t`` frames.
             generator: Source of every random draw, on the CPU.
-            moving_weight: Extra weight of the places where something moves, see ``moving_mask``.
+            moving_weight: Extra weight of the places where something moves, see ``moving_places``.
             clean_fraction: Fraction of frames at the clean level, as committed ones are.
             noise_fraction: Fraction of frames made of nothing but noise, as new ones are.
             history_noise: Largest standard deviation of noise on the frames given as history.
@@ -195,7 +195,7 @@ class WorldModel(nn.Module):
 
         weights = None
         if moving_weight:
-            moving = self.moving_mask(frames, (targets.shape[-2], targets.shape[-1]))[:, k:]
+            moving = self.moving_places(frames, (targets.shape[-2], targets.shape[-1]))[:, k:]
             weights = 1 + moving_weight * moving
             weights = weights / weights.mean()
         rewards = torch.from_numpy(windows.rewards[:, k - 1 :]).to(device)
@@ -222,7 +222,7 @@ class WorldModel(nn.Module):
         made = self.dit(noisy_latents, tau, actions, history).latents
         return self.encode(self.decode(made)) if self.codec.exact else made
 
-    def moving_mask(self, frames: torch.Tensor, latent_size: tuple[int, int]) -> torch.Tensor:
+    def moving_places(self, frames: torch.Tensor, latent_size: tuple[int, int]) -> torch.Tensor:
         """Where something moves, which is where it differs from the median frame.
 
         Most of the weight lies where something is or was just before. By itself that rewards
