@@ -238,13 +238,17 @@ class TestInputs:
     @torch.no_grad()
     def test_history_reaches_over_the_edge_of_a_patch(self) -> None:
         dit = make_tiny_dit(depth=1, time_every=1, patch_size=8)
-        inputs = make_inputs(dit, 1, 1, 24, 24)
-        inputs["history"].zero_()
-        before = dit(**inputs).latents
-        inputs["history"][..., 4, 4] = 1  # in the first patch, 4 pixels from the second
-        seen = dit.embed_history(inputs["history"][0]).abs().sum(1)[0] > 0
-        assert seen.tolist() == [[True, True, False], [True, True, False], [False] * 3]
-        assert (dit(**inputs).latents != before).any()
+        frames = torch.zeros(1, 3 + dit.config.num_history * 3, 24, 24)
+        before = dit.detail.look(frames)
+        frames[:, 3:, 4, 4] = 1  # in the first patch, 4 pixels from the second
+        seen = (dit.detail.look(frames) != before).any(1)[0].nonzero()
+        assert seen.max(0).values.tolist() == [4, 4]  # features of 2 pixels: the second patch's own
+
+
+def pass_through(
+    path: DetailPath, frames: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor
+) -> torch.Tensor:
+    return path.draw(path.look(frames), scale, shift)
 
 
 class TestDetailPath:
@@ -254,16 +258,16 @@ class TestDetailPath:
         torch.manual_seed(0)
         path = DetailPath(6, 3, width=8, stride=stride)
         torch.nn.init.normal_(path.head[-1].weight)
-        scale, shift = torch.randn(2, 1, 8, 1, 1).expand(2, 1, 8, 24 // stride, 24 // stride)
-        frames = torch.zeros(1, 6, 24, 24)
-        nothing = path(frames, scale, shift)
-        frames[..., 8:10, 11] = 10 * torch.randn(6, 1)
-        drawn = path(frames, scale, shift) - nothing
-        moved = path(frames.roll((4, -2), (2, 3)), scale, shift) - nothing
-        assert drawn.shape == (1, 3, 24, 24)
-        assert drawn[..., 8:10, 11].abs().mean() > 0.05
-        inside = drawn[..., 4:16, 6:18]  # away from the edges
-        torch.testing.assert_close(moved[..., 8:20, 4:16], inside, atol=1e-3, rtol=1e-3)
+        scale, shift = torch.randn(2, 1, 8, 1, 1).expand(2, 1, 8, 48 // stride, 48 // stride)
+        frames = torch.zeros(1, 6, 48, 48)
+        nothing = pass_through(path, frames, scale, shift)
+        frames[..., 20:22, 23] = 10 * torch.randn(6, 1)
+        drawn = pass_through(path, frames, scale, shift) - nothing
+        moved = pass_through(path, frames.roll((4, -2), (2, 3)), scale, shift) - nothing
+        assert drawn.shape == (1, 3, 48, 48)
+        assert drawn[..., 20:22, 23].abs().mean() > 0.05
+        inside = drawn[..., 12:30, 14:32]  # away from the edges
+        torch.testing.assert_close(moved[..., 16:34, 12:30], inside, atol=1e-3, rtol=1e-3)
 
     @torch.no_grad()
     def test_what_the_transformer_says_of_a_place_is_drawn_there(self) -> None:
@@ -271,10 +275,10 @@ class TestDetailPath:
         torch.nn.init.normal_(path.head[-1].weight)
         frames = torch.randn(1, 3, 16, 16)
         scale, shift = torch.zeros(2, 1, 8, 8, 8)
-        before = path(frames, scale, shift)
+        before = pass_through(path, frames, scale, shift)
         for said in (scale, shift):
             said[..., 4, 4] = 1
-            changed = (path(frames, scale, shift) != before).any(1)[0].nonzero()
+            changed = (pass_through(path, frames, scale, shift) != before).any(1)[0].nonzero()
             assert changed.min(0).values.tolist() == [4, 4]  # two convolutions reach two places
             assert changed.max(0).values.tolist() == [13, 13]
             said[..., 4, 4] = 0

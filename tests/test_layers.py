@@ -72,7 +72,7 @@ class TestRotary:
 
     def test_tokens_without_a_place_do_not_turn(self) -> None:
         cos, sin = space_rotation(3, 2, 4, DIM, CPU)
-        assert cos.shape == sin.shape == (3 * 2 + 4, 1, DIM // 2)
+        assert cos.shape == sin.shape == (3 * 2 + 4, 1, DIM)
         assert (cos[-4:] == 1).all()
         assert (sin[-4:] == 0).all()
         assert (cos[1:-4] != 1).any(dim=-1).all()
@@ -169,6 +169,6 @@ def test_swiglu_is_a_gate_times_a_value() -> None:
     layer = SwiGLU(8, 24)
     x = torch.randn(2, 3, 4, 8)
     gate, up = layer.gate_up.weight.split(24)
-    normed = F.rms_norm(x, (8,))
+    normed = F.layer_norm(x, (8,))
     expected = (F.silu(normed @ gate.T) * (normed @ up.T)) @ layer.down.weight.T
     torch.testing.assert_close(layer(x), expected)

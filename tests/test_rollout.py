@@ -17,6 +17,7 @@ from tests.tiny_worlds import (
 )
 from worldsim.recording import Recording
 from worldsim.rollout import Rollout, RolloutStep
+from worldsim.sampling import pass_levels
 from worldsim.world_model import WorldModel
 
 ACTIONS = [0, 1, 2, 2, 1, 0, 1, 1]
@@ -94,22 +95,29 @@ class TestSteps:
         hook = world.dit.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[3]))
         steps = play(rollout)
         hook.remove()
-        per_step = rollout.num_passes + 1
         for t in range(1, len(steps)):
             history = world.encode(torch.from_numpy(steps[t - 1].frames)[:, None])[:, 0]
-            assert torch.equal(seen[t * per_step][:, 0, :3], history)
+            assert torch.equal(seen[t * rollout.num_passes][:, 0, :3], history)
 
     @pytest.mark.parametrize("num_passes", [1, 2, 4])
-    def test_passes_look_from_noise_to_clean_and_once_at_the_end(
-        self, world: WorldModel, num_passes: int
-    ) -> None:
+    def test_a_frame_costs_its_passes_and_no_more(self, world: WorldModel, num_passes: int) -> None:
         rollout, levels = begin(world, num_passes=num_passes), []
         hook = world.dit.register_forward_pre_hook(
             lambda _, inputs: levels.append(inputs[1].item())
         )
         rollout.step(np.array([1]))
         hook.remove()
-        assert levels == [i / num_passes for i in range(num_passes)] + [1.0]
+        assert levels == pytest.approx(pass_levels(num_passes))
+
+    def test_the_last_pass_is_what_is_remembered(self, world: WorldModel) -> None:
+        rollout, written = begin(world, num_passes=3), []
+        hook = world.dit.register_forward_hook(
+            lambda _, inputs, output: written.append(inputs[4].keys.clone())
+        )
+        rollout.step(np.array([1]))
+        hook.remove()
+        assert torch.equal(rollout.clone_state().cache.keys, written[-1])
+        assert not torch.equal(written[-1], written[0])
 
     def test_grey_frames_of_odd_size(self) -> None:
         world = make_tiny_world(make_tiny_game(frame_size=(21, 30), channels=1))

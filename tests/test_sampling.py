@@ -4,22 +4,26 @@ import pytest
 import torch
 
 from worldsim.flow import add_noise
-from worldsim.sampling import euler, uniform_levels
+from worldsim.sampling import euler, pass_levels
 
 
 @pytest.mark.parametrize("num_passes", [1, 2, 3, 4, 16])
-def test_levels_rise_evenly_from_noise_and_stop_before_clean(num_passes: int) -> None:
-    levels = uniform_levels(num_passes)
+def test_levels_rise_from_noise_in_ever_smaller_steps_and_stop_before_clean(
+    num_passes: int,
+) -> None:
+    levels = pass_levels(num_passes)
     assert len(levels) == num_passes
     assert levels[0] == 0
     steps = torch.tensor([*levels, 1.0]).diff()
-    torch.testing.assert_close(steps, torch.full_like(steps, 1 / num_passes))
+    assert (steps > 0).all()
+    assert (steps.diff() < 0).all()
+    torch.testing.assert_close(torch.tensor(levels) ** 2, torch.arange(num_passes) / num_passes)
 
 
 @pytest.mark.parametrize("num_passes", [0, -3])
 def test_less_than_one_pass_is_refused_with_the_number(num_passes: int) -> None:
     with pytest.raises(ValueError, match=f"num_passes must be 1 or more, got {num_passes}"):
-        uniform_levels(num_passes)
+        pass_levels(num_passes)
 
 
 @pytest.mark.parametrize("num_passes", [1, 2, 4, 7])
@@ -38,8 +42,8 @@ def test_a_perfect_predictor_gives_the_clean_latent_in_any_number_of_passes(
         torch.testing.assert_close(latent, expected)
         return clean
 
-    assert torch.equal(euler(denoise, noise, uniform_levels(num_passes)), clean)
-    assert looked_at == uniform_levels(num_passes)
+    assert torch.equal(euler(denoise, noise, pass_levels(num_passes)), clean)
+    assert looked_at == pass_levels(num_passes)
 
 
 def test_the_last_prediction_is_the_answer() -> None:
@@ -53,7 +57,7 @@ def test_more_passes_follow_a_curved_flow_more_closely() -> None:
         return torch.tanh(latent * level / (1 - level) ** 2)
 
     noise = torch.tensor([-1.5, -0.4, 0.3, 1.2])
-    errors = [(euler(denoise, noise, uniform_levels(n)).abs() - 1).abs().max() for n in (1, 2, 8)]
+    errors = [(euler(denoise, noise, pass_levels(n)).abs() - 1).abs().max() for n in (1, 2, 8)]
     assert errors[0] == 1  # one pass can but guess the mean
     assert errors[0] > errors[1] > errors[2]
     assert errors[2] < 0.05
@@ -61,5 +65,5 @@ def test_more_passes_follow_a_curved_flow_more_closely() -> None:
 
 def test_the_noise_is_left_as_it_was() -> None:
     noise = torch.ones(2)
-    euler(lambda latent, level: latent * 0.5, noise, uniform_levels(3))
+    euler(lambda latent, level: latent * 0.5, noise, pass_levels(3))
     assert torch.equal(noise, torch.ones(2))

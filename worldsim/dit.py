@@ -1,15 +1,14 @@
 """VideoDiT: a transformer that denoises the frames of a game, given what the player did.
 
-Each frame is a set of tokens: one per patch, one for the action that led into the frame, one for
-its noise level, and a few registers (Darcet et al. 2024). Attention is within the frame in every
-layer and causal over time in every ``time_every``-th. A patch token reads, besides its noisy
-pixels, the same place in the last ``num_history`` finished frames with a margin around it: what
-moves by a few pixels is then seen by the first layer, and time attention is free for what lies
-further back.
+Each frame is seen first by a shallow convolutional path at half of its resolution: the noisy frame
+and the ``num_history`` finished ones before it. Its features are cut into patches, one token each;
+beside them stand a token for the action that led into the frame, one for its noise level, and a few
+registers (Darcet et al. 2024). Attention is within the frame in every layer and causal over time in
+every ``time_every``-th. What moves by a few pixels is seen by the convolutions, so that time
+attention is free for what lies further back.
 
-Around the transformer lies a shallow convolutional path (the skip of a U-Net): the transformer
-decides for each patch what happens, and convolutions, which know how to move a thing wherever it
-is, draw it.
+The path goes on past the transformer (the skip of a U-Net): the transformer decides for each patch
+what happens, and convolutions, which know how to move a thing wherever it is, draw it.
 """
 
 from __future__ import annotations
@@ -51,10 +50,7 @@ class DiTOutput(NamedTuple):
 
 
 class DetailPath(nn.Module):
-    """Convolutions at half of the resolution, from noisy and finished frames to the clean one.
-
-    What the transformer says of each place scales and shifts the features on their way (FiLM,
-    Perez et al. 2018).
+    """Convolutions at half of the resolution, which look at frames and draw the clean one.
 
     Args:
         in_channels: Channels of the noisy frame and the finished ones together.
@@ -66,28 +62,31 @@ class DetailPath(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, width: int, stride: int) -> None:
         super().__init__()
         self.stride = stride
-        self.stem = nn.Sequential(
-            nn.Conv2d(in_channels * stride**2, width, 3, padding=1),
-            nn.SiLU(),
-            nn.Conv2d(width, width, 3, padding=1),
-        )
-        draw = nn.Conv2d(width, out_channels * stride**2, 3, padding=1)
-        nn.init.zeros_(draw.weight)
-        self.head = nn.Sequential(nn.SiLU(), nn.Conv2d(width, width, 3, padding=1), nn.SiLU(), draw)
+        first = nn.Conv2d(in_channels * stride**2, width, 3, padding=1)
+        second = nn.Conv2d(width, width, 3, padding=1)
+        for convolution in (first, second):  # a small thing must still be heard
+            nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
+        self.stem = nn.Sequential(first, nn.SiLU(), second)
+        last = nn.Conv2d(width, out_channels * stride**2, 3, padding=1)
+        nn.init.zeros_(last.weight)
+        self.head = nn.Sequential(nn.SiLU(), nn.Conv2d(width, width, 3, padding=1), nn.SiLU(), last)
 
-    def forward(
-        self, frames: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor
-    ) -> torch.Tensor:
-        """Map frames (b in_channels h w) to (b out_channels h w).
-
-        Args:
-            frames: The noisy frame and the finished ones before it.
-            scale: What the features are multiplied by, less 1: (b width h/stride w/stride).
-            shift: What is added to them, of the same shape.
-        """
+    def look(self, frames: torch.Tensor) -> torch.Tensor:
+        """Map frames (b in_channels h w) to features (b width h/stride w/stride)."""
         folded = F.pixel_unshuffle(frames, self.stride)
         # Convolutions of few channels are up to three times as fast with the channels last.
-        features = self.stem(folded.contiguous(memory_format=torch.channels_last))
+        return self.stem(folded.contiguous(memory_format=torch.channels_last))
+
+    def draw(
+        self, features: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor
+    ) -> torch.Tensor:
+        """Map features to the clean frame (b out_channels h w).
+
+        Args:
+            features: From ``look``.
+            scale: What they are multiplied by, less 1, of their shape (FiLM, Perez et al. 2018).
+            shift: What is added to them, of their shape.
+        """
         return F.pixel_shuffle(self.head(features * (1 + scale) + shift), self.stride)
 
 
@@ -193,16 +192,12 @@ class VideoDiT(ModelMixin, ConfigMixin):
             )
         self.head_dim = width // num_heads
         self.num_special = 2 + num_registers
-        margin = patch_size // 2
-        self.embed_noisy = nn.Conv2d(latent_channels, width, patch_size, stride=patch_size)
-        self.embed_history = nn.Conv2d(
-            latent_channels * num_history,
-            width,
-            patch_size + 2 * margin,
-            stride=patch_size,
-            padding=margin,
-            bias=False,
+        stride = 1 if patch_size % 2 else 2
+        self.detail = DetailPath(
+            latent_channels * (1 + num_history), latent_channels, detail_width, stride
         )
+        self.patch = patch_size // stride  # side of a patch, in features
+        self.embed = nn.Linear(detail_width * self.patch**2, width, bias=False)
         self.place_embedding = nn.Linear(20, width, bias=False)
         self.action_embedding = nn.Embedding(num_actions + 1, width)
         self.level_embedding = nn.Sequential(
@@ -214,12 +209,8 @@ class VideoDiT(ModelMixin, ConfigMixin):
             Block(width, num_heads, num_kv_heads, hidden, over_time=(i + 1) % time_every == 0)
             for i in range(depth)
         )
-        self.norm = nn.RMSNorm(width)
-        stride = 1 if patch_size % 2 else 2
-        self.unembed = nn.Linear(width, 2 * detail_width * (patch_size // stride) ** 2)
-        self.detail = DetailPath(
-            latent_channels * (1 + num_history), latent_channels, detail_width, stride
-        )
+        self.norm = nn.LayerNorm(width, bias=False)
+        self.unembed = nn.Linear(width, 2 * detail_width * self.patch**2)
         self._initialize()
 
     def _initialize(self) -> None:
@@ -231,9 +222,6 @@ class VideoDiT(ModelMixin, ConfigMixin):
         for block in self.blocks:
             assert isinstance(block, Block)
             block.scale_outputs(self.config.depth**-0.5 / 1.5)
-        for embed in (self.embed_noisy, self.embed_history):
-            # A small thing in a patch must be heard beside the action and the level.
-            nn.init.trunc_normal_(embed.weight, std=4 * embed.weight[0].numel() ** -0.5)
         nn.init.normal_(self.action_embedding.weight, std=0.5)
 
     def new_cache(self, batch_size: int, frame_size: tuple[int, int]) -> KVCache:
@@ -280,13 +268,11 @@ class VideoDiT(ModelMixin, ConfigMixin):
         """
         b, t, _, h, w = noisy_latents.shape
         patch = self.config.patch_size
-        padding = (0, -w % patch, 0, -h % patch)
-        noisy, past = (
-            F.pad(rearrange(a, "b t c h w -> (b t) c h w"), padding)
-            for a in (noisy_latents, history)
-        )
-        rows, columns = (side // patch for side in noisy.shape[-2:])
-        x = self._tokens(noisy, past, tau, actions)
+        frames = rearrange(torch.cat((noisy_latents, history), dim=2), "b t c h w -> (b t) c h w")
+        frames = F.pad(frames, (0, -w % patch, 0, -h % patch))
+        rows, columns = (side // patch for side in frames.shape[-2:])
+        features = self.detail.look(frames)
+        x = self._tokens(features, tau, actions)
         space = space_rotation(rows, columns, self.num_special, self.head_dim, x.device)
         layer_caches: Iterator[LayerCache | None]
         if cache is None:
@@ -308,22 +294,29 @@ class VideoDiT(ModelMixin, ConfigMixin):
             "b t (rows columns) (two d ph pw) -> two (b t) d (rows ph) (columns pw)",
             two=2,
             rows=rows,
-            ph=patch // self.detail.stride,
-            pw=patch // self.detail.stride,
+            ph=self.patch,
+            pw=self.patch,
         )
-        clean = self.detail(torch.cat((noisy, past), dim=1), scale, shift)
+        clean = self.detail.draw(features, scale, shift)
         clean = rearrange(clean[..., :h, :w], "(b t) c h w -> b t c h w", b=b)
         return DiTOutput(clean.float(), x[:, :, -1].float())
 
     def _tokens(
-        self, noisy: torch.Tensor, past: torch.Tensor, tau: torch.Tensor, actions: torch.Tensor
+        self, features: torch.Tensor, tau: torch.Tensor, actions: torch.Tensor
     ) -> torch.Tensor:
-        """Tokens (b t n d) from whole patches (b*t c h w): patches by rows, then the others."""
+        """Tokens (b t n d) from features (b*t c h w): patches by rows, then the others."""
         b, t = tau.shape
-        embedded = self.embed_noisy(noisy) + self.embed_history(past)
-        patches = rearrange(embedded, "(b t) d rows columns -> b t (rows columns) d", b=b)
-        patches = patches + self.place_embedding(place_features(*embedded.shape[-2:], tau.device))
+        rows, columns = (side // self.patch for side in features.shape[-2:])
+        patches = rearrange(
+            features,
+            "(b t) c (rows ph) (columns pw) -> b t (rows columns) (ph pw c)",
+            b=b,
+            ph=self.patch,
+            pw=self.patch,
+        )
+        place = self.place_embedding(place_features(rows, columns, tau.device))
         action = self.action_embedding(actions)[:, :, None]
         level = self.level_embedding(self._level_features(tau))[:, :, None]
         registers = repeat(self.registers, "n d -> b t n d", b=b, t=t)
-        return torch.cat((patches + action + level, action, level, registers), dim=2)
+        patches = self.embed(patches) + place + action + level
+        return torch.cat((patches, action, level, registers), dim=2)

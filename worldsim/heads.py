@@ -57,7 +57,9 @@ class RewardTerminationHead(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.hidden = nn.Sequential(nn.RMSNorm(width), nn.Linear(width, width), nn.SiLU())
+        self.hidden = nn.Sequential(
+            nn.LayerNorm(width, bias=False), nn.Linear(width, width), nn.SiLU()
+        )
         self.reward = nn.Linear(width, NUM_BINS)
         self.termination = nn.Linear(width, 1)
         self.register_buffer("bins", torch.linspace(-LIMIT, LIMIT, NUM_BINS), persistent=False)

@@ -3,7 +3,8 @@
 Tokens have shape (b t n d): ``n`` tokens of width ``d`` for each of ``t`` frames. Attention is
 factorised: within a frame in every layer, over time (causal, each token with its own past) in
 some. Queries are grouped (GQA, Ainslie et al. 2023) and normalised as keys are (QK-norm,
-Henry et al. 2020).
+Dehghani et al. 2023). Norms are LayerNorm without bias: torch has a fused kernel for it on every
+device, and none for RMSNorm on a CPU.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import nn
 
 from worldsim.kv_cache import LayerCache
 
-Rotation = tuple[torch.Tensor, torch.Tensor]  # cos and sin, each (... dim / 2)
+Rotation = tuple[torch.Tensor, torch.Tensor]  # cos and signed sin, each (... dim), see rotate
 
 
 def rotary_angles(positions: torch.Tensor, dim: int, base: float = 10_000.0) -> torch.Tensor:
@@ -35,11 +36,16 @@ def rotary_angles(positions: torch.Tensor, dim: int, base: float = 10_000.0) -> 
     return positions.double()[..., None] * base**-exponents
 
 
+def rotation_by(angles: torch.Tensor) -> Rotation:
+    """What ``rotate`` needs to turn channel pairs by the given angles (... dim / 2)."""
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat((cos, cos), dim=-1).float(), torch.cat((-sin, sin), dim=-1).float()
+
+
 def rotate(x: torch.Tensor, rotation: Rotation) -> torch.Tensor:
-    """Turn channel pairs (i, i + dim / 2) of ``x`` by the given cos and sin, which broadcast."""
+    """Turn channel pairs (i, i + dim / 2) of ``x``; the rotation broadcasts."""
     cos, sin = rotation
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
 
 
 @functools.lru_cache(maxsize=8)
@@ -53,7 +59,7 @@ def space_rotation(
     tokens (action, level, registers) do not turn.
 
     Returns:
-        cos and sin, each (n 1 dim / 2) with n = height * width + num_special.
+        A rotation (n 1 dim) with n = height * width + num_special.
     """
     places = torch.meshgrid(
         torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij"
@@ -61,14 +67,12 @@ def space_rotation(
     angles = torch.cat(
         [rotary_angles(place.flatten(), dim // 2, base=100.0) for place in places], dim=-1
     )
-    angles = F.pad(angles, (0, 0, 0, num_special))[:, None]
-    return angles.cos().float(), angles.sin().float()
+    return rotation_by(F.pad(angles, (0, 0, 0, num_special))[:, None])
 
 
 def time_rotation(positions: torch.Tensor, dim: int) -> Rotation:
-    """Rotation by frame number: cos and sin, each (b t 1 1 dim / 2) for positions (b t)."""
-    angles = rotary_angles(positions, dim, base=1_000.0)[:, :, None, None]
-    return angles.cos().float(), angles.sin().float()
+    """Rotation by frame number, (b t 1 1 dim) for positions (b t)."""
+    return rotation_by(rotary_angles(positions, dim, base=1_000.0)[:, :, None, None])
 
 
 def grouped_attention(
@@ -114,26 +118,22 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, num_heads: int, num_kv_heads: int) -> None:
         super().__init__()
-        self.num_kv_heads = num_kv_heads
         self.dim = width // num_heads
-        self.splits = [width, num_kv_heads * self.dim, num_kv_heads * self.dim]
-        self.norm = nn.RMSNorm(width)
-        self.query_key_value = nn.Linear(width, sum(self.splits), bias=False)
-        self.query_norm = nn.RMSNorm(self.dim)
-        self.key_norm = nn.RMSNorm(self.dim)
+        self.heads = [num_heads, num_kv_heads, num_kv_heads]
+        self.norm = nn.LayerNorm(width, bias=False)
+        self.query_key_value = nn.Linear(width, sum(self.heads) * self.dim, bias=False)
+        self.query_key_norm = nn.LayerNorm(self.dim, bias=False)
         self.out = nn.Linear(width, width, bias=False)
 
     def project(
         self, x: torch.Tensor, rotation: Rotation
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Queries, keys (both turned) and values of tokens (b t n d), each (b t n heads dim)."""
-        query, key, value = (
-            part.unflatten(-1, (-1, self.dim))
-            for part in self.query_key_value(self.norm(x)).split(self.splits, dim=-1)
-        )
+        projected = self.query_key_value(self.norm(x)).unflatten(-1, (-1, self.dim))
+        queries_keys, value = projected.tensor_split([sum(self.heads[:2])], dim=-2)
         # In single precision, whatever autocast made of the projection.
-        query = rotate(self.query_norm(query.float()), rotation)
-        key = rotate(self.key_norm(key.float()), rotation)
+        queries_keys = rotate(self.query_key_norm(queries_keys.float()), rotation)
+        query, key = queries_keys.split(self.heads[:2], dim=-2)
         return query, key, value
 
 
@@ -188,7 +188,7 @@ class SwiGLU(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.norm = nn.RMSNorm(width)
+        self.norm = nn.LayerNorm(width, bias=False)
         self.gate_up = nn.Linear(width, 2 * hidden, bias=False)
         self.down = nn.Linear(hidden, width, bias=False)
 

@@ -1,8 +1,9 @@
 """Rollout: sessions inside a world, one frame a step, all in one batch.
 
-Each frame takes ``num_passes`` denoising passes and one more, with the finished frame at the clean
-level, which commits it to memory and reads reward and termination. Memory is a ring of fixed
-size, so a session may last for ever.
+Each frame takes ``num_passes`` denoising passes. What the last of them wrote into the ring is the
+frame's memory, and from its features reward and termination are read: another pass over the
+finished frame would cost as much as a denoising pass and changes nothing that can be measured.
+The ring has a fixed size, so a session may last for ever.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from einops import repeat
 
 from worldsim.dit import DiTOutput
 from worldsim.kv_cache import KVCache
-from worldsim.sampling import euler, uniform_levels
+from worldsim.sampling import euler, pass_levels
 from worldsim.world_model import WorldModel
 
 
@@ -84,12 +85,12 @@ class Rollout:
 
     @property
     def num_passes(self) -> int:
-        """Denoising passes a frame, without the one that commits it."""
+        """Denoising passes a frame."""
         return len(self._levels)
 
     @num_passes.setter
     def num_passes(self, num_passes: int) -> None:
-        self._levels = uniform_levels(num_passes)
+        self._levels = pass_levels(num_passes)
 
     @torch.no_grad()
     def reset(
@@ -187,19 +188,22 @@ class Rollout:
         noise = torch.stack([torch.randn(shape, generator=rng) for rng in self._rngs])
         draws = torch.cat([torch.rand(1, generator=rng) for rng in self._rngs])
 
+        features = torch.empty(0)
+
         def denoise(latent: torch.Tensor, level: float) -> torch.Tensor:
+            nonlocal features
             output = self._pass(latent, level, taken, self._history, self._cache)
+            features = output.features
             return output.latents[:, 0]
 
         latent = euler(denoise, noise.to(world.device), self._levels)
+        self._cache.commit()
         frames = world.decode(latent[:, None])
         if world.codec.exact:  # what is remembered is what was shown
             latent = world.encode(frames)[:, 0]
-        output = self._pass(latent, 1.0, taken, self._history, self._cache)
-        self._cache.commit()
         newest = torch.cat((latent, self._history), dim=1)
         self._history = newest[:, : self._history.shape[1]]
-        head = world.head(output.features)
+        head = world.head(features)
         probs = world.head.termination_probs(head)[:, 0].cpu()
         return RolloutStep(
             frames=frames[:, 0].cpu().numpy(),
