@@ -5,10 +5,11 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 PYTHONS = $(PYTHON) python3 python3.13 python3.12 python3.11 python3.10
 READY = .venv/.ready
 
-.PHONY: help setup demo test test-slow lint clean
+.PHONY: help setup demo speedrun test test-slow lint clean
 
 help:
 	@echo 'make demo       play the bundled world: in a window, or into demo.mp4 without a display'
+	@echo 'make speedrun   from nothing to a playable game of your own, in 20 minutes on two cores'
 	@echo 'make test       run the tests'
 	@echo 'make test-slow  run the tests that take many seconds or open a window'
 	@echo 'make lint       check style and types'
@@ -21,6 +22,22 @@ setup: $(READY)
 
 demo: $(READY)
 	.venv/bin/worldsim demo
+
+# Record, train, measure, film: what each command does is what it prints.
+SPEEDRUN = runs/speedrun
+speedrun: $(READY)
+	@test ! -e $(SPEEDRUN) || { echo '$(SPEEDRUN) is there already: remove it, or give' \
+	    'another folder: make speedrun SPEEDRUN=runs/again' >&2; exit 1; }
+	@begin=$$(date +%s); set -ex; \
+	.venv/bin/worldsim record worldsim/Pong-v0 --steps 60000 \
+	    --policy random=0.2 sticky=0.3 scripted=0.5 --out $(SPEEDRUN)/recording; \
+	.venv/bin/worldsim train $(SPEEDRUN)/recording --out $(SPEEDRUN)/world \
+	    --minutes 17 --evals 1 --wandb disabled; \
+	.venv/bin/worldsim eval $(SPEEDRUN)/world $(SPEEDRUN)/recording; \
+	.venv/bin/worldsim demo --world $(SPEEDRUN)/world --gif $(SPEEDRUN)/play.gif; \
+	set +x; seconds=$$(($$(date +%s) - begin)); \
+	echo "from nothing to a playable game in $$((seconds / 60)) min $$((seconds % 60)) s;" \
+	    "play it: .venv/bin/worldsim play $(SPEEDRUN)/world"
 
 test: $(READY)
 	.venv/bin/pytest

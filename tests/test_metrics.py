@@ -217,8 +217,10 @@ class TestActionShuffleRatio:
     ) -> None:
         deaf = make_tiny_world()
         torch.nn.init.zeros_(deaf.dit.action_embedding.weight)
-        assert action_shuffle_ratio(deaf, recording, [0, 1], num_batches=2) == 1.0
-        assert action_shuffle_ratio(world, recording, [0, 1], num_batches=2) != 1.0
+        ratio = action_shuffle_ratio(deaf, recording, [0, 1], num_batches=2)
+        assert ratio.overall == 1.0
+        assert set(ratio.by_action.values()) == {1.0}
+        assert action_shuffle_ratio(world, recording, [0, 1], num_batches=2).overall != 1.0
 
     def test_rises_for_a_world_that_learned_to_listen(self, recording: Recording) -> None:
         world = make_tiny_world()
@@ -233,14 +235,18 @@ class TestActionShuffleRatio:
             losses.mean(losses.frame).backward()
             optimizer.step()
         ratio = action_shuffle_ratio(world, recording, [4, 5])
-        assert ratio > 1.5
+        assert ratio.overall > 1.5
+        # told the action that was taken a world is right whatever else was to choose
+        assert list(ratio.by_action) == list(world.game.action_meanings)
+        assert min(ratio.by_action.values()) > 1.2
         assert ratio == action_shuffle_ratio(world, recording, [4, 5])
 
     def test_is_undefined_when_the_player_never_chose(
         self, world: WorldModel, tmp_path: Path
     ) -> None:
         idle = write_tiny_recording(tmp_path / "idle", still=True)
-        assert np.isnan(action_shuffle_ratio(world, idle, [0, 1], num_batches=2))
+        ratio = action_shuffle_ratio(world, idle, [0, 1], num_batches=2)
+        assert np.isnan([ratio.overall, *ratio.by_action.values()]).all()
 
 
 class TestStepLatency:

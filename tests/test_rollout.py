@@ -373,3 +373,24 @@ def test_a_session_of_hundreds_of_steps_takes_no_more_memory(world: WorldModel) 
     assert [state.cache.keys.shape, state.history.shape] == shapes
     del state
     assert live_tensors() == before
+
+
+@pytest.mark.slow
+def test_compiled_it_plays_as_it_does_eagerly(world: WorldModel) -> None:
+    eager, compiled = begin(world, (1, 2)), Rollout(world, 2, compiled=True)
+    compiled.restore_state(eager.clone_state())
+    for ours, theirs in zip(play(compiled), play(eager), strict=True):
+        assert_close(ours, theirs, lanes=(0, 1))
+
+
+@pytest.mark.slow
+def test_what_cannot_be_compiled_is_played_with_a_note(
+    world: WorldModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.compiler.reset()
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+    with pytest.warns(UserWarning, match="not compiled, so steps are slower: .*compiler"):
+        rollout = Rollout(world, compiled=True)
+    plain = begin(world)
+    rollout.restore_state(plain.clone_state())
+    assert_same(play(rollout), play(plain))

@@ -74,7 +74,7 @@ def evaluate_run(
     )
     imagined = roll_out(world, held_out, on_step=on_step)
     horizons = compare(imagined, held_out, world.background, EVAL_HORIZONS)
-    ratio = action_shuffle_ratio(world, recording, episodes, num_batches=4)
+    ratio = action_shuffle_ratio(world, recording, episodes, num_batches=4).overall
     figures = {
         f"horizon_{horizon}/{name}": value
         for horizon, row in horizons.items()

@@ -132,7 +132,8 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
         "num_passes": world.num_passes if config.passes is None else config.passes,
         "seed": config.seed,
         "horizons": compare(dreamed, held_out, recording.median_frame()),
-        "action_shuffle_ratio": ratio,
+        "action_shuffle_ratio": ratio.overall,
+        "action_shuffle_ratio_by_action": ratio.by_action,
         "step_ms": latency,
         "parameters": sum(parameter.numel() for parameter in world.parameters()),
         "device": str(world.device),
@@ -232,6 +233,10 @@ def _print_report(report: dict[str, Any], console: Console) -> None:
             else "undefined, the recording's actions never differ"
         )
     )
+    if math.isfinite(ratio):
+        by_action = report["action_shuffle_ratio_by_action"].items()
+        told = ", ".join(f"{name} {value:.2f}" for name, value in by_action if value == value)
+        say(f"the same by the last action, where the other one differs: {told}")
     for step, times in report["step_ms"].items():
         say(
             f"step {step:>5,}: {times['p50']:.1f} ms p50, {times['p95']:.1f} ms p95 "

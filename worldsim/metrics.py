@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -146,6 +147,20 @@ def rollout_metrics(
     return compare(dreamed, held_out, recording.median_frame(), horizons)
 
 
+class ShuffleRatio(NamedTuple):
+    """How much worse a world foretells the next frame when it is told the wrong actions.
+
+    Attributes:
+        overall: Error under other windows' actions over the error under the true ones; 1 means
+            that the world does not listen, nan that the recording's actions never differ.
+        by_action: The same by the meaning of the true last action, over the windows in which the
+            other last action differs; nan for an action that was never taken.
+    """
+
+    overall: float
+    by_action: dict[str, float]
+
+
 def action_shuffle_ratio(
     world: WorldModel,
     recording: Recording,
@@ -155,11 +170,11 @@ def action_shuffle_ratio(
     num_batches: int = 8,
     batch_size: int = 16,
     on_batch: Callable[[], None] | None = None,
-) -> float:
-    """Divide the loss under other windows' actions by the loss under the true ones.
+) -> ShuffleRatio:
+    """Divide the error under other windows' actions by the error under the true ones.
 
-    1 means that the world does not listen to the player. Both losses see the same windows, noise
-    and levels; batches in which every window has the same actions are drawn again.
+    Both see the same windows and noise; batches in which every window has the same actions are
+    drawn again.
 
     Args:
         world: The world.
@@ -169,32 +184,43 @@ def action_shuffle_ratio(
         num_batches: Batches.
         batch_size: Windows a batch, at least 2.
         on_batch: Called after each batch, for a progress bar.
-
-    Returns:
-        The ratio of the mean losses; nan if the recording's actions never differ.
     """
     rng = np.random.default_rng(seed)
     length = world.num_history + world.window
-    true_loss = shuffled_loss = 0.0
-    batches = 0
+    batches: list[tuple[NDArray[Any], ...]] = []
     for _ in range(4 * num_batches):
         windows = recording.sample_windows(rng, batch_size, length, episodes)
         actions = _shuffle_actions(windows.actions, rng)
         if actions is None:
             continue
         noise_seed = int(rng.integers(2**62))
-        losses = [
-            float(world.dynamics_loss(windows, torch.Generator().manual_seed(noise_seed), given))
+        true_errors, other_errors = (
+            world.dynamics_errors(windows, torch.Generator().manual_seed(noise_seed), given)
+            .double()
+            .cpu()
+            .numpy()
             for given in (windows.actions, actions)
-        ]
-        true_loss += losses[0]
-        shuffled_loss += losses[1]
-        batches += 1
+        )
+        batches.append((true_errors, other_errors, windows.actions[:, -1], actions[:, -1]))
         if on_batch is not None:
             on_batch()
-        if batches == num_batches:
+        if len(batches) == num_batches:
             break
-    return shuffled_loss / true_loss if true_loss else float("nan")
+    meanings = world.game.action_meanings
+    if not batches:
+        return ShuffleRatio(float("nan"), dict.fromkeys(meanings, float("nan")))
+    true_errors, other_errors, last, other_last = (
+        np.concatenate(parts) for parts in zip(*batches, strict=True)
+    )
+
+    def ratio(chosen: NDArray[np.bool_]) -> float:
+        below = true_errors[chosen].sum()
+        return float(other_errors[chosen].sum() / below) if below else float("nan")
+
+    return ShuffleRatio(
+        ratio(np.ones(len(last), bool)),
+        {name: ratio((last == i) & (other_last != i)) for i, name in enumerate(meanings)},
+    )
 
 
 def _shuffle_actions(

@@ -8,7 +8,8 @@ The ring has a fixed size, so a session may last for ever.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -55,6 +56,9 @@ class Rollout:
         batch_size: Sessions.
         num_passes: Denoising passes a frame; the world's own number if none. May be set between
             steps.
+        compiled: Whether to compile the network (torch.compile) first, which takes a minute or so;
+            the frames are the same but for rounding. Where that cannot be done a warning says why,
+            and the rollout goes without.
 
     Raises:
         ValueError: If ``batch_size`` or ``num_passes`` is below 1.
@@ -69,7 +73,12 @@ class Rollout:
     """
 
     def __init__(
-        self, world: WorldModel, batch_size: int = 1, *, num_passes: int | None = None
+        self,
+        world: WorldModel,
+        batch_size: int = 1,
+        *,
+        num_passes: int | None = None,
+        compiled: bool = False,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
@@ -82,6 +91,7 @@ class Rollout:
         self._history = torch.zeros(batch_size, channels, *self._latent_size, device=world.device)
         self._rngs = [torch.Generator() for _ in range(batch_size)]
         self._not_begun = set(range(batch_size))
+        self._dit = self._compile() if compiled else world.dit
 
     @property
     def num_passes(self) -> int:
@@ -222,7 +232,25 @@ class Rollout:
     ) -> DiTOutput:
         """One forward of the newest frame (b c h w) of each session."""
         tau = torch.full((len(latent), 1), level, device=latent.device)
-        return self.world.dit(latent[:, None], tau, actions[:, None], history[:, None], cache)
+        dit = self._dit if len(latent) == self.batch_size else self.world.dit
+        return dit(latent[:, None], tau, actions[:, None], history[:, None], cache)
+
+    @torch.no_grad()
+    def _compile(self) -> Callable[..., DiTOutput]:
+        """The network compiled for this batch, or as it is where that fails; leaves no trace."""
+        actions = torch.zeros(self.batch_size, 1, dtype=torch.int64, device=self.world.device)
+        latents = torch.zeros_like(self._history[:, None, : self.world.codec.latent_channels])
+        inputs = latents, actions.float(), actions, self._history[:, None], self._cache
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what torch says to itself while it compiles
+                compiled = torch.compile(self.world.dit, dynamic=False)
+                compiled(*inputs)
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0]
+            warnings.warn(f"not compiled, so steps are slower: {reason}", stacklevel=3)
+            return self.world.dit
+        return compiled
 
     def clone_state(self) -> RolloutState:
         """A snapshot: restored, the same actions give the same frames, rewards and ends."""

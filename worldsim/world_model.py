@@ -246,7 +246,7 @@ class WorldModel(nn.Module):
         return F.adaptive_max_pool2d(moving, latent_size)[:, :, None]
 
     @torch.no_grad()
-    def dynamics_loss(
+    def dynamics_errors(
         self, windows: Windows, generator: torch.Generator, actions: np.ndarray | None = None
     ) -> torch.Tensor:
         """Error of the last frame of each window, foretold as in play.
@@ -260,7 +260,7 @@ class WorldModel(nn.Module):
             actions: Actions (b t-1) to put in the place of the recorded ones.
 
         Returns:
-            The mean squared error, a scalar.
+            The mean squared error of each window (b), 0 where the last frame is padding.
         """
         k, device = self.num_history, self.device
         latents = self.encode(torch.from_numpy(windows.frames).to(device))
@@ -273,8 +273,7 @@ class WorldModel(nn.Module):
             add_noise(targets, noise, tau), tau, taken.to(device), self.history(latents)
         )
         errors = frame_errors(output.latents[:, -1:], targets[:, -1:])[:, 0]
-        valid = torch.from_numpy(windows.valid[:, -1]).to(device)
-        return (errors * valid).sum() / valid.sum().clamp_min(1)
+        return errors * torch.from_numpy(windows.valid[:, -1]).to(device)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the world folder, whole or not at all; an older one in its place is replaced."""

@@ -48,6 +48,7 @@ class WorldModelEnv(Env[Frames, np.int64]):
         num_passes: Denoising passes a frame, at least 1; None takes the world's own number.
         render_mode: ``"rgb_array"`` or None.
         device: Where a world given by name or path is loaded; None chooses.
+        compiled: Whether to compile the network first, see `Rollout`.
 
     Raises:
         ValueError: If ``horizon`` is below 1, ``render_mode`` is unknown, or there is no
@@ -70,6 +71,7 @@ class WorldModelEnv(Env[Frames, np.int64]):
         num_passes: int | None = None,
         render_mode: str | None = "rgb_array",
         device: str | None = None,
+        compiled: bool = False,
     ) -> None:
         check_arguments(horizon, render_mode)
         self.world = find_world(world, device)
@@ -78,7 +80,7 @@ class WorldModelEnv(Env[Frames, np.int64]):
         self.metadata = {**self.metadata, "render_fps": self.world.game.fps}
         self.observation_space = observation_space_of(self.world)
         self.action_space = spaces.Discrete(self.world.game.num_actions)
-        self._rollout = Rollout(self.world, 1, num_passes=num_passes)
+        self._rollout = Rollout(self.world, 1, num_passes=num_passes, compiled=compiled)
         self._frame: Frames | None = None
         self._elapsed = 0
         self._ended = True

@@ -48,6 +48,7 @@ class WorldModelVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
         autoreset_mode: An `AutoresetMode` or its value, e.g. ``"SameStep"``.
         render_mode: ``"rgb_array"`` or None.
         device: Where a world given by name or path is loaded; None chooses.
+        compiled: Whether to compile the network first, see `Rollout`.
 
     Raises:
         ValueError: If an argument is out of range or the world is not found.
@@ -74,6 +75,7 @@ class WorldModelVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         render_mode: str | None = "rgb_array",
         device: str | None = None,
+        compiled: bool = False,
     ) -> None:
         if num_envs < 1:
             raise ValueError(f"num_envs must be at least 1, got {num_envs}")
@@ -92,7 +94,7 @@ class WorldModelVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
         self.single_action_space = spaces.Discrete(self.world.game.num_actions)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self._rollout = Rollout(self.world, num_envs, num_passes=num_passes)
+        self._rollout = Rollout(self.world, num_envs, num_passes=num_passes, compiled=compiled)
         self._rngs: list[np.random.Generator | None] = [None] * num_envs
         self._seeds: list[int] = [-1] * num_envs
         height, width = self.world.game.frame_size

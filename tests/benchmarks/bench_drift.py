@@ -1,0 +1,107 @@
+"""Whether a world still looks like its game after thousands of steps.
+
+    python tests/benchmarks/bench_drift.py WORLD RECORDING [--steps 5000] [--sessions 8]
+
+Sessions go on under actions of the recording, through every end that the world foretells. For each
+part of them: how far the frames are from the nearest recorded ones (root mean square over a frame
+of 16 by 16, in values of 255), beside held-out recorded frames, which nothing should do better
+than; PSNR of the pixels that never change in the recording; how many pixels differ from the median
+frame, as a share of what differs in the recording, so that things that vanish or multiply show;
+and how many of those differ from the frame before, so that a world that has come to rest shows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from worldsim.metrics import psnr
+from worldsim.recording import Recording
+from worldsim.rollout import Rollout
+from worldsim.world_model import MOVING_THRESHOLD, load
+
+SIDE = 16
+MOST = 20_000  # recorded frames to compare with
+PARTS = (1, 10, 100, 500, 1000, 2000, 5000, 10000)
+
+
+def shrink(frames: np.ndarray) -> torch.Tensor:
+    """Small copies (b d) of frames (b h w c)."""
+    small = [cv2.resize(f, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for f in frames]
+    return torch.from_numpy(np.stack(small).reshape(len(frames), -1)).float()
+
+
+def nearest(small: torch.Tensor, known: torch.Tensor) -> float:
+    """Mean distance of each to its nearest neighbour, root mean square over pixels."""
+    distances = torch.cat([torch.cdist(part, known).min(1).values for part in small.split(64)])
+    return float(distances.mean() / known.shape[1] ** 0.5)
+
+
+def differing(frames: np.ndarray, other: np.ndarray) -> float:
+    difference = np.abs(frames.astype(np.int16) - other.astype(np.int16)).max(-1)
+    return float((difference > MOVING_THRESHOLD).mean())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("world")
+    parser.add_argument("recording", type=Path)
+    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--sessions", type=int, default=8)
+    parser.add_argument("--passes", type=int)
+    parser.add_argument("--strip", type=Path, help="write a filmstrip of one session here")
+    arguments = parser.parse_args()
+    world, recording = load(arguments.world), Recording(arguments.recording)
+    train, held_out = recording.split()
+    median = recording.median_frame()
+    frames = np.concatenate([recording.episode(i).frames for i in train])
+    still = (frames.min(0) == frames.max(0)).all(-1)
+    known = shrink(frames[:: max(1, len(frames) // MOST)])
+    episodes = [recording.episode(i) for i in held_out]
+    real = np.concatenate([episode.frames for episode in episodes])
+    actions = np.concatenate([episode.actions for episode in episodes])
+    rng = np.random.default_rng(0)
+    begins = rng.integers(len(actions), size=arguments.sessions)
+
+    def report(name: str, shown: np.ndarray, before: np.ndarray) -> None:
+        quiet = psnr(shown, np.broadcast_to(median, shown.shape), still[None].repeat(len(shown), 0))
+        print(
+            f"{name:>16} {nearest(shrink(shown), known):8.2f} {quiet:8.1f} "
+            f"{differing(shown, median) / differing(real, median):8.2f} "
+            f"{differing(shown, before) / differing(real[1:], real[:-1]):8.2f}",
+            flush=True,
+        )
+
+    print(f"{'steps':>16} {'nearest':>8} {'still dB':>8} {'objects':>8} {'motion':>8}")
+    sample = np.sort(rng.choice(len(real) - 1, min(800, len(real) - 1), replace=False)) + 1
+    report("held-out frames", real[sample], real[sample - 1])
+    rows = np.arange(arguments.sessions) % len(world.starts.frames)
+    rollout = Rollout(world, arguments.sessions, num_passes=arguments.passes)
+    rollout.reset(world.starts.frames[rows], world.starts.actions[rows], range(len(rows)))
+    begun = time.monotonic()
+    last, part, strip = world.starts.frames[rows, -1], [], []
+    bounds = [p for p in PARTS if p <= arguments.steps]
+    for step in range(1, arguments.steps + 1):
+        shown = rollout.step(actions[(begins + step) % len(actions)]).frames
+        # the last 100 steps up to each bound
+        if any(bound - 100 < step <= bound for bound in bounds):
+            part.append((shown, last))
+        last = shown
+        if step in bounds:
+            strip.append(shown[0])
+            now, before = (np.concatenate(side) for side in zip(*part, strict=True))
+            report(f"..{step:,}", now, before)
+            part = []
+    seconds = time.monotonic() - begun
+    print(f"{arguments.steps * len(rows) / seconds:.0f} frames/s")
+    if arguments.strip:
+        cv2.imwrite(str(arguments.strip), np.concatenate(strip, 1)[..., ::-1])
+
+
+if __name__ == "__main__":
+    main()

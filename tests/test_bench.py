@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.tiny_worlds import make_tiny_world, save_tiny_world
+from worldsim.train.bench import BenchConfig, bench, main, matrix_rate, step_cost
+
+
+@pytest.fixture
+def _one_thread() -> object:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("_one_thread")
+def test_command_prints_a_line_for_each_batch_size_and_number_of_passes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = save_tiny_world(tmp_path / "square")
+    assert main([str(world), "--batch-sizes", "1", "3", "--passes", "2", "--seconds", "0.01"]) == 0
+    printed = capsys.readouterr().out
+    assert "GFLOP/s" in printed
+    assert "1 thread of the CPU" in printed
+    lines = [line.split("│") for line in printed.splitlines() if "eager" in line]
+    assert [(line[2].strip(), line[3].strip()) for line in lines] == [("1", "2"), ("3", "2")]
+
+
+@pytest.mark.usefixtures("_one_thread")
+def test_arithmetic_grows_with_sessions_and_passes(tmp_path: Path) -> None:
+    world = save_tiny_world(tmp_path / "square")
+    costs = bench(BenchConfig(str(world), batch_sizes=(1, 4), passes=(1, 3), seconds=0.01))
+    once = costs["eager", 1, 1]
+    assert 0 < once.p50 <= once.p95
+    assert once.peak_mb > 10
+    for (_, size, passes), cost in costs.items():
+        # but for the head, which looks once whatever the passes
+        assert cost.gflop == pytest.approx(once.gflop * size * passes, rel=0.02)
+
+
+def test_arithmetic_is_that_of_the_layers() -> None:
+    world = make_tiny_world()
+    dit = world.dit
+    counted = step_cost(world, 1, 1, 0.01, compiled=False).gflop
+    by_hand = 0.0  # 2 operations for each weight of a linear layer or a convolution, and place
+    places = {"detail": 8 * 8, "embed": 4, "place_embedding": 4, "unembed": 4}
+    for name, module in dit.named_modules():
+        if isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
+            tokens = 1 if "level" in name else 4 + dit.num_special
+            by_hand += 2e-9 * module.weight.numel() * places.get(name.split(".")[0], tokens)
+    attention = 4e-9 * 32 * (2 * 7 * 7 + 7 * dit.config.window)
+    head = 2e-9 * sum(p.numel() for p in world.head.parameters() if p.ndim == 2)
+    assert counted == pytest.approx(by_hand + attention + head, rel=0.01)
+
+
+def test_the_rate_of_the_machine_is_that_of_large_matrices() -> None:
+    assert 1 < matrix_rate(torch.device("cpu"), repeats=3) < 100_000
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--batch-sizes", "0"], r"--batch-sizes must be 1 or more, got \(0,\)"),
+        (["--passes", "2", "-1"], r"--passes must be 1 or more, got \(2, -1\)"),
+        (["--threads", "0"], "--seconds must be above 0 and --threads 1 or more, got 2.0 and 0"),
+        (["--seconds", "0"], "--seconds must be above 0 and --threads 1 or more, got 0.0 and 1"),
+    ],
+)
+def test_settings_that_make_no_sense(options: list[str], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        main(["pong", *options])
+
+
+def test_a_world_that_there_is_not() -> None:
+    with pytest.raises(ValueError, match="nowhere"):
+        main(["nowhere"])
