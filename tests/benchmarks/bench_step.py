@@ -67,8 +67,8 @@ def main() -> None:
     parameters = sum(parameter.numel() for parameter in world.parameters())
     height, width = world.game.frame_size
     print(
-        f"{parameters / 1e6:.2f} M parameters, {height}x{width}, {passes} denoising passes and one "
-        f"to commit, {torch.get_num_threads()} thread"
+        f"{parameters / 1e6:.2f} M parameters, {height}x{width}, {passes} denoising passes, "
+        f"{torch.get_num_threads()} thread"
     )
     for step, times in latency.items():
         print(f"step {step:>5,}: {times['p50']:6.2f} ms p50  {times['p95']:6.2f} ms p95")
