@@ -89,7 +89,7 @@ class TrainConfig:
     moving_weight: float = 10.0
     """Extra weight in the loss of pixels where something moves."""
     clean_fraction: float = 0.25
-    """Fraction of frames trained at the clean level, as finished frames are in play."""
+    """Fraction of frames trained at the clean level, as those that a session begins from."""
     noise_fraction: float = 0.35
     """Fraction of frames trained from pure noise, as every frame in play begins."""
     history_noise: float = 0.1

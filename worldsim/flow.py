@@ -27,9 +27,9 @@ def sample_tau(
 ) -> torch.Tensor:
     """Draw a level for each frame: exactly clean, pure noise, or the square of a uniform number.
 
-    The clean ones are as the past is at play time, when a finished frame is committed. At noisy
-    levels the frame must be foretold rather than cleaned: small things and obedience are learned
-    there, and every frame of a rollout begins there.
+    The clean ones are as the frames that a session begins from. At noisy levels the frame must be
+    foretold rather than cleaned: small things and obedience are learned there, and every frame of
+    a rollout begins there.
 
     Args:
         batch_size: Rows.

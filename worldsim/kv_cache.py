@@ -2,7 +2,7 @@
 
 Frame number ``p`` lives in slot ``p % window``. While a frame is being denoised, each pass writes
 its provisional keys and values into the slot of that frame, over the one that has just left the
-window; the last pass, with the finished frame, commits them by moving the position on. So a step
+window; after the last pass they are committed by moving the position on. So a step
 costs the same at frame 10 and at frame 10,000, and nothing is copied. Keys are stored turned by
 their absolute frame number, so the order of the slots does not matter.
 """

@@ -37,7 +37,12 @@ from worldsim.recording import Windows
 
 BUNDLED = Path(__file__).parent / "worlds"
 MOVING_THRESHOLD = 12  # of 255: a difference that is more than shading
+FORMAT = 2  # of the folder and of the network in it
 REACH = 5  # pixels: how far a thing may go in a step
+
+
+class _OtherFormatError(ValueError):
+    """A world written by another version."""
 
 
 class Losses(NamedTuple):
@@ -156,7 +161,7 @@ class WorldModel(nn.Module):
             windows: Recorded windows of ``num_history + t`` frames.
             generator: Source of every random draw, on the CPU.
             moving_weight: Extra weight of the places where something moves, see ``moving_places``.
-            clean_fraction: Fraction of frames at the clean level, as committed ones are.
+            clean_fraction: Fraction of frames at the clean level, as a session's first ones are.
             noise_fraction: Fraction of frames made of nothing but noise, as new ones are.
             history_noise: Largest standard deviation of noise on the frames given as history.
             own_history: Fraction of windows whose history is what the model itself makes of the
@@ -291,7 +296,7 @@ class WorldModel(nn.Module):
 
     def _write(self, folder: Path) -> None:
         folder.mkdir(parents=True)
-        config = {"format": 1, "num_passes": self.num_passes, "game": self.game.to_dict()}
+        config = {"format": FORMAT, "num_passes": self.num_passes, "game": self.game.to_dict()}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         self.dit.save_pretrained(folder / "model")
         save_file(self.head.state_dict(), folder / "head.safetensors")
@@ -322,6 +327,12 @@ def load(name: str | os.PathLike[str], device: str | torch.device | None = None)
     path = _find(name)
     try:
         config = json.loads((path / "config.json").read_text())
+        written = int(config["format"])
+        if written != FORMAT:  # its parts are not ours to judge
+            raise _OtherFormatError(
+                f"the world in {path} has format {written} and this version of worldsim reads "
+                f"{FORMAT}; train it again, or take the version that wrote it"
+            )
         game = GameConfig.from_dict(config["game"])
         dit, found = VideoDiT.from_pretrained(
             path / "model", use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
@@ -337,6 +348,8 @@ def load(name: str | os.PathLike[str], device: str | torch.device | None = None)
         card = (path / "README.md").read_text()
         codec = load_codec(path / "codec", game.channels)
         num_passes = int(config["num_passes"])
+    except _OtherFormatError:
+        raise
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise ValueError(
             f"the world in {path} is damaged ({error}); write it again or take another"
