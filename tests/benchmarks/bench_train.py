@@ -1,11 +1,12 @@
-"""Training frames per second of the tiny size at 64x64 on one thread, beside what the core can do.
+"""Training frames per second at 64x64 on one thread, beside what the core can do.
 
-    python tests/benchmarks/bench_train.py [RECORDING] [--steps 45] [--rounds 2]
+    python tests/benchmarks/bench_train.py [RECORDING] [--size tiny] [--steps 45] [--rounds 2]
 
 Without a recording a short one of worldsim/Pong-v0 is made. Each round runs real training in a
 process of its own, once as it is and once with malloc keeping its memory (the variables of
 ``KEEP_MEMORY``), and in the same process multiplies matrices: the share is the arithmetic of
-training per second over that of large matrices. CPU seconds tell what a quiet core would do.
+training per second over that of large matrices in the precision that training has (bfloat16 where
+the CPU is fast at it). CPU seconds tell what a quiet core would do.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from worldsim.envs.record import RecordConfig, record
 from worldsim.recording import Recording
 from worldsim.train import dynamics
 from worldsim.train.dynamics import TrainConfig, train
-from worldsim.train.presets import build_world
+from worldsim.train.presets import SIZES, build_world, has_fast_bfloat16
 from worldsim.train.progress import TrainProgress
 
 KEEP_MEMORY = {
@@ -45,8 +46,9 @@ class Enough(Exception):  # noqa: N818  # the measurement is over
 
 
 def matrix_rate(side: int = 1024, repeats: int = 8) -> float:
-    """Measure GFLOP per CPU second of large matrix products."""
-    a, b = torch.randn(2, side, side)
+    """Measure GFLOP per CPU second of large matrix products, as precise as training's."""
+    fast = has_fast_bfloat16(torch.device("cpu"))
+    a, b = torch.randn(2, side, side, dtype=torch.bfloat16 if fast else torch.float32)
     seconds = []
     for _ in range(repeats):
         begin = time.process_time()
@@ -108,9 +110,10 @@ def measure(config: TrainConfig) -> dict[str, float]:
     }
 
 
-def run(recording: Path, steps: int, environment: dict[str, str]) -> dict[str, float]:
+def run(recording: Path, size: str, steps: int, environment: dict[str, str]) -> dict[str, float]:
     """Measure in a process of its own, since malloc reads the environment once."""
-    command = [sys.executable, __file__, str(recording), "--steps", str(steps), "--measure"]
+    options = ["--size", size, "--steps", str(steps), "--measure"]
+    command = [sys.executable, __file__, str(recording), *options]
     clean = {name: value for name, value in os.environ.items() if name not in KEEP_MEMORY}
     done = subprocess.run(
         command, env=clean | ONE_THREAD | environment, stdout=subprocess.PIPE, text=True, check=True
@@ -121,6 +124,7 @@ def run(recording: Path, steps: int, environment: dict[str, str]) -> dict[str, f
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("recording", nargs="?", type=Path)
+    parser.add_argument("--size", choices=SIZES, default="tiny")
     parser.add_argument("--steps", type=int, default=45)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
@@ -131,6 +135,7 @@ def main() -> None:
             config = TrainConfig(
                 recording=recording,
                 out=Path(folder) / "run",
+                size=arguments.size,
                 steps=arguments.steps,
                 wandb="disabled",
                 device="cpu",
@@ -143,7 +148,7 @@ def main() -> None:
             record(RecordConfig(env_id="worldsim/Pong-v0", steps=2000, workers=1), recording)
         for _ in range(arguments.rounds):
             for name, environment in (("as it is", {}), ("memory kept", KEEP_MEMORY)):
-                figures = run(recording, arguments.steps, environment)
+                figures = run(recording, arguments.size, arguments.steps, environment)
                 print(
                     f"{name:12} {figures['wall']:6.0f} frames/s, {figures['cpu']:6.0f} a CPU "
                     f"second; {figures['gflops']:5.1f} GFLOP/s, "
