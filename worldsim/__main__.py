@@ -26,8 +26,8 @@ COMMANDS = {
     "record": Command("worldsim.envs.record", "record a game, played by a policy"),
     "train": Command("worldsim.train.dynamics", "train a world on a recording"),
     "play": Command("worldsim.play.window", "play a world or a game in a window"),
-    "bench": Command("worldsim.train.bench", "time the steps of a world on this machine"),
     "eval": Command("worldsim.train.evaluation", "measure a world against a recording"),
+    "bench": Command("worldsim.train.bench", "time the steps of a world on this machine"),
 }
 """Name -> the module whose ``main(argv) -> int`` runs it."""
 
