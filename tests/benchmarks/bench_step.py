@@ -23,7 +23,7 @@ from worldsim.train.dynamics import TrainConfig
 from worldsim.train.presets import SIZES
 from worldsim.world_model import WorldModel, load
 
-STEPS = (10, 100, 1000, 5000)
+STEPS = (10, 100, 1_000, 10_000)
 
 
 def make_world() -> WorldModel:
