@@ -8,7 +8,7 @@ from worldsim.sampling import euler, pass_levels
 
 
 @pytest.mark.parametrize("num_passes", [1, 2, 3, 4, 16])
-def test_levels_rise_from_noise_in_ever_smaller_steps_and_stop_before_clean(
+def test_levels_rise_from_noise_in_ever_larger_steps_and_stop_before_clean(
     num_passes: int,
 ) -> None:
     levels = pass_levels(num_passes)
@@ -16,8 +16,7 @@ def test_levels_rise_from_noise_in_ever_smaller_steps_and_stop_before_clean(
     assert levels[0] == 0
     steps = torch.tensor([*levels, 1.0]).diff()
     assert (steps > 0).all()
-    assert (steps.diff() < 0).all()
-    torch.testing.assert_close(torch.tensor(levels) ** 2, torch.arange(num_passes) / num_passes)
+    assert (steps.diff() > 0).all()
 
 
 @pytest.mark.parametrize("num_passes", [0, -3])
