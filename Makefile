@@ -9,7 +9,7 @@ READY = .venv/.ready
 
 help:
 	@echo 'make demo       play the bundled world: in a window, or into demo.mp4 without a display'
-	@echo 'make speedrun   from nothing to a playable game of your own, in about 20 minutes on two cores'
+	@echo 'make speedrun   record, train (17 minutes), measure and film a playable game'
 	@echo 'make test       run the tests'
 	@echo 'make test-slow  run the tests that take many seconds or open a window'
 	@echo 'make lint       check style and types'
