@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import worldsim
+from tests.benchmarks.bench_pong import is_colour, paddle_rows
 from worldsim.envs import pong
 from worldsim.world_model import BUNDLED
 
@@ -47,10 +48,6 @@ def games() -> tuple[np.ndarray, np.ndarray]:
     return np.array(frames), np.array(actions)
 
 
-def is_colour(frames: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
-    return np.abs(frames.astype(int) - colour).max(-1) < 60
-
-
 def test_pong_obeys_and_keeps_its_ball(games: tuple[np.ndarray, np.ndarray]) -> None:
     frames, actions = games
     rollout = worldsim.Rollout(worldsim.load("pong", device="cpu"), SESSIONS)
@@ -60,11 +57,7 @@ def test_pong_obeys_and_keeps_its_ball(games: tuple[np.ndarray, np.ndarray]) -> 
     )
     real = frames[:, CONTEXT:]
 
-    rows = np.arange(pong.SIZE)[:, None]
-    centres = []
-    for shown in (imagined, real):
-        paddle = is_colour(shown, pong.PLAYER)[..., pong.PLAYER_X :]
-        centres.append((paddle * rows).sum((-2, -1)) / np.maximum(paddle.sum((-2, -1)), 1))
+    centres = [np.stack([paddle_rows(session) for session in shown]) for shown in (imagined, real)]
     off = np.abs(centres[0] - centres[1])
     stays = np.abs(centres[1] - centres[1][:, :1]).mean()
     assert stays > 3  # the paddle moves

@@ -6,7 +6,7 @@ import itertools
 import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -120,49 +120,47 @@ def bench(config: BenchConfig) -> dict[tuple[str, int, int], StepCost]:
     costs: dict[tuple[str, int, int], StepCost] = {}
     kinds = ("eager", "compiled") if config.compile else ("eager",)
     with Live(table, console=console):
-        for kind, size, passes in itertools.product(kinds, config.batch_sizes, config.passes):
-            cost = step_cost(world, size, passes, config.seconds, compiled=kind == "compiled")
-            costs[kind, size, passes] = cost
-            table.add_row(
-                kind,
-                f"{size:,}",
-                str(passes),
-                f"{cost.p50:,.1f}",
-                f"{cost.p95:,.1f}",
-                f"{1000 * size / cost.p50:,.0f}",
-                f"{cost.gflop / (cost.p50 / 1000) / rate:.0%}",
-                f"{cost.peak_mb:,.0f}",
-            )
+        for kind, size in itertools.product(kinds, config.batch_sizes):
+            rollout = begin(world, size, compiled=kind == "compiled")
+            for passes in config.passes:
+                rollout.num_passes = passes
+                cost = costs[kind, size, passes] = step_cost(rollout, config.seconds)
+                table.add_row(
+                    kind,
+                    f"{size:,}",
+                    str(passes),
+                    f"{cost.p50:,.1f}",
+                    f"{cost.p95:,.1f}",
+                    f"{1000 * size / cost.p50:,.0f}",
+                    f"{cost.gflop / (cost.p50 / 1000) / rate:.0%}",
+                    f"{cost.peak_mb:,.0f}",
+                )
     return costs
 
 
-def step_cost(
-    world: WorldModel, batch_size: int, num_passes: int, seconds: float, *, compiled: bool
-) -> StepCost:
-    """Time the steps of a batch of sessions under random actions.
-
-    Args:
-        world: The world.
-        batch_size: Sessions.
-        num_passes: Denoising passes a frame.
-        seconds: How long, about.
-        compiled: Whether to compile the network first.
-    """
+def begin(world: WorldModel, batch_size: int, *, compiled: bool = False) -> Rollout:
+    """Sessions from the world's starts in turn."""
     rows = np.arange(batch_size) % len(world.starts.frames)
-    rollout = Rollout(world, batch_size, num_passes=num_passes, compiled=compiled)
+    rollout = Rollout(world, batch_size, compiled=compiled)
     rollout.reset(world.starts.frames[rows], world.starts.actions[rows], range(batch_size))
+    return rollout
+
+
+def step_cost(rollout: Rollout, seconds: float) -> StepCost:
+    """Time the steps of sessions under random actions for about so many seconds."""
+    world, size = rollout.world, rollout.batch_size
     rng = np.random.default_rng(0)
 
     def play() -> float:
-        actions = rng.integers(world.game.num_actions, size=batch_size)
-        begin = time.perf_counter()
+        actions = rng.integers(world.game.num_actions, size=size)
+        begun = time.perf_counter()
         rollout.step(actions)  # ends on the CPU, so a GPU has finished by then
-        return 1000 * (time.perf_counter() - begin)
+        return 1000 * (time.perf_counter() - begun)
 
-    plain = Rollout(world, num_passes=num_passes)
-    plain.reset(world.starts.frames[:1], world.starts.actions[:1], [0])
+    alone = begin(world, 1)  # eager, since the counter does not see into what is compiled
+    alone.num_passes = rollout.num_passes
     with FlopCounterMode(display=False) as counter:
-        plain.step(np.zeros(1, np.int64))
+        alone.step(np.zeros(1, np.int64))
     for _ in range(WARM_UP):
         play()
     times: list[float] = []
@@ -171,20 +169,24 @@ def step_cost(
     return StepCost(
         p50=float(np.percentile(times, 50)),
         p95=float(np.percentile(times, 95)),
-        gflop=1e-9 * batch_size * counter.get_total_flops(),
+        gflop=1e-9 * size * counter.get_total_flops(),
         peak_mb=peak_memory(world.device),
     )
 
 
-def matrix_rate(device: torch.device, repeats: int = 10) -> float:
-    """Measure how fast large matrices are multiplied in single precision, in GFLOP a second."""
+def matrix_rate(
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """Measure how fast large matrices are multiplied, in GFLOP per second of the clock."""
     side = 8192 if device.type == "cuda" else 1024
-    a, b = torch.randn(2, side, side, device=device)
+    a, b = torch.randn(2, side, side, device=device, dtype=dtype)
     times = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
+    for _ in range(10):
+        begun = clock()
         (a @ b)[0, 0].item()  # waits for the device
-        times.append(time.perf_counter() - begin)
+        times.append(clock() - begun)
     return 2e-9 * side**3 / float(np.median(times))
 
 

@@ -28,6 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from worldsim.envs.record import RecordConfig, record
 from worldsim.recording import Recording
 from worldsim.train import dynamics
+from worldsim.train.bench import matrix_rate
 from worldsim.train.dynamics import TrainConfig, train
 from worldsim.train.presets import SIZES, build_world, has_fast_bfloat16
 from worldsim.train.progress import TrainProgress
@@ -45,16 +46,11 @@ class Enough(Exception):  # noqa: N818  # the measurement is over
     pass
 
 
-def matrix_rate(side: int = 1024, repeats: int = 8) -> float:
+def rate_of_core() -> float:
     """Measure GFLOP per CPU second of large matrix products, as precise as training's."""
-    fast = has_fast_bfloat16(torch.device("cpu"))
-    a, b = torch.randn(2, side, side, dtype=torch.bfloat16 if fast else torch.float32)
-    seconds = []
-    for _ in range(repeats):
-        begin = time.process_time()
-        torch.mm(a, b)
-        seconds.append(time.process_time() - begin)
-    return 2e-9 * side**3 / statistics.median(seconds)
+    cpu = torch.device("cpu")
+    dtype = torch.bfloat16 if has_fast_bfloat16(cpu) else torch.float32
+    return matrix_rate(cpu, dtype, time.process_time)
 
 
 def step_flops(config: TrainConfig) -> float:
@@ -94,11 +90,11 @@ def measure(config: TrainConfig) -> dict[str, float]:
                 raise Enough
 
     dynamics.TrainProgress = Clock  # type: ignore[misc]
-    rates = [matrix_rate()]
+    rates = [rate_of_core()]
     try:
         train(config)
     except Enough:
-        rates.append(matrix_rate())
+        rates.append(rate_of_core())
     frames = config.batch_size * config.num_frames * (len(walls) - WARM_UP)
     wall, cpu = (times[-1] - times[WARM_UP - 1] for times in (walls, cpus))
     steps = len(walls) - WARM_UP
