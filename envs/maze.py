@@ -27,7 +27,7 @@ EXIT_REWARD = 5.0
 MOVES = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))  # (row, column) of each action
 
 _MARGIN = SIZE // 2  # dark pixels around the maze, for views at its edge
-_DARKNESS = np.hypot(*(np.mgrid[:SIZE, :SIZE] - (SIZE - 1) / 2)) > 34  # the view's corners
+DARKNESS = np.hypot(*(np.mgrid[:SIZE, :SIZE] - (SIZE - 1) / 2)) > 34  # pixels beyond the view
 
 
 class Maze(gymnasium.Env[np.ndarray, np.int64]):
@@ -132,7 +132,7 @@ class Maze(gymnasium.Env[np.ndarray, np.int64]):
         draw_sprite(frame, PLAYER, corner, corner)
         if self._has_key:
             draw_sprite(frame, KEY, corner + 3, corner + 1)
-        frame[_DARKNESS] = DARK
+        frame[DARKNESS] = DARK
         return frame
 
     def _get_info(self) -> dict[str, Any]:

@@ -74,6 +74,9 @@ class TrainConfig:
     """Frames of a window that are learned; also how far the world's attention reaches back."""
     patch_size: int = 8
     """Side of a patch in pixels: smaller is sharper and slower."""
+    time_every: int = 3
+    """Attention over time in every so many layers: 2 remembers more of what left the picture and
+    is slower."""
     lr: float = 4e-3
     """Peak learning rate."""
     warmup_steps: int = 100
@@ -175,6 +178,7 @@ def train(config: TrainConfig) -> Outcome:
         recording,
         held_out_episodes,
         patch_size=config.patch_size,
+        time_every=config.time_every,
         window=config.num_frames,
         device=config.device,
         seed=config.seed,
@@ -315,7 +319,7 @@ def check(config: TrainConfig) -> None:
         raise ValueError(
             f"give --steps or --minutes, not both (got {config.steps} and {config.minutes})"
         )
-    positive = "steps minutes batch_size num_frames patch_size lr clip log_steps"
+    positive = "steps minutes batch_size num_frames patch_size time_every lr clip log_steps"
     not_negative = "seed warmup_steps weight_decay moving_weight history_noise save_minutes evals"
     fractions = "decay_fraction ema_decay clean_fraction noise_fraction own_history action_dropout"
     for names, rule, holds in (

@@ -27,6 +27,7 @@ def build_world(
     *,
     patch_size: int,
     window: int,
+    time_every: int,
     device: str | None,
     seed: int,
 ) -> WorldModel:
@@ -38,6 +39,7 @@ def build_world(
         held_out: Episodes that are not trained on.
         patch_size: Side of a patch in pixels.
         window: Frames that the world remembers.
+        time_every: Attention over time in every so many layers.
         device: Where to put it; a GPU if there is one.
         seed: Of the start windows; the weights are drawn from torch's own generator.
 
@@ -51,6 +53,7 @@ def build_world(
         latent_channels=codec.latent_channels,
         patch_size=patch_size,
         window=window,
+        time_every=time_every,
         **SIZES[size],
     )
     world = WorldModel(

@@ -1,8 +1,9 @@
 """Whether a world still looks like its game after thousands of steps.
 
-    python tests/benchmarks/bench_drift.py WORLD RECORDING [--steps 5000] [--sessions 8]
+    python tests/benchmarks/bench_drift.py WORLD RECORDING [--steps 5000] [--sessions 8] [--restart]
 
-Sessions go on under actions of the recording, through every end that the world foretells. For each
+Sessions go on under actions of the recording, through every end that the world foretells, or with
+``--restart`` beginning anew there, as its environment and its window do. For each
 part of them: how far the frames are from the nearest recorded ones (root mean square over a frame
 of 16 by 16, in values of 255), beside held-out recorded frames, which nothing should do better
 than; PSNR of the pixels that change in less than one recorded frame in a thousand; how many pixels
@@ -55,6 +56,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--sessions", type=int, default=8)
     parser.add_argument("--passes", type=int)
+    parser.add_argument("--restart", action="store_true", help="begin anew where a game is over")
     parser.add_argument("--strip", type=Path, help="write a filmstrip of one session here")
     arguments = parser.parse_args()
     world, recording = load(arguments.world), Recording(arguments.recording)
@@ -85,21 +87,25 @@ def main() -> None:
     rollout = Rollout(world, arguments.sessions, num_passes=arguments.passes)
     rollout.reset(world.starts.frames[rows], world.starts.actions[rows], range(len(rows)))
     begun = time.monotonic()
-    last, part, strip = world.starts.frames[rows, -1], [], []
+    last, part, strip, ends = world.starts.frames[rows, -1], [], [], 0
     bounds = [p for p in PARTS if p <= arguments.steps]
     for step in range(1, arguments.steps + 1):
-        shown = rollout.step(actions[(begins + step) % len(actions)]).frames
+        shown, _, over, _ = rollout.step(actions[(begins + step) % len(actions)])
         # the last 100 steps up to each bound
         if any(bound - 100 < step <= bound for bound in bounds):
             part.append((shown, last))
         last = shown
+        for lane in np.flatnonzero(over) if arguments.restart else ():
+            start = [(lane + step) % len(world.starts.frames)]
+            rollout.reset(world.starts.frames[start], world.starts.actions[start], [step], [lane])
+            ends += 1
         if step in bounds:
             strip.append(shown[0])
             now, before = (np.concatenate(side) for side in zip(*part, strict=True))
             report(f"..{step:,}", now, before)
             part = []
     seconds = time.monotonic() - begun
-    print(f"{arguments.steps * len(rows) / seconds:.0f} frames/s")
+    print(f"{ends} games over; {arguments.steps * len(rows) / seconds:.0f} frames/s")
     if arguments.strip:
         cv2.imwrite(str(arguments.strip), np.concatenate(strip, 1)[..., ::-1])
 

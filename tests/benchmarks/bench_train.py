@@ -61,6 +61,7 @@ def step_flops(config: TrainConfig) -> float:
         recording,
         recording.split()[1],
         patch_size=config.patch_size,
+        time_every=config.time_every,
         window=config.num_frames,
         device="cpu",
         seed=0,
