@@ -15,7 +15,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from .maze_sprites import COIN, DARK, DOOR, EXIT, KEY, PLAYER, TILE, draw_sprite, draw_tiles
+from .maze_sprites import COIN, DARK, DOOR, EXIT, FLOOR, KEY, PLAYER, TILE, draw_sprite, draw_tiles
 
 SIZE = 64
 NUM_CELLS = 8  # cells a side; a cell and the wall beside it are one tile each
@@ -25,6 +25,7 @@ NUM_LOOPS = 8  # walls taken away, so that there is more than one way round
 EXIT_REWARD = 5.0
 
 MOVES = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))  # (row, column) of each action
+OPPOSITE = (0, 2, 1, 4, 3)  # the action that undoes each
 
 _MARGIN = SIZE // 2  # dark pixels around the maze, for views at its edge
 DARKNESS = np.hypot(*(np.mgrid[:SIZE, :SIZE] - (SIZE - 1) / 2)) > 34  # pixels beyond the view
@@ -55,7 +56,7 @@ class Maze(gymnasium.Env[np.ndarray, np.int64]):
     metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
         "render_modes": ["rgb_array"],
         "render_fps": 8,
-        "scripted_policy": "worldsim.envs.maze:play",
+        "scripted_policy": "worldsim.envs.maze:Player",
     }
 
     def __init__(self, render_mode: str | None = None) -> None:
@@ -203,29 +204,57 @@ def grow_maze(
     return walls, start, door, goal
 
 
-def play(observation: np.ndarray, info: dict[str, Any], rng: np.random.Generator) -> int:
-    """Walk to the nearest coin, then to the key, then through the door to the exit.
+class Player:
+    """The scripted player: to the nearest coin, then to the key, then through the door to the exit.
 
-    Args:
-        observation: Not read.
-        info: The true state; without it (in a learned world) the moves are random.
-        rng: Where the slips come from, one move in ten.
-
-    Returns:
-        An action from 0 to 4.
+    Where the true state is not told, as in a learned world, it goes by the picture: along open
+    floor, and back only from a dead end.
     """
-    if "walls" not in info or rng.random() < 0.1:
-        return int(rng.integers(len(MOVES)))
-    walls = info["walls"]
-    if not (info["has_key"] or info["door_open"]):
-        walls = walls.copy()
-        walls[tuple(info["door"])] = True
-    goals = {tuple(coin) for coin in info["coins"][info["coins_left"]].tolist()}
-    if not goals:
-        ready = info["has_key"] or info["door_open"]
-        goals = {tuple(info["exit" if ready else "key"].tolist())}
-    start = tuple(info["player"].tolist())
-    return _first_move(walls, start, lambda place: place in goals)
+
+    def __init__(self) -> None:
+        self._last = 0
+
+    def __call__(
+        self, observation: np.ndarray, info: dict[str, Any], rng: np.random.Generator
+    ) -> int:
+        """Choose an action.
+
+        Args:
+            observation: The frame, ``uint8`` (64 64 3).
+            info: The true state, if known.
+            rng: Where the slips come from, one move in ten.
+
+        Returns:
+            An action from 0 to 4.
+        """
+        if rng.random() < 0.1:
+            return int(rng.integers(len(MOVES)))
+        if "walls" not in info:
+            self._last = self._wander(observation, rng)
+            return self._last
+        walls = info["walls"]
+        if not (info["has_key"] or info["door_open"]):
+            walls = walls.copy()
+            walls[tuple(info["door"])] = True
+        goals = {tuple(coin) for coin in info["coins"][info["coins_left"]].tolist()}
+        if not goals:
+            ready = info["has_key"] or info["door_open"]
+            goals = {tuple(info["exit" if ready else "key"].tolist())}
+        start = tuple(info["player"].tolist())
+        return _first_move(walls, start, lambda place: place in goals)
+
+    def _wander(self, frame: np.ndarray, rng: np.random.Generator) -> int:
+        corner = (SIZE - TILE) // 2
+        tops = {  # the upper edge of a tile tells wall and floor apart, whatever lies on it
+            action: frame[corner + TILE * row, corner + TILE * column :][:TILE].mean(0)
+            for action, (row, column) in enumerate(MOVES)
+            if action
+        }
+        ahead = [action for action, top in tops.items() if np.abs(top - FLOOR).max() < 30]
+        ahead = [action for action in ahead if action != OPPOSITE[self._last]] or ahead
+        if self._last in ahead and rng.random() < 0.8:
+            return self._last
+        return int(rng.choice(ahead or [0]))
 
 
 def _first_move(

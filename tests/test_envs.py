@@ -10,16 +10,12 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from worldsim.envs import balls, maze, pong
+from worldsim.game import describe_game
+from worldsim.policy import load_policy
 from worldsim.registration import GAMES, WORLD_MODEL_ID, register_envs
 
 register_envs()
 
-PLAYERS = {
-    "worldsim/Pong-v0": pong.play,
-    "worldsim/Maze-v0": maze.play,
-    "worldsim/Balls-v0": balls.play,
-}
 every_game = pytest.mark.parametrize("env_id", GAMES)
 
 
@@ -38,17 +34,17 @@ def record(env_id: str, seed: int, steps: int, **kwargs: Any) -> tuple[np.ndarra
     return np.stack(frames), rewards
 
 
-def mean_return(env_id: str, scripted: bool, seeds: range) -> float:
-    """Return the mean sum of rewards of whole episodes."""
+def mean_return(env_id: str, policy: str, seeds: range, told: bool = True) -> float:
+    """Return the mean sum of rewards of whole episodes, of a player told the true state or not."""
     env = gymnasium.make(env_id)
     total = 0.0
     for seed in seeds:
         rng = np.random.default_rng(seed)
         frame, info = env.reset(seed=seed)
         ended = False
+        player = load_policy(policy, describe_game(env_id))
         while not ended:
-            random_action = int(rng.integers(env.action_space.n))
-            action = PLAYERS[env_id](frame, info, rng) if scripted else random_action
+            action = player(frame, info if told else {}, rng)
             frame, reward, terminated, truncated, info = env.step(action)
             total += float(reward)
             ended = terminated or truncated
@@ -79,9 +75,7 @@ def test_metadata_names_the_actions_and_the_player(env_id: str) -> None:
     meanings = env.get_action_meanings()
     assert len(meanings) == env.action_space.n
     assert set(meanings) <= {"NOOP", "UP", "DOWN", "LEFT", "RIGHT"}
-    module, function = env.metadata["scripted_policy"].split(":")
-    player = PLAYERS[env_id]
-    assert (module, function) == (player.__module__, player.__name__)
+    assert callable(load_policy("scripted", describe_game(env_id)))
 
 
 @every_game
@@ -125,6 +119,13 @@ def test_episodes_are_truncated_at_the_registered_length(env_id: str) -> None:
 )
 def test_scripted_player_beats_random(env_id: str, margin: float) -> None:
     seeds = range(4)
-    scripted = mean_return(env_id, True, seeds)
-    assert scripted > mean_return(env_id, False, seeds) + margin
+    scripted = mean_return(env_id, "scripted", seeds)
+    assert scripted > mean_return(env_id, "random", seeds) + margin
     assert scripted > 0
+
+
+@every_game
+def test_a_player_who_only_sees_beats_random_as_in_a_learned_world(env_id: str) -> None:
+    seeds = range(8)
+    seeing = mean_return(env_id, "scripted", seeds, told=False)
+    assert seeing > mean_return(env_id, "random", seeds) + 1

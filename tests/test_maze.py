@@ -107,6 +107,7 @@ def test_maze_coins_are_where_info_says() -> None:
     env = gymnasium.make("worldsim/Maze-v0")
     rng = np.random.default_rng(0)
     frame, info = env.reset(seed=5)
+    player = maze.Player()
     seen = 0
     gold = maze.COIN[1][2, 2]
     for _ in range(150):
@@ -120,7 +121,7 @@ def test_maze_coins_are_where_info_says() -> None:
         assert (
             wall_above == (frame[20, 28] != maze.draw_tiles(np.zeros((1, 1), bool), 0)[0, 0]).any()
         )
-        frame, _, terminated, _, info = env.step(maze.play(frame, info, rng))
+        frame, _, terminated, _, info = env.step(player(frame, info, rng))
         if terminated:
             break
     assert seen > 10

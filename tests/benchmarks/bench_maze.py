@@ -21,7 +21,7 @@ from worldsim.rollout import Rollout
 from worldsim.world_model import WorldModel, load
 
 SEEN = ~maze.DARKNESS  # the round view
-BACK = np.array([0, 2, 1, 4, 3])  # the action that undoes each
+BACK = np.array(maze.OPPOSITE)
 
 
 def walk(seed: int, context: int, far: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -71,8 +71,15 @@ def find_path(info: dict, far: int, rng: np.random.Generator) -> list[int]:
     return extend([], [tuple(info["player"].tolist())])
 
 
-def remember(world: WorldModel, far: int, mazes: int, passes: int | None) -> None:
-    """Print a line for ways of one length."""
+def remember(
+    world: WorldModel, far: int, mazes: int, passes: int | None = None
+) -> tuple[float, float, float, float]:
+    """PSNR after ways of one length.
+
+    Returns:
+        Where it had left the view: of the world, of the world when it has forgotten, of the median
+        frame; and of the world where it had not.
+    """
     context = world.window
     walks = [walk(seed, context, far) for seed in range(mazes)]
     frames, actions, left = (np.stack(column) for column in zip(*walks, strict=True))
@@ -87,9 +94,8 @@ def remember(world: WorldModel, far: int, mazes: int, passes: int | None) -> Non
         forgotten = forgetful.step(actions[:, t]).frames
     real = frames[:, -1]
     median = np.broadcast_to(world.background, real.shape)
-    figures = [psnr(one, real, left) for one in (shown[-1], forgotten, median)]
-    stayed = psnr(shown[-1], real, SEEN & ~left)
-    print(f"{far:>5} " + "".join(f"{figure:>11.1f}" for figure in (*figures, stayed)), flush=True)
+    out_of_view = [float(psnr(one, real, left)) for one in (shown[-1], forgotten, median)]
+    return *out_of_view, float(psnr(shown[-1], real, SEEN & ~left))
 
 
 def main() -> None:
@@ -102,7 +108,8 @@ def main() -> None:
     print(f"{'':>5} {'out of view at the far end, dB':>33} {'in view':>11}")
     print(f"{'tiles':>5} {'world':>11}{'forgetful':>11}{'median':>11}{'world':>11}")
     for far in range(2, world.window // 2 + 1):
-        remember(world, far, arguments.mazes, arguments.passes)
+        figures = remember(world, far, arguments.mazes, arguments.passes)
+        print(f"{far:>5} " + "".join(f"{figure:>11.1f}" for figure in figures), flush=True)
 
 
 if __name__ == "__main__":
