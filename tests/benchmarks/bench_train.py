@@ -1,12 +1,14 @@
 """Training frames per second at 64x64 on one thread, beside what the core can do.
 
-    python tests/benchmarks/bench_train.py [RECORDING] [--size tiny] [--steps 45] [--rounds 2]
+    python tests/benchmarks/bench_train.py [RECORDING] [--size tiny] [--batch-size 4] [--steps 45]
 
 Without a recording a short one of worldsim/Pong-v0 is made. Each round runs real training in a
 process of its own, once as it is and once with malloc keeping its memory (the variables of
 ``KEEP_MEMORY``), and in the same process multiplies matrices: the share is the arithmetic of
 training per second over that of large matrices in the precision that training has (bfloat16 where
-the CPU is fast at it). CPU seconds tell what a quiet core would do.
+the CPU is fast at it). The optimizer's own matrix products are not counted:
+of large models they take a good part of the time, the less of it the more windows a step has. CPU
+seconds tell what a quiet core would do.
 """
 
 from __future__ import annotations
@@ -107,10 +109,9 @@ def measure(config: TrainConfig) -> dict[str, float]:
     }
 
 
-def run(recording: Path, size: str, steps: int, environment: dict[str, str]) -> dict[str, float]:
+def run(recording: Path, options: list[str], environment: dict[str, str]) -> dict[str, float]:
     """Measure in a process of its own, since malloc reads the environment once."""
-    options = ["--size", size, "--steps", str(steps), "--measure"]
-    command = [sys.executable, __file__, str(recording), *options]
+    command = [sys.executable, __file__, str(recording), *options, "--measure"]
     clean = {name: value for name, value in os.environ.items() if name not in KEEP_MEMORY}
     done = subprocess.run(
         command, env=clean | ONE_THREAD | environment, stdout=subprocess.PIPE, text=True, check=True
@@ -122,6 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("recording", nargs="?", type=Path)
     parser.add_argument("--size", choices=SIZES, default="tiny")
+    parser.add_argument("--batch-size", type=int, default=TrainConfig.batch_size)
     parser.add_argument("--steps", type=int, default=45)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
@@ -133,6 +135,7 @@ def main() -> None:
                 recording=recording,
                 out=Path(folder) / "run",
                 size=arguments.size,
+                batch_size=arguments.batch_size,
                 steps=arguments.steps,
                 wandb="disabled",
                 device="cpu",
@@ -143,9 +146,11 @@ def main() -> None:
         if recording is None:
             recording = Path(folder) / "pong"
             record(RecordConfig(env_id="worldsim/Pong-v0", steps=2000, workers=1), recording)
+        options = ["--size", arguments.size, "--steps", str(arguments.steps)]
+        options += ["--batch-size", str(arguments.batch_size)]
         for _ in range(arguments.rounds):
             for name, environment in (("as it is", {}), ("memory kept", KEEP_MEMORY)):
-                figures = run(recording, arguments.size, arguments.steps, environment)
+                figures = run(recording, options, environment)
                 print(
                     f"{name:12} {figures['wall']:6.0f} frames/s, {figures['cpu']:6.0f} a CPU "
                     f"second; {figures['gflops']:5.1f} GFLOP/s, "
