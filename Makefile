@@ -8,7 +8,7 @@ READY = .venv/.ready
 .PHONY: help setup demo speedrun test test-slow lint clean
 
 help:
-	@echo 'make demo       play the bundled world: in a window, or into demo.mp4 without a display'
+	@echo 'make demo       play a bundled world: in a window, or into demo.mp4 without a display'
 	@echo 'make speedrun   record, train (17 minutes), measure and film a playable game'
 	@echo 'make test       run the tests'
 	@echo 'make test-slow  run the tests that take many seconds or open a window'

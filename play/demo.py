@@ -1,4 +1,4 @@
-"""``worldsim demo``: the bundled world in a window, or played into a video where there is none."""
+"""``worldsim demo``: a bundled world in a window, or played into a video where there is none."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ NO_WINDOW_DRIVERS = ("dummy", "offscreen")
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Play the world that ships, in a window; without a display it is played into demo.mp4."""
+    """Play a world that ships, in a window; without a display it is played into demo.mp4."""
 
     world: str = "pong"
-    """A world that ships, or the folder of a world or of a run."""
+    """A world that ships (pong, maze, balls), or the folder of a world or of a run."""
     out: Path = Path()
     """Folder for demo.mp4 and demo.png."""
     seconds: float = 20.0

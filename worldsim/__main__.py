@@ -22,7 +22,7 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "demo": Command("worldsim.play.demo", "play the bundled world, in a window or into demo.mp4"),
+    "demo": Command("worldsim.play.demo", "play a bundled world, in a window or into demo.mp4"),
     "record": Command("worldsim.envs.record", "record a game, played by a policy"),
     "train": Command("worldsim.train.dynamics", "train a world on a recording"),
     "play": Command("worldsim.play.window", "play a world or a game in a window"),
