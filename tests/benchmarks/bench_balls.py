@@ -18,7 +18,7 @@ from worldsim.envs import balls
 from worldsim.rollout import Rollout
 from worldsim.world_model import WorldModel, load
 
-HORIZONS = (1, 4, 8, 16, 32, 64)
+HORIZONS = (1, 4, 8, 16, 32, 64, 128, 256)
 NAMES = ("white, pushed", "red", "blue", "green", "violet")
 NEAR = 40  # of 255: how far a pixel of a ball may be from its colour
 FEWEST = 8  # pixels that make a ball
