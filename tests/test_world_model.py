@@ -197,8 +197,8 @@ class TestLosses:
         frames = np.broadcast_to(world.background, (1, 4, 16, 16, 3)).copy()
         frames[0, 1, 2, 3] = 200
         frames[0, 3, 8, 9, 1] += 13  # one channel, just beyond shading
-        frames[0, 3, 7, 7] -= 12  # shading
-        mask = world.moving_places(torch.from_numpy(frames), (16, 16))
+        frames[0, 3, 7, 7] -= 12
+        mask = world.moving_places(torch.from_numpy(frames), (16, 16), 0.6)
         assert mask.shape == (1, 4, 1, 16, 16)
         assert (mask > 0.5).nonzero()[:, [1, 3, 4]].tolist() == [[1, 2, 3], [2, 2, 3], [3, 8, 9]]
         assert mask[0, [1, 2, 3], 0, [2, 2, 8], [3, 3, 9]].tolist() == pytest.approx([0.6, 1, 0.6])
@@ -207,8 +207,10 @@ class TestLosses:
         near[2, 3] = 1.0
         torch.testing.assert_close(mask[0, 2, 0], near)
         assert not mask[0, 0].any()
-        halved = world.moving_places(torch.from_numpy(frames), (8, 8))
+        halved = world.moving_places(torch.from_numpy(frames), (8, 8), 0.6)
         assert (halved > 0.5).nonzero()[:, [1, 3, 4]].tolist() == [[1, 1, 1], [2, 1, 1], [3, 4, 4]]
+        # With a presence of 0 what is to be foretold has no say.
+        assert not world.moving_places(torch.from_numpy(frames), (8, 8), 0.0)[0, 3].any()
 
     def test_dynamics_errors_takes_other_actions_and_leaves_the_windows_alone(
         self, world: WorldModel, recording: Recording

@@ -91,6 +91,9 @@ class TrainConfig:
     """Decay of the averaged weights, which are the world that is kept."""
     moving_weight: float = 10.0
     """Extra weight in the loss of pixels where something moves."""
+    presence: float = 0.6
+    """How much of that weight lies where something is, the rest on all places it may reach: less
+    if things multiply in long play, more if they fade."""
     clean_fraction: float = 0.25
     """Fraction of frames trained at the clean level, as those that a session begins from."""
     noise_fraction: float = 0.35
@@ -202,6 +205,7 @@ def train(config: TrainConfig) -> Outcome:
                 windows,
                 torch.Generator().manual_seed(int(rng.integers(2**63))),
                 moving_weight=config.moving_weight,
+                presence=config.presence,
                 clean_fraction=config.clean_fraction,
                 noise_fraction=config.noise_fraction,
                 history_noise=config.history_noise,
@@ -321,7 +325,9 @@ def check(config: TrainConfig) -> None:
         )
     positive = "steps minutes batch_size num_frames patch_size time_every lr clip log_steps"
     not_negative = "seed warmup_steps weight_decay moving_weight history_noise save_minutes evals"
-    fractions = "decay_fraction ema_decay clean_fraction noise_fraction own_history action_dropout"
+    fractions = (
+        "decay_fraction ema_decay presence clean_fraction noise_fraction own_history action_dropout"
+    )
     for names, rule, holds in (
         (positive, "above 0", lambda value: 0 < value < math.inf),
         (not_negative, "0 or more", lambda value: 0 <= value < math.inf),

@@ -149,6 +149,7 @@ class WorldModel(nn.Module):
         generator: torch.Generator,
         *,
         moving_weight: float = 0.0,
+        presence: float = 0.6,
         clean_fraction: float = 0.0,
         noise_fraction: float = 0.0,
         history_noise: float = 0.0,
@@ -160,7 +161,8 @@ class WorldModel(nn.Module):
         Args:
             windows: Recorded windows of ``num_history + t`` frames.
             generator: Source of every random draw, on the CPU.
-            moving_weight: Extra weight of the places where something moves, see ``moving_places``.
+            moving_weight: Extra weight of the places where something moves.
+            presence: How much of it lies where something is, see ``moving_places``.
             clean_fraction: Fraction of frames at the clean level, as a session's first ones are.
             noise_fraction: Fraction of frames made of nothing but noise, as new ones are.
             history_noise: Largest standard deviation of noise on the frames given as history.
@@ -200,8 +202,8 @@ class WorldModel(nn.Module):
 
         weights = None
         if moving_weight:
-            moving = self.moving_places(frames, (targets.shape[-2], targets.shape[-1]))[:, k:]
-            weights = 1 + moving_weight * moving
+            size = targets.shape[-2], targets.shape[-1]
+            weights = 1 + moving_weight * self.moving_places(frames, size, presence)[:, k:]
             weights = weights / weights.mean()
         rewards = torch.from_numpy(windows.rewards[:, k - 1 :]).to(device)
         terminations = torch.from_numpy(windows.terminations[:, k - 1 :]).to(device)
@@ -227,17 +229,20 @@ class WorldModel(nn.Module):
         made = self.dit(noisy_latents, tau, actions, history).latents
         return self.encode(self.decode(made)) if self.codec.exact else made
 
-    def moving_places(self, frames: torch.Tensor, latent_size: tuple[int, int]) -> torch.Tensor:
+    def moving_places(
+        self, frames: torch.Tensor, latent_size: tuple[int, int], presence: float
+    ) -> torch.Tensor:
         """Where something moves, which is where it differs from the median frame.
 
-        Most of the weight lies where something is or was just before. By itself that rewards
+        Part of the weight lies where something is or was just before. By itself that rewards
         drawing a thing wherever it might be, since what is missed costs more than what is drawn
-        amiss; so some lies on all that is within ``REACH`` of where something was before, whether
-        it went there or not.
+        amiss; so the rest lies on all that is within ``REACH`` of where something was before,
+        whether it went there or not. By itself that lets fade what may be in many places.
 
         Args:
             frames: uint8 (b t h w c).
             latent_size: Height and width of the result.
+            presence: The first part, from 0 to 1.
 
         Returns:
             Float (b t 1 h w) from 0, where nothing moves, to 1.
@@ -249,7 +254,7 @@ class WorldModel(nn.Module):
         reached = before
         for sides in ((2 * REACH + 1, 1), (1, 2 * REACH + 1)):  # by rows and columns: far less work
             reached = F.max_pool2d(reached, sides, stride=1, padding=[side // 2 for side in sides])
-        moving = 0.6 * torch.maximum(now, before) + 0.4 * reached
+        moving = presence * torch.maximum(now, before) + (1 - presence) * reached
         return F.adaptive_max_pool2d(moving, latent_size)[:, :, None]
 
     @torch.no_grad()
