@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import worldsim
+from tests.benchmarks.bench_maze import remember
 from tests.benchmarks.bench_pong import is_colour, paddle_rows
 from worldsim.envs import pong
 from worldsim.world_model import BUNDLED
@@ -15,8 +16,8 @@ NAMES = sorted(path.name for path in BUNDLED.iterdir() if path.is_dir())
 SESSIONS, CONTEXT, STEPS = 8, 12, 16
 
 
-def test_there_is_one() -> None:
-    assert "pong" in NAMES
+def test_two_ship() -> None:
+    assert NAMES == ["maze", "pong"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -66,3 +67,9 @@ def test_pong_obeys_and_keeps_its_ball(games: tuple[np.ndarray, np.ndarray]) -> 
 
     ball = is_colour(imagined, pong.BALL)[..., 8:62, :].sum((-2, -1))
     assert ((ball > 5) & (ball < 30)).mean() > 0.9  # it has 16 pixels
+
+
+def test_the_maze_keeps_what_is_in_view_and_goes_on_where_it_is_not() -> None:
+    again, _, median, in_view = remember(worldsim.load("maze", device="cpu"), 3, mazes=8)
+    assert in_view > 28
+    assert again > median + 3
