@@ -75,8 +75,7 @@ class TrainConfig:
     patch_size: int = 8
     """Side of a patch in pixels: smaller is sharper and slower."""
     time_every: int = 3
-    """Attention over time in every so many layers: 2 remembers more of what left the picture and
-    is slower."""
+    """Attention over time in every so many layers: 2 is slower, better where pictures scroll."""
     lr: float = 4e-3
     """Peak learning rate."""
     warmup_steps: int = 100
