@@ -215,8 +215,8 @@ _COLOURS = np.array(COLOURS, np.float64)
 def play(observation: np.ndarray, info: dict[str, Any], rng: np.random.Generator) -> int:
     """Steer the white ball towards the target, braking in time.
 
-    Where the true state is not told, as in a learned world, it goes by the picture: every other
-    push is towards the target and the rest are none, since one picture shows no speed.
+    Where the true state is not told, as in a learned world, it goes by the picture: it pushes
+    towards the target half of the time, since one picture shows no speed to brake by.
 
     Args:
         observation: The frame, ``uint8`` (64 64 3).
