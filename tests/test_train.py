@@ -25,7 +25,8 @@ from tests.tiny_worlds import write_tiny_recording
 from worldsim.recording import Recording
 from worldsim.train import dynamics, presets
 from worldsim.train.checkpoint import list_checkpoints
-from worldsim.train.dynamics import TrainConfig, learning_rate_factor, main, train
+from worldsim.train.dynamics import TrainConfig, main, train
+from worldsim.train.presets import learning_rate_factor
 from worldsim.train.progress import TrainProgress
 
 

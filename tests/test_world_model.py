@@ -65,8 +65,7 @@ class TestTimeContract:
         after = self.losses(world, windows)
         target = at + 1 - world.num_history  # column of frame at + 1
         changed = changed_columns(before.frame, after.frame)
-        # later targets see it through attention over time, earlier ones not at all; an action
-        # that leads into no target is not read
+        # later targets see it through attention over time, earlier ones not at all
         assert changed == (list(range(target, LENGTH - world.num_history)) if target >= 0 else [])
         assert changed_columns(before.head, after.head) == changed
 
@@ -209,7 +208,6 @@ class TestLosses:
         assert not mask[0, 0].any()
         halved = world.moving_places(torch.from_numpy(frames), (8, 8), 0.6)
         assert (halved > 0.5).nonzero()[:, [1, 3, 4]].tolist() == [[1, 1, 1], [2, 1, 1], [3, 4, 4]]
-        # With a presence of 0 what is to be foretold has no say.
         assert not world.moving_places(torch.from_numpy(frames), (8, 8), 0.0)[0, 3].any()
 
     def test_dynamics_errors_takes_other_actions_and_leaves_the_windows_alone(

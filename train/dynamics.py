@@ -40,7 +40,7 @@ from .checkpoint import (
     save_checkpoint,
 )
 from .interrupt import Interrupted, StopOnSignal
-from .presets import build_world, has_fast_bfloat16, make_optimizers
+from .presets import build_world, has_fast_bfloat16, learning_rate_factor, make_optimizers
 from .progress import TrainProgress, duration
 from .run_log import RunLog, WandbMode
 
@@ -341,15 +341,6 @@ def check(config: TrainConfig) -> None:
             "--clean-fraction and --noise-fraction are parts of the same frames and add up to 1 at "
             f"most, got {config.clean_fraction} and {config.noise_fraction}"
         )
-
-
-def learning_rate_factor(
-    fraction: float, step: int, warmup_steps: int, decay_fraction: float
-) -> float:
-    """Linear warm-up, then flat, then linear decay to 0 over the last part of the run."""
-    warmup = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
-    decay = min(1.0, max(0.0, 1 - fraction) / decay_fraction) if decay_fraction else 1.0
-    return warmup * decay
 
 
 @torch.no_grad()

@@ -104,6 +104,15 @@ def make_optimizers(world: WorldModel, weight_decay: float) -> list[torch.optim.
     ]
 
 
+def learning_rate_factor(
+    fraction: float, step: int, warmup_steps: int, decay_fraction: float
+) -> float:
+    """Linear warm-up, then flat, then linear decay to 0 over the last part of the run."""
+    warmup = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
+    decay = min(1.0, max(0.0, 1 - fraction) / decay_fraction) if decay_fraction else 1.0
+    return warmup * decay
+
+
 def has_fast_bfloat16(device: torch.device) -> bool:
     """Whether a device multiplies matrices of bfloat16 faster than those of single precision."""
     if device.type == "cuda":
