@@ -215,19 +215,9 @@ _COLOURS = np.array(COLOURS, np.float64)
 def play(observation: np.ndarray, info: dict[str, Any], rng: np.random.Generator) -> int:
     """Steer the white ball towards the target, braking in time.
 
-    Where the true state is not told, as in a learned world, it goes by the picture: it pushes
-    towards the target half of the time, since one picture shows no speed to brake by.
-
-    Args:
-        observation: The frame, ``uint8`` (64 64 3).
-        info: The true state, if known.
-        rng: Where the slips come from, one push in ten.
-
-    Returns:
-        An action from 0 to 4.
+    A `worldsim.policy.Policy` for frames ``uint8`` (64 64 3). Where the true state is not told it
+    pushes towards the target half of the time, since one picture shows no speed to brake by.
     """
-    if rng.random() < 0.1:
-        return int(rng.integers(len(PUSHES)))
     if "target" in info:
         wanted = np.clip(0.15 * (info["target"] - info["positions"][0]), -2.0, 2.0)
         x, y = wanted - info["velocities"][0]

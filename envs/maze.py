@@ -207,7 +207,7 @@ def grow_maze(
 class Player:
     """The scripted player: to the nearest coin, then to the key, then through the door to the exit.
 
-    Where the true state is not told, as in a learned world, it goes by the picture: along open
+    A `worldsim.policy.Policy`. Where the true state is not told, it goes by the picture: along open
     floor, and back only from a dead end.
     """
 
@@ -217,18 +217,7 @@ class Player:
     def __call__(
         self, observation: np.ndarray, info: dict[str, Any], rng: np.random.Generator
     ) -> int:
-        """Choose an action.
-
-        Args:
-            observation: The frame, ``uint8`` (64 64 3).
-            info: The true state, if known.
-            rng: Where the slips come from, one move in ten.
-
-        Returns:
-            An action from 0 to 4.
-        """
-        if rng.random() < 0.1:
-            return int(rng.integers(len(MOVES)))
+        """Return an action from 0 to 4 for a frame ``uint8`` (64 64 3)."""
         if "walls" not in info:
             self._last = self._wander(observation, rng)
             return self._last

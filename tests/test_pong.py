@@ -97,6 +97,4 @@ def test_pong_player_sees_through_the_blur_of_a_learned_world() -> None:
 
 def test_pong_player_stays_when_it_sees_no_ball() -> None:
     blank = np.zeros((64, 64, 3), np.uint8)
-    rng = np.random.default_rng(0)
-    actions = [pong.play(blank, {}, rng) for _ in range(300)]
-    assert actions.count(0) > 250  # the rest are its slips
+    assert pong.play(blank, {}, np.random.default_rng(0)) == 0

@@ -14,9 +14,13 @@ if TYPE_CHECKING:
     from worldsim.game import GameConfig
 
 Policy: TypeAlias = Callable[[np.ndarray, dict[str, Any], np.random.Generator], int]
-"""(observation ``uint8`` (h w c), info, generator) -> action."""
+"""(observation ``uint8`` (h w c), info, generator) -> action.
+
+Where ``info`` holds no true state, as in a learned world, a player goes by the picture.
+"""
 
 LONGEST_STRETCH = 24
+SLIPS = 0.1  # fraction of a scripted player's moves, so that recordings show mistakes too
 
 
 class StickyPolicy:
@@ -45,8 +49,9 @@ def load_policy(name: str, config: GameConfig) -> Policy:
     """Make a player ready for a new episode.
 
     Args:
-        name: ``random``, ``sticky``, ``scripted`` (the game's own) or ``module:function``. Where
-            ``module:name`` is a class, an instance made with no arguments is the player.
+        name: ``random``, ``sticky``, ``scripted`` (the game's own, with one random move in ten) or
+            ``module:function``. Where ``module:name`` is a class, an instance made with no
+            arguments is the player.
         config: The game to play.
 
     Raises:
@@ -61,7 +66,12 @@ def load_policy(name: str, config: GameConfig) -> Policy:
             raise ValueError(
                 f"{config.env_id} brings no scripted player: use random, sticky or module:function"
             )
-        name = config.scripted_policy
+        player = load_policy(config.scripted_policy, config)
+        return lambda observation, info, rng: (
+            int(rng.integers(config.num_actions))
+            if rng.random() < SLIPS
+            else player(observation, info, rng)
+        )
     module_name, _, function_name = name.partition(":")
     if not function_name:
         raise ValueError(f"a policy is random, sticky, scripted or module:function, got {name!r}")

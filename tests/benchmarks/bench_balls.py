@@ -9,10 +9,10 @@ is): its centre may then be compared with the real one's, and its area.
 
 from __future__ import annotations
 
-import argparse
 from typing import NamedTuple
 
 import numpy as np
+import tyro
 
 from worldsim.envs import balls
 from worldsim.rollout import Rollout
@@ -83,18 +83,17 @@ def imagine(world: WorldModel, sessions: int, steps: int, passes: int | None = N
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("world", nargs="?", default="balls")
-    parser.add_argument("--sessions", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=64)
-    parser.add_argument("--passes", type=int)
-    arguments = parser.parse_args()
-    world = load(arguments.world)
-    played = imagine(world, arguments.sessions, arguments.steps, arguments.passes)
+def main(
+    world_name: str = "balls",
+    /,
+    sessions: int = 32,
+    steps: int = 64,
+    passes: int | None = None,
+) -> None:
+    played = imagine(load(world_name), sessions, steps, passes)
     print(f"{'':>5} {'pixels off (had it stayed)':^33} {'found':>8} {'area':>8}")
     print(f"{'step':>5} {'white, pushed':>16} {'the others':>16} {'all':>8} {'of true':>8}")
-    for horizon in (h for h in HORIZONS if h <= arguments.steps):
+    for horizon in (h for h in HORIZONS if h <= steps):
         at = Played(*(figure[:, horizon - 1] for figure in played))
         off = " ".join(
             f"{np.nanmean(at.off[:, of]):>8.2f} ({np.nanmean(at.stayed[:, of]):5.2f})"
@@ -107,4 +106,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main, description=__doc__)

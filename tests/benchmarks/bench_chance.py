@@ -10,11 +10,11 @@ that draws its chances as the game does. Games that can be branched so: Atari's 
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import gymnasium
 import numpy as np
+import tyro
 
 from worldsim.game import make_game
 from worldsim.held_out import HeldOutWindows, roll_out
@@ -55,25 +55,25 @@ def play_again(recording: Recording, index: int, begin: int, steps: int, seed: i
     return np.stack(frames)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("world")
-    parser.add_argument("recording", type=Path)
-    parser.add_argument("--windows", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=128)
-    parser.add_argument("--passes", type=int)
-    arguments = parser.parse_args()
-    world, recording = load(arguments.world), Recording(arguments.recording)
+def main(
+    world_name: str,
+    recording_folder: Path,
+    /,
+    windows: int = 64,
+    steps: int = 128,
+    passes: int | None = None,
+) -> None:
+    world, recording = load(world_name), Recording(recording_folder)
     _, held_out = recording.split()
-    context, steps = world.window, arguments.steps
+    context = world.window
     places = [
         (index, start)
         for index in held_out
         for start in range(int(recording.episode_lengths[index]) + 2 - context - steps)
     ]
-    chosen = np.random.default_rng(0).permutation(len(places))[: arguments.windows]
+    chosen = np.random.default_rng(0).permutation(len(places))[:windows]
     episodes, starts = zip(*(places[i] for i in chosen), strict=True)
-    windows = HeldOutWindows(recording.windows(episodes, starts, context + steps), context, steps)
+    real = HeldOutWindows(recording.windows(episodes, starts, context + steps), context, steps)
     again = np.stack(
         [
             play_again(recording, index, start + context - 1, steps, seed)
@@ -82,8 +82,8 @@ def main() -> None:
     )
     median = recording.median_frame()
     horizons = [h for h in HORIZONS if h <= steps]
-    ours = compare(roll_out(world, windows, num_passes=arguments.passes), windows, median, horizons)
-    chance = compare(again, windows, median, horizons)
+    ours = compare(roll_out(world, real, num_passes=passes), real, median, horizons)
+    chance = compare(again, real, median, horizons)
     print(f"{'':>5} {'moving pixels':^43}  {'all pixels':^43}")
     names = "".join(f"{name:>11}" for name in ("world", "game again", "copy-last", "median"))
     print(f"{'step':>5}{names} {names}")
@@ -104,4 +104,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main, description=__doc__)

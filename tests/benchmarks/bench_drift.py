@@ -14,13 +14,13 @@ has come to rest shows.
 
 from __future__ import annotations
 
-import argparse
 import time
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
+import tyro
 
 from worldsim.metrics import psnr
 from worldsim.recording import Recording
@@ -49,17 +49,23 @@ def differing(frames: np.ndarray, other: np.ndarray) -> float:
     return float((difference > MOVING_THRESHOLD).mean())
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("world")
-    parser.add_argument("recording", type=Path)
-    parser.add_argument("--steps", type=int, default=5000)
-    parser.add_argument("--sessions", type=int, default=8)
-    parser.add_argument("--passes", type=int)
-    parser.add_argument("--restart", action="store_true", help="begin anew where a game is over")
-    parser.add_argument("--strip", type=Path, help="write a filmstrip of one session here")
-    arguments = parser.parse_args()
-    world, recording = load(arguments.world), Recording(arguments.recording)
+def main(
+    world_name: str,
+    recording_folder: Path,
+    /,
+    steps: int = 5000,
+    sessions: int = 8,
+    passes: int | None = None,
+    restart: bool = False,
+    strip: Path | None = None,
+) -> None:
+    """Measure.
+
+    Args:
+        restart: Begin anew where a game is over.
+        strip: Write a filmstrip of one session here.
+    """
+    world, recording = load(world_name), Recording(recording_folder)
     train, held_out = recording.split()
     median = recording.median_frame()
     frames = np.concatenate([recording.episode(i).frames for i in train])
@@ -69,7 +75,7 @@ def main() -> None:
     real = np.concatenate([episode.frames for episode in episodes])
     actions = np.concatenate([episode.actions for episode in episodes])
     rng = np.random.default_rng(0)
-    begins = rng.integers(len(actions), size=arguments.sessions)
+    begins = rng.integers(len(actions), size=sessions)
 
     def report(name: str, shown: np.ndarray, before: np.ndarray) -> None:
         quiet = psnr(shown, np.broadcast_to(median, shown.shape), still[None].repeat(len(shown), 0))
@@ -83,32 +89,32 @@ def main() -> None:
     print(f"{'steps':>16} {'nearest':>8} {'still dB':>8} {'objects':>8} {'motion':>8}")
     sample = np.sort(rng.choice(len(real) - 1, min(800, len(real) - 1), replace=False)) + 1
     report("held-out frames", real[sample], real[sample - 1])
-    rows = np.arange(arguments.sessions) % len(world.starts.frames)
-    rollout = Rollout(world, arguments.sessions, num_passes=arguments.passes)
+    rows = np.arange(sessions) % len(world.starts.frames)
+    rollout = Rollout(world, sessions, num_passes=passes)
     rollout.reset(world.starts.frames[rows], world.starts.actions[rows], range(len(rows)))
     begun = time.monotonic()
-    last, part, strip, ends = world.starts.frames[rows, -1], [], [], 0
-    bounds = [p for p in PARTS if p <= arguments.steps]
-    for step in range(1, arguments.steps + 1):
+    last, part, shots, ends = world.starts.frames[rows, -1], [], [], 0
+    bounds = [p for p in PARTS if p <= steps]
+    for step in range(1, steps + 1):
         shown, _, over, _ = rollout.step(actions[(begins + step) % len(actions)])
         # the last 100 steps up to each bound
         if any(bound - 100 < step <= bound for bound in bounds):
             part.append((shown, last))
         last = shown
-        for lane in np.flatnonzero(over) if arguments.restart else ():
+        for lane in np.flatnonzero(over) if restart else ():
             start = [(lane + step) % len(world.starts.frames)]
             rollout.reset(world.starts.frames[start], world.starts.actions[start], [step], [lane])
             ends += 1
         if step in bounds:
-            strip.append(shown[0])
+            shots.append(shown[0])
             now, before = (np.concatenate(side) for side in zip(*part, strict=True))
             report(f"..{step:,}", now, before)
             part = []
     seconds = time.monotonic() - begun
-    print(f"{ends} games over; {arguments.steps * len(rows) / seconds:.0f} frames/s")
-    if arguments.strip:
-        cv2.imwrite(str(arguments.strip), np.concatenate(strip, 1)[..., ::-1])
+    print(f"{ends} games over; {steps * len(rows) / seconds:.0f} frames/s")
+    if strip:
+        cv2.imwrite(str(strip), np.concatenate(shots, 1)[..., ::-1])
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main, description=__doc__)

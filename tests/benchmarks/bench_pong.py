@@ -9,10 +9,9 @@ where it must then be follows from the game's rule alone.
 
 from __future__ import annotations
 
-import argparse
-
 import cv2
 import numpy as np
+import tyro
 
 from worldsim.envs import pong
 from worldsim.rollout import Rollout
@@ -94,17 +93,17 @@ def keep_the_ball(world: WorldModel, passes: int | None, steps: int, sessions: i
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("world", nargs="?", default="pong")
-    parser.add_argument("--passes", type=int)
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--sessions", type=int, default=16)
-    arguments = parser.parse_args()
-    world = load(arguments.world)
-    print(keep_the_ball(world, arguments.passes, arguments.steps, arguments.sessions), flush=True)
-    print(obey(world, arguments.passes))
+def main(
+    world_name: str = "pong",
+    /,
+    passes: int | None = None,
+    steps: int = 200,
+    sessions: int = 16,
+) -> None:
+    world = load(world_name)
+    print(keep_the_ball(world, passes, steps, sessions), flush=True)
+    print(obey(world, passes))
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main, description=__doc__)

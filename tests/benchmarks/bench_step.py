@@ -5,9 +5,8 @@ python tests/benchmarks/bench_step.py [WORLD] [--passes K]
 
 from __future__ import annotations
 
-import argparse
-
 import torch
+import tyro
 
 from worldsim.metrics import step_latency
 from worldsim.world_model import load
@@ -15,14 +14,10 @@ from worldsim.world_model import load
 STEPS = (10, 100, 1_000, 10_000)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("world", nargs="?", default="pong", help="a world's name or folder")
-    parser.add_argument("--passes", type=int, help="denoising passes a frame")
-    arguments = parser.parse_args()
+def main(world_name: str = "pong", /, passes: int | None = None) -> None:
     torch.set_num_threads(1)
-    world = load(arguments.world, device="cpu")
-    passes = arguments.passes or world.num_passes
+    world = load(world_name, device="cpu")
+    passes = passes or world.num_passes
     latency = step_latency(world, STEPS, num_passes=passes, rounds=20)
     parameters = sum(parameter.numel() for parameter in world.parameters())
     height, width = world.game.frame_size
@@ -37,4 +32,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main, description=__doc__)
