@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import tyro
 from safetensors.torch import load_file
 
 import worldsim
@@ -25,8 +24,8 @@ from tests.tiny_worlds import write_tiny_recording
 from worldsim.recording import Recording
 from worldsim.train import dynamics, presets
 from worldsim.train.checkpoint import list_checkpoints
-from worldsim.train.dynamics import TrainConfig, main, train
-from worldsim.train.presets import learning_rate_factor
+from worldsim.train.config import TrainConfig
+from worldsim.train.dynamics import main, train
 from worldsim.train.progress import TrainProgress
 
 
@@ -281,21 +280,6 @@ def test_a_run_cannot_be_resumed_as_another_model(recording: Path, tmp_path: Pat
     other = dataclasses.replace(config, steps=2, patch_size=4, resume=True)
     with pytest.raises(ValueError, match="its patch_size is 8 and this run's 4; resume with"):
         train(other)
-
-
-def test_the_learning_rate_rises_stays_and_falls() -> None:
-    factors = [learning_rate_factor(step / 100, step, 10, 0.4) for step in range(101)]
-    np.testing.assert_allclose(factors[:10], np.arange(1, 11) / 10)
-    assert set(factors[9:60]) == {1.0}
-    np.testing.assert_allclose(factors[60:], np.linspace(1, 0, 41), atol=1e-12)
-    assert learning_rate_factor(0.5, 0, 0, 0.0) == 1.0
-
-
-def test_the_command_on_the_card_makes_the_same_run(tmp_path: Path) -> None:
-    config = TrainConfig(recording=tmp_path / "a b", out=tmp_path / "c", size="small", steps=9)
-    words = shlex.split(config.command())
-    assert words[:2] == ["worldsim", "train"]
-    assert tyro.cli(TrainConfig, args=words[2:]) == config
 
 
 def test_as_a_program_it_imports_nothing_that_it_does_not_use(

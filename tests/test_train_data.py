@@ -15,7 +15,8 @@ import worldsim
 from tests.tiny_worlds import make_tiny_episode, make_tiny_game, write_tiny_recording
 from worldsim.recording import Recording, RecordingWriter
 from worldsim.train import presets
-from worldsim.train.dynamics import TrainConfig, train
+from worldsim.train.config import TrainConfig
+from worldsim.train.dynamics import train
 
 
 @pytest.fixture(autouse=True)

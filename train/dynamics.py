@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
 import itertools
-import math
 import shlex
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -39,99 +37,11 @@ from .checkpoint import (
     read_progress,
     save_checkpoint,
 )
+from .config import TrainConfig, check, resumed_config
 from .interrupt import Interrupted, StopOnSignal
 from .presets import build_world, has_fast_bfloat16, learning_rate_factor, make_optimizers
 from .progress import TrainProgress, duration
-from .run_log import RunLog, WandbMode
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """Train a world on a recording; it can be played, stepped and evaluated at any time."""
-
-    recording: tyro.conf.Positional[Path]
-    """Folder written by `worldsim record`."""
-    out: Path
-    """Folder of the run: checkpoints, figures, videos."""
-    minutes: float | None = None
-    """How long to train, in minutes of wall clock; 30 if neither this nor --steps is given."""
-    steps: int | None = None
-    """How long to train, in optimizer steps; alternative to --minutes."""
-    size: Literal["tiny", "small", "base"] = "tiny"
-    """Size of the model: tiny for a CPU, small and base for a GPU."""
-    resume: bool = False
-    """Go on from the newest checkpoint in --out."""
-    seed: int = 0
-    """Seed of the weights, of the order of the data and of all noise."""
-    wandb: WandbMode = "auto"
-    """Online when logged in and offline otherwise (auto), or disabled."""
-    device: str | None = None
-    """Where to train, such as cuda or cpu; a GPU if there is one."""
-
-    batch_size: int = 4
-    """Windows in a step."""
-    num_frames: int = 12
-    """Frames of a window that are learned; also how far the world's attention reaches back."""
-    patch_size: int = 8
-    """Side of a patch in pixels: smaller is sharper and slower."""
-    time_every: int = 3
-    """Attention over time in every so many layers: 2 is slower, better where pictures scroll."""
-    lr: float = 4e-3
-    """Peak learning rate."""
-    warmup_steps: int = 100
-    """Steps until the learning rate has its peak."""
-    decay_fraction: float = 0.4
-    """Last part of the run, in which the learning rate falls to 0."""
-    weight_decay: float = 0.01
-    """Decoupled weight decay of the matrices."""
-    clip: float = 1.0
-    """Largest norm of the gradient."""
-    ema_decay: float = 0.998
-    """Decay of the averaged weights, which are the world that is kept."""
-    moving_weight: float = 10.0
-    """Extra weight in the loss of pixels where something moves."""
-    presence: float = 0.6
-    """How much of that weight lies where something is, the rest on all places it may reach: less
-    if things multiply in long play, more if they fade."""
-    clean_fraction: float = 0.25
-    """Fraction of frames trained at the clean level, as those that a session begins from."""
-    noise_fraction: float = 0.35
-    """Fraction of frames trained from pure noise, as every frame in play begins."""
-    history_noise: float = 0.1
-    """Largest noise on the frames given as history, so that small errors do not grow."""
-    own_history: float = 0.5
-    """Fraction of windows whose history is made by the model itself, so that it mends its errors
-    instead of drifting: none in the first third of the run, all of it from the second on."""
-    action_dropout: float = 0.1
-    """Fraction of actions hidden."""
-    held_out: float = 0.1
-    """Fraction of the recording, in whole episodes, kept for evaluation."""
-    save_minutes: float = 5.0
-    """Minutes between checkpoints."""
-    log_steps: int = 50
-    """Steps between logged figures, which are their mean."""
-    evals: int = 3
-    """Evaluations during the run, evenly spaced, beside the one at its end."""
-
-    def command(self) -> str:
-        """The command that makes this run: what differs from the defaults."""
-        words = ["worldsim", "train", str(self.recording)]
-        for field in dataclasses.fields(self)[1:]:
-            value = getattr(self, field.name)
-            if value != field.default and field.name != "resume":
-                words += [f"--{field.name.replace('_', '-')}", str(value)]
-        return shlex.join(words)
-
-    def settings(self) -> dict[str, Any]:
-        """The run as JSON values."""
-        values = dataclasses.asdict(self)
-        return {**values, "recording": str(self.recording), "out": str(self.out)}
-
-    def fraction(self, progress: Progress) -> float:
-        """How much of the run is done."""
-        if self.steps is not None:
-            return progress.step / self.steps
-        return progress.seconds / (60 * (self.minutes or 30.0))
+from .run_log import RunLog
 
 
 class Outcome(NamedTuple):
@@ -175,16 +85,7 @@ def train(config: TrainConfig) -> Outcome:
 
     # Model, its average, optimizer.
     torch.manual_seed(config.seed)
-    world = build_world(
-        config.size,
-        recording,
-        held_out_episodes,
-        patch_size=config.patch_size,
-        time_every=config.time_every,
-        window=config.num_frames,
-        device=config.device,
-        seed=config.seed,
-    )
+    world = build_world(config, recording, held_out_episodes)
     ema_world = copy.deepcopy(world).requires_grad_(False).eval()
     optimizers = make_optimizers(world, config.weight_decay)
     bfloat16 = has_fast_bfloat16(world.device)
@@ -316,33 +217,6 @@ def train(config: TrainConfig) -> Outcome:
     return Outcome(ended, checkpoint, Progress(step, seconds, evals))
 
 
-def check(config: TrainConfig) -> None:
-    """Refuse settings that make no sense, in one sentence."""
-    if config.steps is not None and config.minutes is not None:
-        raise ValueError(
-            f"give --steps or --minutes, not both (got {config.steps} and {config.minutes})"
-        )
-    positive = "steps minutes batch_size num_frames patch_size time_every lr clip log_steps"
-    not_negative = "seed warmup_steps weight_decay moving_weight history_noise save_minutes evals"
-    fractions = (
-        "decay_fraction ema_decay presence clean_fraction noise_fraction own_history action_dropout"
-    )
-    for names, rule, holds in (
-        (positive, "above 0", lambda value: 0 < value < math.inf),
-        (not_negative, "0 or more", lambda value: 0 <= value < math.inf),
-        (fractions, "between 0 and 1", lambda value: 0 <= value <= 1),
-    ):
-        for name in names.split():
-            value = getattr(config, name)
-            if value is not None and not holds(value):
-                raise ValueError(f"--{name.replace('_', '-')} must be {rule}, got {value}")
-    if config.clean_fraction + config.noise_fraction > 1:
-        raise ValueError(
-            "--clean-fraction and --noise-fraction are parts of the same frames and add up to 1 at "
-            f"most, got {config.clean_fraction} and {config.noise_fraction}"
-        )
-
-
 @torch.no_grad()
 def update_ema(average: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:
     """Move the averaged weights towards the model's by ``1 - decay``."""
@@ -385,12 +259,3 @@ def main(argv: Sequence[str]) -> int:
         f"trained {length} in {duration(progress.seconds)}: {checkpoint}; next: worldsim play {out}"
     )
     return 0
-
-
-def resumed_config(config: TrainConfig, settings: dict[str, Any]) -> TrainConfig:
-    """The settings that a run began with, without its length if a new one is given."""
-    names = {field.name for field in dataclasses.fields(config)} - {"recording", "out", "resume"}
-    begun = {name: value for name, value in settings.items() if name in names}
-    if config.steps is not None or config.minutes is not None:
-        begun |= {"steps": None, "minutes": None}
-    return dataclasses.replace(config, **begun)

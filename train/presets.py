@@ -13,6 +13,8 @@ from worldsim.heads import RewardTerminationHead
 from worldsim.recording import Recording, Windows
 from worldsim.world_model import WorldModel
 
+from .config import TrainConfig
+
 SIZES = {
     "tiny": {"width": 128, "depth": 4, "num_heads": 4, "num_kv_heads": 2},
     "small": {"width": 256, "depth": 9, "num_heads": 8, "num_kv_heads": 4},
@@ -20,28 +22,10 @@ SIZES = {
 }
 
 
-def build_world(
-    size: str,
-    recording: Recording,
-    held_out: Sequence[int],
-    *,
-    patch_size: int,
-    window: int,
-    time_every: int,
-    device: str | None,
-    seed: int,
-) -> WorldModel:
+def build_world(config: TrainConfig, recording: Recording, held_out: Sequence[int]) -> WorldModel:
     """A fresh world for a recording, with start windows from its held-out episodes.
 
-    Args:
-        size: One of ``SIZES``.
-        recording: The game's recording.
-        held_out: Episodes that are not trained on.
-        patch_size: Side of a patch in pixels.
-        window: Frames that the world remembers.
-        time_every: Attention over time in every so many layers.
-        device: Where to put it; a GPU if there is one.
-        seed: Of the start windows; the weights are drawn from torch's own generator.
+    The weights are drawn from torch's own generator.
 
     Raises:
         ValueError: If the device cannot be used.
@@ -51,22 +35,23 @@ def build_world(
     dit = VideoDiT(
         num_actions=game.num_actions,
         latent_channels=codec.latent_channels,
-        patch_size=patch_size,
-        window=window,
-        time_every=time_every,
-        **SIZES[size],
+        patch_size=config.patch_size,
+        window=config.num_frames,
+        time_every=config.time_every,
+        **SIZES[config.size],
     )
     world = WorldModel(
         dit=dit,
         head=RewardTerminationHead(dit.config.width),
         codec=codec,
         game=game,
-        starts=pick_starts(recording, held_out, window, seed),
+        starts=pick_starts(recording, held_out, config.num_frames, config.seed),
         background=recording.median_frame(
             episodes=[i for i in range(len(recording)) if i not in set(held_out)]
         ),
+        num_passes=config.passes,
     )
-    return world.to(pick_device(device))
+    return world.to(pick_device(config.device))
 
 
 def pick_device(name: str | None) -> torch.device:

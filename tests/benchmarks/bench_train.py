@@ -31,7 +31,8 @@ from worldsim.envs.record import RecordConfig, record
 from worldsim.recording import Recording
 from worldsim.train import dynamics
 from worldsim.train.bench import matrix_rate
-from worldsim.train.dynamics import TrainConfig, train
+from worldsim.train.config import TrainConfig
+from worldsim.train.dynamics import train
 from worldsim.train.presets import SIZES, build_world, has_fast_bfloat16
 from worldsim.train.progress import TrainProgress
 
@@ -58,16 +59,7 @@ def rate_of_core() -> float:
 def step_flops(config: TrainConfig) -> float:
     """Count the arithmetic of a training step, averaged over a run."""
     recording = Recording(config.recording)
-    world = build_world(
-        config.size,
-        recording,
-        recording.split()[1],
-        patch_size=config.patch_size,
-        time_every=config.time_every,
-        window=config.num_frames,
-        device="cpu",
-        seed=0,
-    )
+    world = build_world(config, recording, recording.split()[1])
     length = config.num_frames + world.num_history
     windows = recording.sample_windows(np.random.default_rng(0), config.batch_size, length)
     counts = []

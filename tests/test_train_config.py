@@ -1,0 +1,51 @@
+"""Settings of a run: what they build, and the command that says them."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+from tests.tiny_worlds import write_tiny_recording
+from worldsim.recording import Recording
+from worldsim.train.config import TrainConfig
+from worldsim.train.presets import build_world, learning_rate_factor
+
+
+def test_settings_make_the_world(tmp_path: Path) -> None:
+    write_tiny_recording(tmp_path, steps=12, episodes=3)
+    recording = Recording(tmp_path)
+    config = TrainConfig(
+        recording=tmp_path,
+        out=tmp_path / "run",
+        num_frames=6,
+        patch_size=4,
+        time_every=2,
+        passes=3,
+        device="cpu",
+    )
+    world = build_world(config, recording, held_out=[2])
+    assert (world.window, world.num_passes) == (6, 3)
+    assert (world.dit.config.patch_size, world.dit.config.time_every) == (4, 2)
+    np.testing.assert_array_equal(world.background, recording.median_frame(episodes=[0, 1]))
+    held_out = recording.episode(2).frames
+    for start in world.starts.frames:
+        assert start.shape == (6, 16, 16, 3)
+        assert any((held_out[i : i + 6] == start).all() for i in range(len(held_out) - 5))
+
+
+def test_the_command_on_the_card_makes_the_same_run(tmp_path: Path) -> None:
+    config = TrainConfig(recording=tmp_path / "a b", out=tmp_path / "c", size="small", steps=9)
+    words = shlex.split(config.command())
+    assert words[:2] == ["worldsim", "train"]
+    assert tyro.cli(TrainConfig, args=words[2:]) == config
+
+
+def test_the_learning_rate_rises_stays_and_falls() -> None:
+    factors = [learning_rate_factor(step / 100, step, 10, 0.4) for step in range(101)]
+    np.testing.assert_allclose(factors[:10], np.arange(1, 11) / 10)
+    assert set(factors[9:60]) == {1.0}
+    np.testing.assert_allclose(factors[60:], np.linspace(1, 0, 41), atol=1e-12)
+    assert learning_rate_factor(0.5, 0, 0, 0.0) == 1.0
