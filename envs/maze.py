@@ -1,8 +1,8 @@
-"""Maze: a labyrinth larger than the view, for worlds that must remember what is out of sight.
+"""Maze: a labyrinth in the dark, for worlds that must remember what is out of sight.
 
-The view is centred on the player and shows seven tiles each way of a maze of seventeen, so coins, a
-key, a door and the exit leave the view and are still there, or still gone, on return. The four
-quarters of the maze have walls of their own colour, so that a place can be recognised.
+A lamp lights what is near the player. Walls, coins, the key and the door beyond it are there still,
+or still gone, when it comes back; the frame itself does not move, so that to remember a place is
+to have seen it. The four quarters of the maze have walls of their own colour.
 """
 
 from __future__ import annotations
@@ -15,33 +15,44 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from .maze_sprites import COIN, DARK, DOOR, EXIT, FLOOR, KEY, PLAYER, TILE, draw_sprite, draw_tiles
+from .maze_sprites import (
+    CELL,
+    COIN,
+    DARK,
+    DOOR,
+    FLOOR,
+    KEY,
+    OPEN_DOOR,
+    PLAYER,
+    PLAYER_WITH_KEY,
+    draw_maze,
+    draw_sprite,
+)
 
 SIZE = 64
-NUM_CELLS = 8  # cells a side; a cell and the wall beside it are one tile each
-NUM_TILES = 2 * NUM_CELLS + 1
-NUM_COINS = 8
-NUM_LOOPS = 8  # walls taken away, so that there is more than one way round
+NUM_CELLS = SIZE // CELL  # a side
+NUM_COINS = 10
+NUM_LOOPS = 10  # walls taken away, so that there is more than one way round
+LAMP = 20.0  # how far the player sees, in pixels
 EXIT_REWARD = 5.0
 
 MOVES = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))  # (row, column) of each action
 OPPOSITE = (0, 2, 1, 4, 3)  # the action that undoes each
 
-_MARGIN = SIZE // 2  # dark pixels around the maze, for views at its edge
-DARKNESS = np.hypot(*(np.mgrid[:SIZE, :SIZE] - (SIZE - 1) / 2)) > 34  # pixels beyond the view
+Cell = tuple[int, int]
 
 
 class Maze(gymnasium.Env[np.ndarray, np.int64]):
-    """Collect the coins, find the key, open the door and leave by the exit behind it.
+    """Collect the coins, find the key, and leave by the door that it opens.
 
-    Actions: 0 NOOP, 1 UP, 2 DOWN, 3 LEFT, 4 RIGHT, a tile each; walls, and the door without the
-    key, do not give way. Reward: +1 for a coin, the key and the opened door, +5 for the exit, which
-    ends the episode. A player who carries the key shows it.
+    Actions: 0 NOOP, 1 UP, 2 DOWN, 3 LEFT, 4 RIGHT, a cell each; walls, and the door without the
+    key, do not give way. Reward: +1 for a coin and for the key, +5 for the door, which ends the
+    episode. A player who carries the key shows it, and the door is green from then on.
 
-    ``info`` (at reset too) holds the true state in tiles, (row, column) from the upper left:
-    ``player`` (2,), ``walls`` (17 17) bool, ``coins`` (8 2), ``coins_left`` (8,) bool, ``key``
-    (2,), ``has_key`` bool, ``door`` (2,), ``door_open`` bool, ``exit`` (2,), ``score`` (the sum of
-    rewards).
+    ``info`` (at reset too) holds the true state, cells as (row, column) from the upper left:
+    ``player`` (2,), ``open_ways`` (8 8 2) bool (whether the way down, and to the right, of each
+    cell is open), ``coins`` (10 2), ``coins_left`` (10,) bool, ``key`` (2,), ``has_key`` bool,
+    ``door`` (2,), ``score`` (the sum of rewards).
 
     Args:
         render_mode: ``"rgb_array"`` or None.
@@ -49,8 +60,8 @@ class Maze(gymnasium.Env[np.ndarray, np.int64]):
     Example:
         >>> env = Maze()
         >>> frame, info = env.reset(seed=0)
-        >>> frame.shape, info["walls"].shape, int(info["coins_left"].sum())
-        ((64, 64, 3), (17, 17), 8)
+        >>> frame.shape, info["open_ways"].shape, int(info["coins_left"].sum())
+        ((64, 64, 3), (8, 8, 2), 10)
     """
 
     metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
@@ -75,140 +86,134 @@ class Maze(gymnasium.Env[np.ndarray, np.int64]):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Grow a new maze and put the player at a random cell of it."""
         super().reset(seed=seed)
-        self._walls, start, self._door, self._exit = grow_maze(self.np_random)
-        cells = [(r, c) for r in range(1, NUM_TILES, 2) for c in range(1, NUM_TILES, 2)]
-        free = [cell for cell in cells if cell not in (start, self._exit)]
+        self._open_ways, self._player, self._door = grow_maze(self.np_random)
+        free = [cell for cell in np.ndindex(NUM_CELLS, NUM_CELLS) if cell != self._door]
+        free.remove(self._player)
         chosen = self.np_random.choice(len(free), NUM_COINS + 1, replace=False)
         self._key, *self._coins = [free[i] for i in chosen]
         self._coins_left = [True] * NUM_COINS
-        self._player, self._has_key, self._door_open, self._score = start, False, False, 0.0
-
-        self._floor = draw_tiles(self._walls, _MARGIN)
-        self._canvas = self._floor.copy()
-        for sprite, place in ((KEY, self._key), (DOOR, self._door), (EXIT, self._exit)):
-            draw_sprite(self._canvas, sprite, *_to_pixels(place))
-        for coin in self._coins:
-            draw_sprite(self._canvas, COIN, *_to_pixels(coin))
+        self._has_key, self._score = False, 0.0
+        self._floor = draw_maze(self._open_ways)
         return self._draw(), self._get_info()
 
     def step(self, action: int | np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Walk one tile, where there is no wall, and take what lies there."""
+        """Walk one cell, where there is no wall, and take what lies there."""
         if not self.action_space.contains(action):
             raise ValueError(f"action must be an integer from 0 to 4, got {action!r}")
         row, column = MOVES[int(action)]
         place = (self._player[0] + row, self._player[1] + column)
-        shut = place == self._door and not (self._door_open or self._has_key)
+        shut = place == self._door and not self._has_key
         reward = 0.0
-        if not self._walls[place] and not shut:
+        if action and is_open(self._open_ways, self._player, int(action)) and not shut:
             self._player = place
             reward = self._take(place)
         self._score += reward
-        terminated = self._player == self._exit
-        return self._draw(), reward, terminated, False, self._get_info()
+        return self._draw(), reward, self._player == self._door, False, self._get_info()
 
     def render(self) -> np.ndarray | None:  # type: ignore[override]
         """Return the frame, ``uint8`` of shape (64 64 3), or None without a render mode."""
         return self._draw() if self.render_mode == "rgb_array" else None
 
-    def _take(self, place: tuple[int, int]) -> float:
-        """Take what lies at a place off the canvas and return its reward."""
-        if place == self._exit:
+    def _take(self, place: Cell) -> float:
+        """Take what lies at a place and return its reward."""
+        if place == self._door:
             return EXIT_REWARD
         if place in self._coins and self._coins_left[self._coins.index(place)]:
             self._coins_left[self._coins.index(place)] = False
-        elif place == self._key and not self._has_key and not self._door_open:
+            return 1.0
+        if place == self._key and not self._has_key:
             self._has_key = True
-        elif place == self._door and not self._door_open:
-            self._door_open, self._has_key = True, False
-        else:
-            return 0.0
-        y, x = _to_pixels(place)
-        self._canvas[y : y + TILE, x : x + TILE] = self._floor[y : y + TILE, x : x + TILE]
-        return 1.0
+            return 1.0
+        return 0.0
 
     def _draw(self) -> np.ndarray:
-        y, x = _to_pixels(self._player)
-        corner = (SIZE - TILE) // 2  # of the player within the view
-        frame = self._canvas[y - corner : y - corner + SIZE, x - corner : x - corner + SIZE].copy()
-        draw_sprite(frame, PLAYER, corner, corner)
-        if self._has_key:
-            draw_sprite(frame, KEY, corner + 3, corner + 1)
-        frame[DARKNESS] = DARK
+        frame = self._floor.copy()
+        draw_sprite(frame, OPEN_DOOR if self._has_key else DOOR, self._door)
+        if not self._has_key:
+            draw_sprite(frame, KEY, self._key)
+        for coin, left in zip(self._coins, self._coins_left, strict=True):
+            if left:
+                draw_sprite(frame, COIN, coin)
+        draw_sprite(frame, PLAYER_WITH_KEY if self._has_key else PLAYER, self._player)
+        frame[~lit_from(self._player)] = DARK
         return frame
 
     def _get_info(self) -> dict[str, Any]:
         return {
             "player": np.array(self._player),
-            "walls": self._walls.copy(),
+            "open_ways": self._open_ways.copy(),
             "coins": np.array(self._coins),
             "coins_left": np.array(self._coins_left),
             "key": np.array(self._key),
             "has_key": self._has_key,
             "door": np.array(self._door),
-            "door_open": self._door_open,
-            "exit": np.array(self._exit),
             "score": self._score,
         }
 
 
-def _to_pixels(place: tuple[int, int]) -> tuple[int, int]:
-    """Return the canvas row and column of a tile's upper left pixel."""
-    return place[0] * TILE + _MARGIN, place[1] * TILE + _MARGIN
+def lit_from(cell: Cell) -> np.ndarray:
+    """Return the pixels (64 64) bool that the lamp lights when the player stands on a cell."""
+    y, x = (CELL * place + (CELL - 1) / 2 for place in cell)
+    rows, columns = np.ogrid[:SIZE, :SIZE]
+    return (rows - y) ** 2 + (columns - x) ** 2 <= LAMP**2
 
 
-def grow_maze(
-    rng: np.random.Generator,
-) -> tuple[np.ndarray, tuple[int, int], tuple[int, int], tuple[int, int]]:
+def is_open(open_ways: np.ndarray, cell: Cell, action: int) -> bool:
+    """Return whether no wall stands in the way of an action, 1 to 4, from a cell."""
+    row, column = MOVES[action]
+    ahead = (cell[0] + row, cell[1] + column)
+    return min(ahead) >= 0 and bool(open_ways[min(cell, ahead)][0 if row else 1])
+
+
+def grow_maze(rng: np.random.Generator) -> tuple[np.ndarray, Cell, Cell]:
     """Grow a maze by a random depth-first walk, then open some loops.
 
     Args:
         rng: Where the maze comes from.
 
     Returns:
-        Walls (bool, (17 17)), and the tiles of the start, of the door and of the exit. The exit is
-        the cell farthest from the start, a dead end whose only neighbour is the door.
+        The open ways (bool, (8 8 2): down and to the right), and the cells of the start and of the
+        door. The door is the cell farthest from the start, a dead end.
     """
-    walls = np.ones((NUM_TILES, NUM_TILES), bool)
-    first, second = (2 * rng.integers(NUM_CELLS, size=2) + 1).tolist()
+    open_ways = np.zeros((NUM_CELLS, NUM_CELLS, 2), bool)
+    first, second = rng.integers(NUM_CELLS, size=2).tolist()
     start = (first, second)
-    walls[start] = False
-    stack = [start]
-    distance = {start: 0}
+    stack, distance = [start], {start: 0}
     while stack:
         r, c = stack[-1]
-        ahead = [
-            (r + 2 * dr, c + 2 * dc)
-            for dr, dc in MOVES[1:]
-            if 0 < r + 2 * dr < NUM_TILES and 0 < c + 2 * dc < NUM_TILES
-        ]
-        ahead = [cell for cell in ahead if walls[cell]]
+        ahead = [(r + row, c + column) for row, column in MOVES[1:]]
+        ahead = [cell for cell in ahead if inside(cell) and cell not in distance]
         if not ahead:
             stack.pop()
             continue
         cell = ahead[int(rng.integers(len(ahead)))]
-        walls[(r + cell[0]) // 2, (c + cell[1]) // 2] = walls[cell] = False
+        open_ways[min(cell, (r, c))][0 if cell[0] != r else 1] = True
         distance[cell] = distance[r, c] + 1
         stack.append(cell)
 
-    goal = max(distance, key=lambda cell: distance[cell])
-    around = [(goal[0] + dr, goal[1] + dc) for dr, dc in MOVES[1:]]
-    door = next(tile for tile in around if not walls[tile])
-    between = [  # walls between two cells, save the exit's own
-        (r, c)
-        for r in range(1, NUM_TILES - 1)
-        for c in range(1, NUM_TILES - 1)
-        if (r + c) % 2 and walls[r, c] and (r, c) not in around
+    door = max(distance, key=lambda cell: distance[cell])
+    between = [  # walls between two cells, save the door's own
+        (r, c, way)
+        for r, c, way in np.ndindex(open_ways.shape)
+        if not open_ways[r, c, way]
+        and inside((r + 1 - way, c + way))
+        and door not in ((r, c), (r + 1 - way, c + way))
     ]
     for i in rng.choice(len(between), NUM_LOOPS, replace=False):
-        walls[between[i]] = False
-    return walls, start, door, goal
+        open_ways[between[i]] = True
+    return open_ways, start, door
+
+
+def inside(cell: Cell) -> bool:
+    """Return whether a cell lies in the maze."""
+    return min(cell) >= 0 and max(cell) < NUM_CELLS
 
 
 class Player:
-    """The scripted player: to the nearest coin, then to the key, then through the door to the exit.
+    """The scripted player: to the nearest coin, then to the key, then through the door.
 
-    A `worldsim.policy.Policy`. Where the true state is not told, it goes by the picture: along open
-    floor, and back only from a dead end.
+    A `worldsim.policy.Policy`. Where the true state is not told, as in a learned world, it goes by
+    the picture: where no wall is seen, and back only from a dead end.
     """
 
     def __init__(self) -> None:
@@ -218,47 +223,51 @@ class Player:
         self, observation: np.ndarray, info: dict[str, Any], rng: np.random.Generator
     ) -> int:
         """Return an action from 0 to 4 for a frame ``uint8`` (64 64 3)."""
-        if "walls" not in info:
+        if "open_ways" not in info:
             self._last = self._wander(observation, rng)
             return self._last
-        walls = info["walls"]
-        if not (info["has_key"] or info["door_open"]):
-            walls = walls.copy()
-            walls[tuple(info["door"])] = True
         goals = {tuple(coin) for coin in info["coins"][info["coins_left"]].tolist()}
         if not goals:
-            ready = info["has_key"] or info["door_open"]
-            goals = {tuple(info["exit" if ready else "key"].tolist())}
+            goals = {tuple(info["door" if info["has_key"] else "key"].tolist())}
+        shut = None if info["has_key"] else tuple(info["door"].tolist())
         start = tuple(info["player"].tolist())
-        return _first_move(walls, start, lambda place: place in goals)
+        return first_move(info["open_ways"], start, lambda cell: cell in goals, shut)
 
     def _wander(self, frame: np.ndarray, rng: np.random.Generator) -> int:
-        corner = (SIZE - TILE) // 2
-        tops = {  # the upper edge of a tile tells wall and floor apart, whatever lies on it
-            action: frame[corner + TILE * row, corner + TILE * column :][:TILE].mean(0)
-            for action, (row, column) in enumerate(MOVES)
-            if action
-        }
-        ahead = [action for action, top in tops.items() if np.abs(top - FLOOR).max() < 30]
+        red, green, blue = np.moveaxis(frame.astype(np.int16), -1, 0)
+        rows, columns = np.nonzero((red > 180) & (green < 110) & (blue < 120))  # the coat
+        if not len(rows):
+            return 0
+        y, x = (CELL * int(place.mean() / CELL) + CELL // 2 for place in (rows, columns))
+        ahead = []
+        for action, (row, column) in enumerate(MOVES[1:], 1):
+            edge_y, edge_x = y + (CELL // 2) * row, x + (CELL // 2) * column
+            if min(edge_y, edge_x) > 0 and max(edge_y, edge_x) < SIZE:
+                edge = frame[edge_y - 1 : edge_y + 1, edge_x - 1 : edge_x + 1].mean((0, 1))
+                if np.abs(edge - FLOOR).max() < 40:
+                    ahead.append(action)
         ahead = [action for action in ahead if action != OPPOSITE[self._last]] or ahead
-        if self._last in ahead and rng.random() < 0.8:
+        if self._last in ahead and rng.random() < 0.5:
             return self._last
         return int(rng.choice(ahead or [0]))
 
 
-def _first_move(
-    walls: np.ndarray, start: tuple[int, ...], is_goal: Callable[[tuple[int, ...]], bool]
+def first_move(
+    open_ways: np.ndarray,
+    start: Cell,
+    is_goal: Callable[[Cell], bool],
+    shut: Cell | None = None,
 ) -> int:
-    """Return the first action of a shortest walk to a goal, 0 if there is none."""
+    """Return the first action of a shortest walk to a goal past a shut cell, 0 if none leads."""
     queue = deque([(start, 0)])
-    seen = {start}
+    seen = {start, shut}
     while queue:
-        place, first = queue.popleft()
-        if is_goal(place):
+        cell, first = queue.popleft()
+        if is_goal(cell):
             return first
-        for action, (row, column) in enumerate(MOVES[1:], 1):
-            ahead = (place[0] + row, place[1] + column)
-            if ahead not in seen and not walls[ahead]:
+        for action in range(1, len(MOVES)):
+            ahead = (cell[0] + MOVES[action][0], cell[1] + MOVES[action][1])
+            if ahead not in seen and is_open(open_ways, cell, action):
                 seen.add(ahead)
                 queue.append((ahead, first or action))
     return 0

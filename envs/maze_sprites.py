@@ -1,14 +1,14 @@
-"""What the maze looks like: eight by eight pixel tiles, drawn as text."""
+"""What the maze looks like: cells of eight by eight pixels with thin walls, and drawings."""
 
 from __future__ import annotations
 
 import numpy as np
 
-TILE = 8
+CELL = 8  # pixels; the outermost on each side are where walls stand
 DARK = (6, 6, 12)
-FLOOR = (44, 42, 54)
-FLOOR_SPECK = (52, 50, 64)
-WALL_COLOURS = ((64, 96, 168), (152, 72, 120), (56, 136, 112), (168, 112, 56))
+FLOOR = (52, 46, 64)
+FLOOR_SPECK = (66, 58, 82)
+WALL_COLOURS = ((96, 144, 248), (232, 96, 176), (72, 200, 160), (240, 168, 80))
 """Walls of the upper left, upper right, lower left and lower right quarter."""
 
 _COLOURS = {
@@ -17,7 +17,7 @@ _COLOURS = {
     "c": (96, 232, 255),  # the key
     "b": (136, 84, 44),  # wood
     "B": (92, 54, 28),  # wood in the shade
-    "g": (72, 224, 96),  # the exit
+    "g": (72, 224, 96),  # the way out
     "G": (32, 120, 56),
     "r": (232, 64, 72),  # the player's coat
     "s": (255, 220, 184),  # face
@@ -33,86 +33,89 @@ def _parse(*rows: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 COIN = _parse(
-    "........",
-    "..yyyo..",
-    ".yyyyyo.",
-    ".yyoyyo.",
-    ".yyoyyo.",
-    ".yyyyyo.",
-    "..yooo..",
-    "........",
+    ".yyyo.",
+    "yyyyyo",
+    "yyoyyo",
+    "yyoyyo",
+    "yyyyyo",
+    ".yooo.",
 )
 KEY = _parse(
-    "........",
-    "........",
-    ".ccc....",
-    ".c.ccccc",
-    ".ccc.c.c",
-    "........",
-    "........",
-    "........",
+    "......",
+    "ccc...",
+    "c.cccc",
+    "ccc.cc",
+    "......",
+    "......",
 )
 DOOR = _parse(
-    "BBBBBBBB",
-    "BbbBbbbB",
-    "BbbBbbbB",
-    "BbbBbbbB",
-    "BbbBbcbB",
-    "BbbBbbbB",
-    "BbbBbbbB",
-    "BBBBBBBB",
+    "BBBBBB",
+    "BbbbbB",
+    "BbbbbB",
+    "BbbbcB",
+    "BbbbbB",
+    "BBBBBB",
 )
-EXIT = _parse(
-    "GGGGGGGG",
-    "GggggggG",
-    "GgGGGGgG",
-    "GgGggGgG",
-    "GgGggGgG",
-    "GgGGGGgG",
-    "GggggggG",
-    "GGGGGGGG",
+OPEN_DOOR = _parse(
+    "GGGGGG",
+    "GggggG",
+    "GgGGgG",
+    "GgGGgG",
+    "GggggG",
+    "GGGGGG",
 )
 PLAYER = _parse(
-    "..rrrr..",
-    ".rrrrrr.",
-    ".ssssss.",
-    ".skssks.",
-    ".ssssss.",
-    ".rrrrrr.",
-    ".rrrrrr.",
-    ".rr..rr.",
+    ".rrrr.",
+    "ssssss",
+    "skssks",
+    "ssssss",
+    "rrrrrr",
+    "rr..rr",
+)
+PLAYER_WITH_KEY = _parse(
+    ".rrrr.",
+    "ssssss",
+    "skssks",
+    "ssssss",
+    "ccrrrr",
+    "cc..rr",
 )
 
 
-def draw_sprite(canvas: np.ndarray, sprite: tuple[np.ndarray, np.ndarray], y: int, x: int) -> None:
-    """Draw a sprite onto a canvas (h w 3), in place, with its upper left corner at (y, x)."""
+def draw_sprite(
+    canvas: np.ndarray, sprite: tuple[np.ndarray, np.ndarray], cell: tuple[int, int]
+) -> None:
+    """Draw a sprite (6 6) onto a cell (row, column) of a canvas (h w 3), in place."""
     mask, colours = sprite
+    y, x = CELL * cell[0] + 1, CELL * cell[1] + 1
     target = canvas[y : y + mask.shape[0], x : x + mask.shape[1]]
     target[mask] = colours[mask]
 
 
-def draw_tiles(walls: np.ndarray, margin: int) -> np.ndarray:
+def draw_maze(open_ways: np.ndarray) -> np.ndarray:
     """Draw walls and floor.
 
     Args:
-        walls: Bool array of shape (rows columns).
-        margin: Dark pixels on each side.
+        open_ways: Bool array of shape (rows columns 2): whether the way down, and to the right, of
+            a cell is open.
 
     Returns:
-        ``uint8`` canvas of shape (rows * 8 + 2 * margin, columns * 8 + 2 * margin, 3).
+        ``uint8`` canvas of shape (8 * rows, 8 * columns, 3).
     """
-    rows, columns = walls.shape
-    canvas = np.full((rows * TILE + 2 * margin, columns * TILE + 2 * margin, 3), DARK, np.uint8)
+    rows, columns = open_ways.shape[:2]
+    canvas = np.empty((CELL * rows, CELL * columns, 3), np.uint8)
     for r in range(rows):
         for c in range(columns):
-            y, x = r * TILE + margin, c * TILE + margin
-            tile = canvas[y : y + TILE, x : x + TILE]
-            if not walls[r, c]:
-                tile[:] = FLOOR
-                tile[2:4, 2:4] = tile[6:8, 5:7] = FLOOR_SPECK
-                continue
-            colour = np.array(WALL_COLOURS[2 * (r > rows // 2) + (c > columns // 2)])
-            tile[:] = colour * 3 // 4
-            tile[0:3, 0:7] = tile[4:7, 0:3] = tile[4:7, 4:8] = colour
-            tile[3] = tile[7] = colour // 2
+            cell = canvas[CELL * r : CELL * (r + 1), CELL * c : CELL * (c + 1)]
+            cell[:] = WALL_COLOURS[2 * (r >= rows // 2) + (c >= columns // 2)]
+            cell[1:-1, 1:-1] = FLOOR
+            cell[2, 2] = cell[5, 4] = FLOOR_SPECK
+            if r and open_ways[r - 1, c, 0]:
+                cell[0, 1:-1] = FLOOR
+            if open_ways[r, c, 0]:
+                cell[-1, 1:-1] = FLOOR
+            if c and open_ways[r, c - 1, 1]:
+                cell[1:-1, 0] = FLOOR
+            if open_ways[r, c, 1]:
+                cell[1:-1, -1] = FLOOR
     return canvas

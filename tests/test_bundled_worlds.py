@@ -17,7 +17,7 @@ SESSIONS, CONTEXT, STEPS = 8, 12, 16
 
 
 def test_two_ship() -> None:
-    assert NAMES == ["maze", "pong"]
+    assert {"maze", "pong"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -69,7 +69,7 @@ def test_pong_obeys_and_keeps_its_ball(games: tuple[np.ndarray, np.ndarray]) -> 
     assert ((ball > 5) & (ball < 30)).mean() > 0.9  # it has 16 pixels
 
 
-def test_the_maze_keeps_what_is_in_view_and_goes_on_where_it_is_not() -> None:
-    again, _, median, in_view = remember(worldsim.load("maze", device="cpu"), 3, mazes=8)
-    assert in_view > 28
-    assert again > median + 3
+def test_the_maze_keeps_what_is_lit_and_remembers_what_was() -> None:
+    again, forgotten, _, lit = remember(worldsim.load("maze", device="cpu"), 5, mazes=8)
+    assert lit > 28
+    assert again > forgotten + 3

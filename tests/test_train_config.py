@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from pathlib import Path
 
 import numpy as np
+import pytest
 import tyro
 
 from tests.tiny_worlds import write_tiny_recording
@@ -49,3 +51,11 @@ def test_the_learning_rate_rises_stays_and_falls() -> None:
     assert set(factors[9:60]) == {1.0}
     np.testing.assert_allclose(factors[60:], np.linspace(1, 0, 41), atol=1e-12)
     assert learning_rate_factor(0.5, 0, 0, 0.0) == 1.0
+
+
+def test_the_presence_falls_with_the_learning_rate_if_told_to(tmp_path: Path) -> None:
+    steady = TrainConfig(recording=tmp_path, out=tmp_path, presence=0.6, decay_fraction=0.5)
+    assert {steady.presence_at(part) for part in (0.0, 0.6, 1.0)} == {0.6}
+    falling = dataclasses.replace(steady, final_presence=0.2)
+    shown = [falling.presence_at(part) for part in (0.0, 0.5, 0.75, 1.0)]
+    assert shown == pytest.approx([0.6, 0.6, 0.4, 0.2])

@@ -205,7 +205,7 @@ tags: [world-model, video-diffusion, gymnasium]
 A causal video diffusion transformer of {sum(p.numel() for p in world.parameters()) / 1e6:.1f}M \
 parameters that plays {game.env_id} from {h}x{w} frames: given the last frames and an action it \
 makes the next frame, its reward and whether the episode ends, in {world.num_passes} denoising \
-passes.
+pass{"es" if world.num_passes > 1 else ""}.
 
 ```python
 import gymnasium

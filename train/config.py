@@ -62,8 +62,10 @@ class TrainConfig:
     moving_weight: float = 10.0
     """Extra weight in the loss of pixels where something moves."""
     presence: float = 0.6
-    """How much of that weight lies where something is, the rest on all places it may reach: less
-    if things multiply in long play, more if they fade."""
+    """How much of that weight lies where something is, the rest on all places it may reach."""
+    final_presence: float | None = None
+    """What --presence falls to while the learning rate falls: less if things multiply in long
+    play (0.15 is low), more if they fade; as it was unless given."""
     clean_fraction: float = 0.25
     """Fraction of frames trained at the clean level, as those that a session begins from."""
     noise_fraction: float = 0.35
@@ -98,11 +100,23 @@ class TrainConfig:
         values = dataclasses.asdict(self)
         return {**values, "recording": str(self.recording), "out": str(self.out)}
 
+    def presence_at(self, fraction: float) -> float:
+        """The presence at a part of the run, from 0 to 1."""
+        if self.final_presence is None:
+            return self.presence
+        share = decay_factor(fraction, self.decay_fraction)
+        return self.final_presence + share * (self.presence - self.final_presence)
+
     def fraction(self, progress: Progress) -> float:
         """How much of the run is done."""
         if self.steps is not None:
             return progress.step / self.steps
         return progress.seconds / (60 * (self.minutes or 30.0))
+
+
+def decay_factor(fraction: float, decay_fraction: float) -> float:
+    """1, then linearly to 0 over the last part of the run."""
+    return min(1.0, max(0.0, 1 - fraction) / decay_fraction) if decay_fraction else 1.0
 
 
 def check(config: TrainConfig) -> None:
@@ -114,7 +128,8 @@ def check(config: TrainConfig) -> None:
     positive = "steps minutes batch_size num_frames patch_size time_every passes lr clip log_steps"
     not_negative = "seed warmup_steps weight_decay moving_weight history_noise save_minutes evals"
     fractions = (
-        "decay_fraction ema_decay presence clean_fraction noise_fraction own_history action_dropout"
+        "decay_fraction ema_decay presence final_presence clean_fraction noise_fraction "
+        "own_history action_dropout"
     )
     for names, rule, holds in (
         (positive, "above 0", lambda value: 0 < value < math.inf),

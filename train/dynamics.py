@@ -105,7 +105,7 @@ def train(config: TrainConfig) -> Outcome:
                 windows,
                 torch.Generator().manual_seed(int(rng.integers(2**63))),
                 moving_weight=config.moving_weight,
-                presence=config.presence,
+                presence=config.presence_at(fraction),
                 clean_fraction=config.clean_fraction,
                 noise_fraction=config.noise_fraction,
                 history_noise=config.history_noise,

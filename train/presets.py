@@ -13,7 +13,7 @@ from worldsim.heads import RewardTerminationHead
 from worldsim.recording import Recording, Windows
 from worldsim.world_model import WorldModel
 
-from .config import TrainConfig
+from .config import TrainConfig, decay_factor
 
 SIZES = {
     "tiny": {"width": 128, "depth": 4, "num_heads": 4, "num_kv_heads": 2},
@@ -94,8 +94,7 @@ def learning_rate_factor(
 ) -> float:
     """Linear warm-up, then flat, then linear decay to 0 over the last part of the run."""
     warmup = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
-    decay = min(1.0, max(0.0, 1 - fraction) / decay_fraction) if decay_fraction else 1.0
-    return warmup * decay
+    return warmup * decay_factor(fraction, decay_fraction)
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:

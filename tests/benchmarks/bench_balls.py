@@ -24,10 +24,13 @@ NEAR = 40  # of 255: how far a pixel of a ball may be from its colour
 FEWEST = 8  # pixels that make a ball
 
 
+def is_colour(frames: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
+    return np.abs(frames.astype(np.int16) - colour).max(-1) < NEAR
+
+
 def find_balls(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Centres (... 5 2) as (x, y), nan where there is none, and areas (... 5) in pixels."""
-    pixels = frames.astype(np.int16)
-    mine = np.stack([np.abs(pixels - c).max(-1) < NEAR for c in balls.COLOURS], axis=-3)
+    mine = np.stack([is_colour(frames, colour) for colour in balls.COLOURS], axis=-3)
     area = mine.sum((-2, -1))
     y, x = np.mgrid[: balls.SIZE, : balls.SIZE] + 0.5
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -52,6 +55,7 @@ class Played(NamedTuple):
         found: Whether it is there in the imagined frame.
         area: Pixels of its colour in the imagined frame.
         real_area: The same in the real one.
+        target: Whether the target is there, (b t).
     """
 
     off: np.ndarray
@@ -59,6 +63,7 @@ class Played(NamedTuple):
     found: np.ndarray
     area: np.ndarray
     real_area: np.ndarray
+    target: np.ndarray
 
 
 def imagine(world: WorldModel, sessions: int, steps: int, passes: int | None = None) -> Played:
@@ -80,6 +85,7 @@ def imagine(world: WorldModel, sessions: int, steps: int, passes: int | None = N
         found=area >= FEWEST,
         area=area,
         real_area=real_area,
+        target=is_colour(shown, balls.TARGET).sum((-2, -1)) >= FEWEST,
     )
 
 
@@ -91,8 +97,9 @@ def main(
     passes: int | None = None,
 ) -> None:
     played = imagine(load(world_name), sessions, steps, passes)
-    print(f"{'':>5} {'pixels off (had it stayed)':^33} {'found':>8} {'area':>8}")
-    print(f"{'step':>5} {'white, pushed':>16} {'the others':>16} {'all':>8} {'of true':>8}")
+    print(f"{'':>5} {'pixels off (had it stayed)':^33} {'found':>8} {'area':>8} {'target':>8}")
+    print(f"{'step':>5} {'white, pushed':>16} {'the others':>16}", end=" ")
+    print(f"{'all':>8} {'of true':>8} {'found':>8}")
     for horizon in (h for h in HORIZONS if h <= steps):
         at = Played(*(figure[:, horizon - 1] for figure in played))
         off = " ".join(
@@ -100,7 +107,7 @@ def main(
             for of in (slice(0, 1), slice(1, None))
         )
         found, area = at.found.mean(), at.area.sum() / at.real_area.sum()
-        print(f"{horizon:>5} {off} {found:>8.1%} {area:>8.2f}")
+        print(f"{horizon:>5} {off} {found:>8.1%} {area:>8.2f} {at.target.mean():>8.1%}")
     found = played.found.mean((0, 1))
     print("found, by ball: " + ", ".join(f"{n} {f:.1%}" for n, f in zip(NAMES, found, strict=True)))
 
