@@ -17,6 +17,7 @@ from gymnasium import spaces
 SIZE = 64
 WALL_WIDTH = 2
 RADII = (5.0, 4.0, 6.0, 5.0, 4.0)  # pixels; the first ball is the player's. Mass is radius squared
+TARGET_PLACES = ((16, 16), (48, 16), (48, 48), (16, 48))  # (x, y), clockwise
 TARGET_RADIUS = 3.0
 PUSH = 0.35  # pixels a step, added to the speed of the player's ball
 MAX_SPEED = 4.0  # pixels a step
@@ -34,9 +35,9 @@ _PATCH = 16  # pixels; a square that holds the largest ball wherever it lies
 
 
 class Balls(gymnasium.Env[np.ndarray, np.int64]):
-    """Push the white ball to the golden square, which then goes on by a quarter turn.
+    """Push the white ball to the golden square, which then goes on to the next of four places.
 
-    It turns about the middle of the frame: after the reset nothing here is left to chance.
+    It goes round them clockwise: after the reset nothing here is left to chance.
 
     Actions: 0 NOOP, 1 UP, 2 DOWN, 3 LEFT, 4 RIGHT, each a small push of the white ball. Reward: +1
     for each square touched. There is no end but the time limit.
@@ -108,12 +109,10 @@ class Balls(gymnasium.Env[np.ndarray, np.int64]):
             for s, a in zip(speeds.tolist(), angles.tolist(), strict=True)
         ]
         self._score = 0
-        low, high = WALL_WIDTH + 6, SIZE - WALL_WIDTH - 6
-        while True:
-            self._target: list[int] = self.np_random.integers(low, high + 1, 2).tolist()
-            far = math.dist(self._target, (SIZE / 2, SIZE / 2)) >= 16
-            if far and math.dist(self._target, self._positions[0]) > 20:
-                break
+        far = [
+            i for i, place in enumerate(TARGET_PLACES) if math.dist(place, self._positions[0]) > 20
+        ]
+        self._target = int(self.np_random.choice(far))
         return self._draw(), self._get_info()
 
     def step(self, action: int | np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -135,11 +134,11 @@ class Balls(gymnasium.Env[np.ndarray, np.int64]):
             for i in range(len(RADII)):
                 for j in range(i):
                     self._collide(i, j)
-        touched = math.dist(self._positions[0], self._target) < RADII[0] + TARGET_RADIUS
+        target = TARGET_PLACES[self._target]
+        touched = math.dist(self._positions[0], target) < RADII[0] + TARGET_RADIUS
         if touched:
             self._score += 1
-            x, y = self._target
-            self._target = [SIZE - y, x]
+            self._target = (self._target + 1) % len(TARGET_PLACES)
         return self._draw(), float(touched), False, False, self._get_info()
 
     def render(self) -> np.ndarray | None:  # type: ignore[override]
@@ -182,7 +181,7 @@ class Balls(gymnasium.Env[np.ndarray, np.int64]):
 
     def _draw(self) -> np.ndarray:
         frame = self._box.copy()
-        x, y = self._target
+        x, y = TARGET_PLACES[self._target]
         frame[y - 3 : y + 3, x - 3 : x + 3] = TARGET
         frame[y - 1 : y + 1, x - 1 : x + 1] = BACKGROUND
         positions = np.array(self._positions)
@@ -204,7 +203,7 @@ class Balls(gymnasium.Env[np.ndarray, np.int64]):
             "positions": np.array(self._positions),
             "velocities": np.array(self._velocities),
             "radii": np.array(RADII),
-            "target": np.array(self._target),
+            "target": np.array(TARGET_PLACES[self._target]),
             "score": self._score,
         }
 

@@ -103,6 +103,6 @@ def test_balls_pushes_and_targets() -> None:
         before = info["target"]
         frame, reward, _, _, info = env.step(balls.play(frame, info, rng))
         score += int(reward)
-        turned = [64 - before[1], before[0]]  # a quarter about the middle
+        turned = [64 - before[1], before[0]]  # clockwise to the next corner
         np.testing.assert_array_equal(info["target"], turned if reward else before)
     assert info["score"] == score > 2

@@ -196,7 +196,7 @@ def _print_report(report: dict[str, Any], console: Console) -> None:
     say(
         f"{report['world']} on {report['recording']} ({report['recording_env_id']}): "
         f"{report['windows']} windows of {len(report['held_out_episodes'])} held-out episodes "
-        f"({report['held_out_steps']:,} steps), {report['num_passes']} denoising passes"
+        f"({report['held_out_steps']:,} steps), denoising passes: {report['num_passes']}"
     )
     if report["world_env_id"] != report["recording_env_id"]:
         say(f"Note: this is a world of another game, {report['world_env_id']}.")
