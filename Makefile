@@ -24,14 +24,15 @@ setup: $(READY)
 demo: $(READY)
 	.venv/bin/worldsim demo
 
+RECORD_PONG = record worldsim/Pong-v0 --steps 60000 --policy random=0.2 sticky=0.3 scripted=0.5
+
 # Record, train, measure, film: what each command does is what it prints.
 SPEEDRUN = runs/speedrun
 speedrun: $(READY)
 	@test ! -e $(SPEEDRUN) || { echo '$(SPEEDRUN) is there already: remove it, or give' \
 	    'another folder: make speedrun SPEEDRUN=runs/again' >&2; exit 1; }
 	@begin=$$(date +%s); set -ex; \
-	.venv/bin/worldsim record worldsim/Pong-v0 --steps 60000 \
-	    --policy random=0.2 sticky=0.3 scripted=0.5 --out $(SPEEDRUN)/recording; \
+	.venv/bin/worldsim $(RECORD_PONG) --out $(SPEEDRUN)/recording; \
 	.venv/bin/worldsim train $(SPEEDRUN)/recording --out $(SPEEDRUN)/world \
 	    --minutes 17 --evals 1 --wandb disabled; \
 	.venv/bin/worldsim eval $(SPEEDRUN)/world $(SPEEDRUN)/recording; \
@@ -44,8 +45,7 @@ speedrun: $(READY)
 WORLDSIM = OMP_NUM_THREADS=1 .venv/bin/worldsim
 TRAIN = --minutes 40 --evals 1 --wandb disabled
 worlds: $(READY)
-	$(WORLDSIM) record worldsim/Pong-v0 --steps 60000 \
-	    --policy random=0.2 sticky=0.3 scripted=0.5 --out recordings/pong
+	$(WORLDSIM) $(RECORD_PONG) --out recordings/pong
 	$(WORLDSIM) train recordings/pong --out runs/pong $(TRAIN)
 	$(WORLDSIM) record worldsim/Maze-v0 --steps 60000 \
 	    --policy random=0.2 sticky=0.4 scripted=0.4 --out recordings/maze

@@ -14,6 +14,8 @@ import numpy as np
 from einops import rearrange
 from gymnasium import spaces
 
+from .sight import is_colour
+
 SIZE = 64
 WALL_WIDTH = 2
 RADII = (5.0, 4.0, 6.0, 5.0, 4.0)  # pixels; the first ball is the player's. Mass is radius squared
@@ -232,5 +234,5 @@ def play(observation: np.ndarray, info: dict[str, Any], rng: np.random.Generator
 
 def _find(frame: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
     """Return the mean place (x, y) of a colour in a frame; the middle where it is not seen."""
-    rows, columns = np.nonzero(np.abs(frame.astype(np.int16) - colour).max(-1) < 60)
+    rows, columns = np.nonzero(is_colour(frame, colour))
     return np.array([columns.mean(), rows.mean()]) if len(rows) else np.full(2, SIZE / 2)

@@ -17,6 +17,7 @@ from gymnasium import spaces
 
 from .maze_sprites import (
     CELL,
+    COAT,
     COIN,
     DARK,
     DOOR,
@@ -28,6 +29,7 @@ from .maze_sprites import (
     draw_maze,
     draw_sprite,
 )
+from .sight import is_colour
 
 SIZE = 64
 NUM_CELLS = SIZE // CELL  # a side
@@ -100,8 +102,7 @@ class Maze(gymnasium.Env[np.ndarray, np.int64]):
         """Walk one cell, where there is no wall, and take what lies there."""
         if not self.action_space.contains(action):
             raise ValueError(f"action must be an integer from 0 to 4, got {action!r}")
-        row, column = MOVES[int(action)]
-        place = (self._player[0] + row, self._player[1] + column)
+        place = ahead_of(self._player, int(action))
         shut = place == self._door and not self._has_key
         reward = 0.0
         if action and is_open(self._open_ways, self._player, int(action)) and not shut:
@@ -160,9 +161,24 @@ def lit_from(cell: Cell) -> np.ndarray:
 
 def is_open(open_ways: np.ndarray, cell: Cell, action: int) -> bool:
     """Return whether no wall stands in the way of an action, 1 to 4, from a cell."""
+    ahead = ahead_of(cell, action)
+    return inside(ahead) and bool(open_ways[way_between(cell, ahead)])
+
+
+def ahead_of(cell: Cell, action: int) -> Cell:
+    """Return the cell to which an action leads where nothing stands in the way."""
     row, column = MOVES[action]
-    ahead = (cell[0] + row, cell[1] + column)
-    return min(ahead) >= 0 and bool(open_ways[min(cell, ahead)][0 if row else 1])
+    return cell[0] + row, cell[1] + column
+
+
+def way_between(one: Cell, other: Cell) -> tuple[int, int, int]:
+    """Return the index in the open ways of the way between two neighbours."""
+    return *min(one, other), 0 if one[0] != other[0] else 1
+
+
+def inside(cell: Cell) -> bool:
+    """Return whether a cell lies in the maze."""
+    return min(cell) >= 0 and max(cell) < NUM_CELLS
 
 
 def grow_maze(rng: np.random.Generator) -> tuple[np.ndarray, Cell, Cell]:
@@ -180,15 +196,15 @@ def grow_maze(rng: np.random.Generator) -> tuple[np.ndarray, Cell, Cell]:
     start = (first, second)
     stack, distance = [start], {start: 0}
     while stack:
-        r, c = stack[-1]
-        ahead = [(r + row, c + column) for row, column in MOVES[1:]]
+        here = stack[-1]
+        ahead = [ahead_of(here, action) for action in range(1, len(MOVES))]
         ahead = [cell for cell in ahead if inside(cell) and cell not in distance]
         if not ahead:
             stack.pop()
             continue
         cell = ahead[int(rng.integers(len(ahead)))]
-        open_ways[min(cell, (r, c))][0 if cell[0] != r else 1] = True
-        distance[cell] = distance[r, c] + 1
+        open_ways[way_between(here, cell)] = True
+        distance[cell] = distance[here] + 1
         stack.append(cell)
 
     door = max(distance, key=lambda cell: distance[cell])
@@ -202,11 +218,6 @@ def grow_maze(rng: np.random.Generator) -> tuple[np.ndarray, Cell, Cell]:
     for i in rng.choice(len(between), NUM_LOOPS, replace=False):
         open_ways[between[i]] = True
     return open_ways, start, door
-
-
-def inside(cell: Cell) -> bool:
-    """Return whether a cell lies in the maze."""
-    return min(cell) >= 0 and max(cell) < NUM_CELLS
 
 
 class Player:
@@ -234,8 +245,7 @@ class Player:
         return first_move(info["open_ways"], start, lambda cell: cell in goals, shut)
 
     def _wander(self, frame: np.ndarray, rng: np.random.Generator) -> int:
-        red, green, blue = np.moveaxis(frame.astype(np.int16), -1, 0)
-        rows, columns = np.nonzero((red > 180) & (green < 110) & (blue < 120))  # the coat
+        rows, columns = np.nonzero(is_colour(frame, COAT))
         if not len(rows):
             return 0
         y, x = (CELL * int(place.mean() / CELL) + CELL // 2 for place in (rows, columns))
@@ -266,7 +276,7 @@ def first_move(
         if is_goal(cell):
             return first
         for action in range(1, len(MOVES)):
-            ahead = (cell[0] + MOVES[action][0], cell[1] + MOVES[action][1])
+            ahead = ahead_of(cell, action)
             if ahead not in seen and is_open(open_ways, cell, action):
                 seen.add(ahead)
                 queue.append((ahead, first or action))

@@ -24,6 +24,8 @@ _COLOURS = {
     "k": (20, 16, 24),  # eyes
 }
 
+COAT = _COLOURS["r"]  # of the player, and of nothing else
+
 
 def _parse(*rows: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the mask (h w) bool and colours (h w 3) uint8 of a drawing; '.' is see-through."""

@@ -39,8 +39,9 @@ class RecordConfig:
     out: Path | None = None
     """Folder of the recording; recordings/NAME if not given. An unfinished one is continued."""
     policy: tuple[str, ...] = ("random=0.5", "sticky=0.5")
-    """Who plays: random, sticky (holds random actions), scripted (the game's own player),
-    module:function, or several with their parts: random=0.3 sticky=0.7."""
+    """Who plays: random, sticky (holds random actions), scripted (the game's own player,
+    with one random move in ten), module:function, or several with their parts: random=0.3
+    sticky=0.7."""
     frame_size: tuple[int, int] = (64, 64)
     """Height and width of the recorded frames."""
     frame_skip: int | None = None

@@ -13,7 +13,7 @@ import tyro
 from tests.tiny_worlds import write_tiny_recording
 from worldsim.recording import Recording
 from worldsim.train.config import TrainConfig
-from worldsim.train.presets import build_world, learning_rate_factor
+from worldsim.train.presets import build_world
 
 
 def test_settings_make_the_world(tmp_path: Path) -> None:
@@ -45,12 +45,14 @@ def test_the_command_on_the_card_makes_the_same_run(tmp_path: Path) -> None:
     assert tyro.cli(TrainConfig, args=words[2:]) == config
 
 
-def test_the_learning_rate_rises_stays_and_falls() -> None:
-    factors = [learning_rate_factor(step / 100, step, 10, 0.4) for step in range(101)]
-    np.testing.assert_allclose(factors[:10], np.arange(1, 11) / 10)
-    assert set(factors[9:60]) == {1.0}
-    np.testing.assert_allclose(factors[60:], np.linspace(1, 0, 41), atol=1e-12)
-    assert learning_rate_factor(0.5, 0, 0, 0.0) == 1.0
+def test_the_learning_rate_rises_stays_and_falls(tmp_path: Path) -> None:
+    config = TrainConfig(tmp_path, tmp_path, lr=2.0, warmup_steps=10, decay_fraction=0.4)
+    rates = [config.lr_at(step, step / 100) for step in range(101)]
+    np.testing.assert_allclose(rates[:10], np.arange(1, 11) / 5)
+    assert set(rates[9:60]) == {2.0}
+    np.testing.assert_allclose(rates[60:], np.linspace(2, 0, 41), atol=1e-12)
+    steady = dataclasses.replace(config, warmup_steps=0, decay_fraction=0.0)
+    assert steady.lr_at(0, 0.5) == 2.0
 
 
 def test_the_presence_falls_with_the_learning_rate_if_told_to(tmp_path: Path) -> None:

@@ -100,23 +100,28 @@ class TrainConfig:
         values = dataclasses.asdict(self)
         return {**values, "recording": str(self.recording), "out": str(self.out)}
 
+    def lr_at(self, step: int, fraction: float) -> float:
+        """The learning rate: a linear warm-up, then flat, then linearly to 0."""
+        warmup = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+        return self.lr * warmup * self._decay(fraction)
+
     def presence_at(self, fraction: float) -> float:
         """The presence at a part of the run, from 0 to 1."""
         if self.final_presence is None:
             return self.presence
-        share = decay_factor(fraction, self.decay_fraction)
-        return self.final_presence + share * (self.presence - self.final_presence)
+        return self.final_presence + self._decay(fraction) * (self.presence - self.final_presence)
+
+    def _decay(self, fraction: float) -> float:
+        """1, then linearly to 0 over the last part of the run."""
+        if not self.decay_fraction:
+            return 1.0
+        return min(1.0, max(0.0, 1 - fraction) / self.decay_fraction)
 
     def fraction(self, progress: Progress) -> float:
         """How much of the run is done."""
         if self.steps is not None:
             return progress.step / self.steps
         return progress.seconds / (60 * (self.minutes or 30.0))
-
-
-def decay_factor(fraction: float, decay_fraction: float) -> float:
-    """1, then linearly to 0 over the last part of the run."""
-    return min(1.0, max(0.0, 1 - fraction) / decay_fraction) if decay_fraction else 1.0
 
 
 def check(config: TrainConfig) -> None:

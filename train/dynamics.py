@@ -39,7 +39,7 @@ from .checkpoint import (
 )
 from .config import TrainConfig, check, resumed_config
 from .interrupt import Interrupted, StopOnSignal
-from .presets import build_world, has_fast_bfloat16, learning_rate_factor, make_optimizers
+from .presets import build_world, has_fast_bfloat16, make_optimizers
 from .progress import TrainProgress, duration
 from .run_log import RunLog
 
@@ -178,9 +178,7 @@ def train(config: TrainConfig) -> Outcome:
                 continue
 
             # ------------------------------------------------------------------ one step
-            lr = config.lr * learning_rate_factor(
-                fraction, step, config.warmup_steps, config.decay_fraction
-            )
+            lr = config.lr_at(step, fraction)
             for group in itertools.chain(*(optimizer.param_groups for optimizer in optimizers)):
                 group["lr"] = lr
             losses = losses_of(step, fraction)

@@ -13,7 +13,7 @@ from worldsim.heads import RewardTerminationHead
 from worldsim.recording import Recording, Windows
 from worldsim.world_model import WorldModel
 
-from .config import TrainConfig, decay_factor
+from .config import TrainConfig
 
 SIZES = {
     "tiny": {"width": 128, "depth": 4, "num_heads": 4, "num_kv_heads": 2},
@@ -87,14 +87,6 @@ def make_optimizers(world: WorldModel, weight_decay: float) -> list[torch.optim.
         torch.optim.Muon(blocks, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(groups, betas=(0.9, 0.95)),
     ]
-
-
-def learning_rate_factor(
-    fraction: float, step: int, warmup_steps: int, decay_fraction: float
-) -> float:
-    """Linear warm-up, then flat, then linear decay to 0 over the last part of the run."""
-    warmup = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
-    return warmup * decay_factor(fraction, decay_fraction)
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:

@@ -1,6 +1,6 @@
 """How true a Balls world is to its physics: where each ball is, and whether it is still whole.
 
-    python tests/benchmarks/bench_balls.py [WORLD] [--sessions 32] [--steps 64] [--passes 2]
+    python tests/benchmarks/bench_balls.py WORLD [--sessions 32] [--steps 64] [--passes 2]
 
 Sessions go on from real ones under the same actions, each held for one to eight steps; there is no
 chance in the motion. A ball is found by its colour (in real frames within 0.3 pixels of where it
@@ -15,6 +15,7 @@ import numpy as np
 import tyro
 
 from worldsim.envs import balls
+from worldsim.envs.sight import is_colour
 from worldsim.rollout import Rollout
 from worldsim.world_model import WorldModel, load
 
@@ -24,13 +25,9 @@ NEAR = 40  # of 255: how far a pixel of a ball may be from its colour
 FEWEST = 8  # pixels that make a ball
 
 
-def is_colour(frames: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
-    return np.abs(frames.astype(np.int16) - colour).max(-1) < NEAR
-
-
 def find_balls(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Centres (... 5 2) as (x, y), nan where there is none, and areas (... 5) in pixels."""
-    mine = np.stack([is_colour(frames, colour) for colour in balls.COLOURS], axis=-3)
+    mine = np.stack([is_colour(frames, colour, NEAR) for colour in balls.COLOURS], axis=-3)
     area = mine.sum((-2, -1))
     y, x = np.mgrid[: balls.SIZE, : balls.SIZE] + 0.5
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -85,12 +82,12 @@ def imagine(world: WorldModel, sessions: int, steps: int, passes: int | None = N
         found=area >= FEWEST,
         area=area,
         real_area=real_area,
-        target=is_colour(shown, balls.TARGET).sum((-2, -1)) >= FEWEST,
+        target=is_colour(shown, balls.TARGET, NEAR).sum((-2, -1)) >= FEWEST,
     )
 
 
 def main(
-    world_name: str = "balls",
+    world_name: str,
     /,
     sessions: int = 32,
     steps: int = 64,

@@ -54,8 +54,7 @@ def find_path(info: dict, far: int, rng: np.random.Generator) -> list[int]:
         if len(path) == far:
             return path
         for action in rng.permutation(4) + 1:
-            row, column = maze.MOVES[action]
-            ahead = (cells[-1][0] + row, cells[-1][1] + column)
+            ahead = maze.ahead_of(cells[-1], action)
             if maze.is_open(info["open_ways"], cells[-1], action) and ahead not in cells:
                 whole = extend([*path, int(action)], [*cells, ahead])
                 if whole:

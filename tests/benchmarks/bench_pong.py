@@ -14,14 +14,11 @@ import numpy as np
 import tyro
 
 from worldsim.envs import pong
+from worldsim.envs.sight import is_colour
 from worldsim.rollout import Rollout
 from worldsim.world_model import WorldModel, load
 
 OBEY_STEPS = 64
-
-
-def is_colour(frames: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
-    return np.abs(frames.astype(int) - colour).max(-1) < 60
 
 
 def count_balls(frame: np.ndarray) -> int:
