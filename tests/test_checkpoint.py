@@ -22,6 +22,7 @@ from worldsim.train.checkpoint import (
     read_progress,
     save_checkpoint,
 )
+from worldsim.train.presets import make_optimizers
 from worldsim.world_model import Losses, WorldModel
 
 SETTINGS = {"lr": 0.001, "recording": "recordings/pong"}
@@ -36,9 +37,7 @@ class State:
         for world in (self.world, self.ema_world):
             for tensor in world.parameters():
                 tensor.data = torch.randn(tensor.shape, generator=self.generator)
-        matrices = [p for p in self.world.dit.blocks.parameters() if p.ndim == 2]
-        others = [p for p in self.world.parameters() if all(p is not m for m in matrices)]
-        self.optimizers = [torch.optim.Muon(matrices), torch.optim.AdamW(others)]
+        self.optimizers = make_optimizers(self.world, weight_decay=0.01)
         for _ in range(num_updates):
             self.update()
         shape = (2, 3)

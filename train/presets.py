@@ -14,6 +14,7 @@ from worldsim.recording import Recording, Windows
 from worldsim.world_model import WorldModel
 
 from .config import TrainConfig
+from .muon import Muon
 
 SIZES = {
     "tiny": {"width": 128, "depth": 4, "num_heads": 4, "num_kv_heads": 2},
@@ -71,8 +72,8 @@ def pick_device(name: str | None) -> torch.device:
 def make_optimizers(world: WorldModel, weight_decay: float) -> list[torch.optim.Optimizer]:
     """Muon (Jordan et al. 2024) for the matrices of the transformer's blocks, AdamW for the rest.
 
-    Muon's steps are scaled to those of AdamW (Liu et al. 2025), so that one learning rate, which
-    the caller sets, serves both. Vectors do not decay.
+    Muon's steps have the size of AdamW's, so that one learning rate, which the caller sets, serves
+    both. Vectors do not decay.
     """
     inside = {id(p) for p in world.dit.blocks.parameters() if p.ndim == 2}
     trained = [p for p in world.parameters() if p.requires_grad]
@@ -83,8 +84,9 @@ def make_optimizers(world: WorldModel, weight_decay: float) -> list[torch.optim.
         {"params": matrices, "weight_decay": weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
+    dtype = torch.bfloat16 if has_fast_bfloat16(world.device) else torch.float32
     return [
-        torch.optim.Muon(blocks, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
+        Muon(blocks, weight_decay=weight_decay, dtype=dtype),
         torch.optim.AdamW(groups, betas=(0.9, 0.95)),
     ]
 
