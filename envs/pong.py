@@ -1,9 +1,10 @@
 """Pong: a paddle, a ball and a computer that follows it, on 64 by 64 pixels.
 
 Made to be learned as well as played. Everything moves by whole pixels, colours are flat, and the
-last two frames always determine the next one; the direction of a serve is the only thing drawn at
-random. That is why a ball may overlap a wall or a paddle by a pixel or two before it turns: were it
-pushed back out, the two frames around a bounce would no longer tell its speed.
+last two frames always determine the next one: only the first serve of a game is drawn at random,
+and each later one follows from where the ball was last seen. That is why a ball may overlap a wall
+or a paddle by a pixel or two before it turns: were it pushed back out, the two frames around a
+bounce would no longer tell its speed.
 """
 
 from __future__ import annotations
@@ -83,7 +84,9 @@ class Pong(gymnasium.Env[np.ndarray, np.int64]):
         self._player_y = int(self.np_random.integers(COURT_TOP, _PADDLE_TOP_MAX + 1))
         self._opponent_y = int(self.np_random.integers(COURT_TOP, _PADDLE_TOP_MAX + 1))
         self._player_score = self._opponent_score = 0
-        self._serve()
+        self._ball_x, self._ball_y = _SERVE_X, _SERVE_Y
+        self._ball_vx = int(self.np_random.choice((-2, 2)))
+        self._ball_vy = int(self.np_random.choice((-2, -1, 1, 2)))
         return self._draw(), self._get_info()
 
     def step(self, action: int | np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -93,6 +96,7 @@ class Pong(gymnasium.Env[np.ndarray, np.int64]):
         self._player_y += (0, -PADDLE_SPEED, PADDLE_SPEED)[int(action)]
         self._player_y = min(max(self._player_y, COURT_TOP), _PADDLE_TOP_MAX)
         self._move_opponent()
+        last_y = self._ball_y
         self._ball_x += self._ball_vx
         self._ball_y += self._ball_vy
         self._bounce()
@@ -105,7 +109,7 @@ class Pong(gymnasium.Env[np.ndarray, np.int64]):
             self._opponent_score += 1
             reward = -1.0
         if reward:
-            self._serve()
+            self._serve(last_y)
         terminated = max(self._player_score, self._opponent_score) >= WINNING_SCORE
         return self._draw(), reward, terminated, False, self._get_info()
 
@@ -113,10 +117,12 @@ class Pong(gymnasium.Env[np.ndarray, np.int64]):
         """Return the frame, ``uint8`` of shape (64 64 3), or None without a render mode."""
         return self._draw() if self.render_mode == "rgb_array" else None
 
-    def _serve(self) -> None:
+    def _serve(self, last_y: int) -> None:
+        """Send the ball from the middle to the one who has scored, as high as it was last seen."""
+        self._ball_vx = 2 if self._ball_vx < 0 else -2
+        height = last_y - _SERVE_Y
+        self._ball_vy = (1 if abs(height) < 12 else 2) * (-1 if height < 0 else 1)
         self._ball_x, self._ball_y = _SERVE_X, _SERVE_Y
-        self._ball_vx = int(self.np_random.choice((-2, 2)))
-        self._ball_vy = int(self.np_random.choice((-2, -1, 1, 2)))
 
     def _move_opponent(self) -> None:
         """Follow the ball: at the player's pace once it is near, at half that otherwise."""
