@@ -22,9 +22,10 @@ from worldsim.metrics import (
     rollout_metrics,
     step_latency,
 )
+from worldsim.moving import MOVING_THRESHOLD
 from worldsim.recording import Recording, Windows
 from worldsim.rollout import Rollout
-from worldsim.world_model import MOVING_THRESHOLD, WorldModel
+from worldsim.world_model import WorldModel
 
 
 @pytest.fixture(scope="module")

@@ -155,7 +155,9 @@ class TestLosses:
         assert all(torch.equal(a, b) for a, b in zip(one, same, strict=True))
         assert not torch.equal(one.frame, other.frame)
 
-    @pytest.mark.parametrize("option", ["history_noise", "own_history", "action_dropout"])
+    @pytest.mark.parametrize(
+        "option", ["history_noise", "own_history", "damaged_history", "action_dropout"]
+    )
     def test_what_is_hidden_is_seen_in_the_inputs(
         self, world: WorldModel, recording: Recording, option: str
     ) -> None:
@@ -189,26 +191,6 @@ class TestLosses:
             assert torch.equal(second[3][:, t, :c], shown[:, t - 1])
         for t in range(2, LENGTH - k):
             assert torch.equal(second[3][:, t, c:], shown[:, t - 2])
-
-    def test_moving_places_are_where_things_are_were_and_might_have_gone(
-        self, world: WorldModel
-    ) -> None:
-        frames = np.broadcast_to(world.background, (1, 4, 16, 16, 3)).copy()
-        frames[0, 1, 2, 3] = 200
-        frames[0, 3, 8, 9, 1] += 13  # one channel, just beyond shading
-        frames[0, 3, 7, 7] -= 12
-        mask = world.moving_places(torch.from_numpy(frames), (16, 16), 0.6)
-        assert mask.shape == (1, 4, 1, 16, 16)
-        assert (mask > 0.5).nonzero()[:, [1, 3, 4]].tolist() == [[1, 2, 3], [2, 2, 3], [3, 8, 9]]
-        assert mask[0, [1, 2, 3], 0, [2, 2, 8], [3, 3, 9]].tolist() == pytest.approx([0.6, 1, 0.6])
-        near = torch.zeros(16, 16)
-        near[:8, :9] = 0.4  # 5 pixels around row 2, column 3
-        near[2, 3] = 1.0
-        torch.testing.assert_close(mask[0, 2, 0], near)
-        assert not mask[0, 0].any()
-        halved = world.moving_places(torch.from_numpy(frames), (8, 8), 0.6)
-        assert (halved > 0.5).nonzero()[:, [1, 3, 4]].tolist() == [[1, 1, 1], [2, 1, 1], [3, 4, 4]]
-        assert not world.moving_places(torch.from_numpy(frames), (8, 8), 0.0)[0, 3].any()
 
     def test_dynamics_errors_takes_other_actions_and_leaves_the_windows_alone(
         self, world: WorldModel, recording: Recording

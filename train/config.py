@@ -75,6 +75,9 @@ class TrainConfig:
     own_history: float = 0.5
     """Fraction of windows whose history is made by the model itself, so that it mends its errors
     instead of drifting: none in the first third of the run, all of it from the second on."""
+    damaged_history: float = 0.0
+    """Fraction of windows in whose history something is missing or does not belong, so that a
+    world finds again what it has lost and drops what it has drawn twice; from when on as above."""
     action_dropout: float = 0.1
     """Fraction of actions hidden."""
     held_out: float = 0.1
@@ -134,7 +137,7 @@ def check(config: TrainConfig) -> None:
     not_negative = "seed warmup_steps weight_decay moving_weight history_noise save_minutes evals"
     fractions = (
         "decay_fraction ema_decay presence final_presence clean_fraction noise_fraction "
-        "own_history action_dropout"
+        "own_history damaged_history action_dropout"
     )
     for names, rule, holds in (
         (positive, "above 0", lambda value: 0 < value < math.inf),

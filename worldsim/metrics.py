@@ -16,9 +16,10 @@ import torch
 from numpy.typing import NDArray
 
 from worldsim.held_out import HORIZONS, HeldOutWindows, choose_windows, roll_out
+from worldsim.moving import MOVING_THRESHOLD
 from worldsim.recording import Recording
 from worldsim.rollout import Rollout, RolloutState
-from worldsim.world_model import MOVING_THRESHOLD, WorldModel
+from worldsim.world_model import WorldModel
 
 Frames = NDArray[np.uint8]
 HorizonMetrics = dict[str, float]

@@ -23,22 +23,21 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from worldsim.codec import Codec, load_codec, save_codec
+from worldsim.damage import damage_past
 from worldsim.dit import DiTOutput, VideoDiT
 from worldsim.flow import add_noise, frame_errors, sample_tau
 from worldsim.game import GameConfig
 from worldsim.heads import RewardTerminationHead
+from worldsim.moving import moving_places
 from worldsim.recording import Windows
 
 BUNDLED = Path(__file__).parent / "worlds"
-MOVING_THRESHOLD = 12  # of 255: a difference that is more than shading
 FORMAT = 2  # of the folder and of the network in it
-REACH = 5  # pixels: how far a thing may go in a step
 
 
 class _OtherFormatError(ValueError):
@@ -154,6 +153,7 @@ class WorldModel(nn.Module):
         noise_fraction: float = 0.0,
         history_noise: float = 0.0,
         own_history: float = 0.0,
+        damaged_history: float = 0.0,
         action_dropout: float = 0.0,
     ) -> Losses:
         """Train on recorded windows: every frame after the first ``num_history`` is a target.
@@ -162,13 +162,15 @@ class WorldModel(nn.Module):
             windows: Recorded windows of ``num_history + t`` frames.
             generator: Source of every random draw, on the CPU.
             moving_weight: Extra weight of the places where something moves.
-            presence: How much of it lies where something is, see ``moving_places``.
+            presence: How much of it lies where something is, see ``worldsim.moving``.
             clean_fraction: Fraction of frames at the clean level, as a session's first ones are.
             noise_fraction: Fraction of frames made of nothing but noise, as new ones are.
             history_noise: Largest standard deviation of noise on the frames given as history.
             own_history: Fraction of windows whose history is what the model itself makes of the
                 frames, as it will be in play (scheduled sampling in parallel, Mihaylova & Martins
                 2019), so that it learns to mend its own errors. Costs another forward pass.
+            damaged_history: Fraction of windows in whose history something is missing or does not
+                belong, see ``worldsim.damage``.
             action_dropout: Fraction of actions hidden.
 
         Returns:
@@ -177,7 +179,7 @@ class WorldModel(nn.Module):
         k, device = self.num_history, self.device
         frames = torch.from_numpy(windows.frames).to(device)
         latents = self.encode(frames)
-        history, targets = self.history(latents), latents[:, k:]
+        seen, targets = latents, latents[:, k:]
         b, t = targets.shape[:2]
 
         def normal(like: torch.Tensor) -> torch.Tensor:
@@ -192,9 +194,14 @@ class WorldModel(nn.Module):
         if own_history:
             own = (torch.rand(b, generator=generator) < own_history).nonzero()[:, 0].to(device)
             if len(own):
-                made = self.make_frames(noisy[own], tau[own], actions[own], history[own])
+                recorded = self.history(latents[own])
+                made = self.make_frames(noisy[own], tau[own], actions[own], recorded)
                 made = torch.cat((latents[own, :k], made.to(latents.dtype)), dim=1)
-                history = history.index_copy(0, own, self.history(made))
+                seen = seen.index_copy(0, own, made)
+        erased = None
+        if damaged_history:
+            seen, erased = damage_past(seen, latents, damaged_history, generator)
+        history = self.history(seen)
         if history_noise:
             sigma = history_noise * torch.rand((b, t, 1, 1, 1), generator=generator).to(device)
             history = history + sigma * normal(history)
@@ -203,7 +210,11 @@ class WorldModel(nn.Module):
         weights = None
         if moving_weight:
             size = targets.shape[-2], targets.shape[-1]
-            weights = 1 + moving_weight * self.moving_places(frames, size, presence)[:, k:]
+            background = torch.from_numpy(self.background).to(device)
+            places = moving_places(frames, background, size, presence)[:, k:]
+            if erased is not None:  # where nothing is seen, what is there may be anywhere
+                places = torch.maximum(places, (1 - presence) * erased[:, k - 1 : -1])
+            weights = 1 + moving_weight * places
             weights = weights / weights.mean()
         rewards = torch.from_numpy(windows.rewards[:, k - 1 :]).to(device)
         terminations = torch.from_numpy(windows.terminations[:, k - 1 :]).to(device)
@@ -228,34 +239,6 @@ class WorldModel(nn.Module):
         """
         made = self.dit(noisy_latents, tau, actions, history).latents
         return self.encode(self.decode(made)) if self.codec.exact else made
-
-    def moving_places(
-        self, frames: torch.Tensor, latent_size: tuple[int, int], presence: float
-    ) -> torch.Tensor:
-        """Where something moves, which is where it differs from the median frame.
-
-        Part of the weight lies where something is or was just before. By itself that rewards
-        drawing a thing wherever it might be, since what is missed costs more than what is drawn
-        amiss; so the rest lies on all that is within ``REACH`` of where something was before,
-        whether it went there or not. By itself that lets fade what may be in many places.
-
-        Args:
-            frames: uint8 (b t h w c).
-            latent_size: Height and width of the result.
-            presence: The first part, from 0 to 1.
-
-        Returns:
-            Float (b t 1 h w) from 0, where nothing moves, to 1.
-        """
-        background = torch.from_numpy(self.background).to(frames.device)
-        difference = (frames.short() - background.short()).abs().amax(-1)
-        now = (difference > MOVING_THRESHOLD).float()
-        before = torch.cat((now[:, :1], now[:, :-1]), dim=1)
-        reached = before
-        for sides in ((2 * REACH + 1, 1), (1, 2 * REACH + 1)):  # by rows and columns: far less work
-            reached = F.max_pool2d(reached, sides, stride=1, padding=[side // 2 for side in sides])
-        moving = presence * torch.maximum(now, before) + (1 - presence) * reached
-        return F.adaptive_max_pool2d(moving, latent_size)[:, :, None]
 
     @torch.no_grad()
     def dynamics_errors(

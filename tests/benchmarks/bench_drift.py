@@ -23,9 +23,10 @@ import torch
 import tyro
 
 from worldsim.metrics import psnr
+from worldsim.moving import MOVING_THRESHOLD
 from worldsim.recording import Recording
 from worldsim.rollout import Rollout
-from worldsim.world_model import MOVING_THRESHOLD, load
+from worldsim.world_model import load
 
 SIDE = 16
 MOST = 20_000  # recorded frames to compare with

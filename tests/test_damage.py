@@ -1,0 +1,54 @@
+"""A damaged past: boxes of nothing or of another window, and nothing else changed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from worldsim.damage import damage_past, random_boxes
+
+
+def seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def test_boxes_are_whole_and_of_many_sizes() -> None:
+    t, h, w = 6, 24, 36
+    boxes = random_boxes((400, t, h, w), seeded())
+    assert boxes.shape == (400, t, 1, h, w)
+    for axis, most in ((1, t), (3, 2 * h // 3), (4, 2 * w // 3)):
+        others = [a for a in range(1, 5) if a != axis]
+        side = boxes.any(dim=others[0], keepdim=True)
+        for a in others[1:]:
+            side = side.any(dim=a, keepdim=True)
+        inside = side.flatten(1).int()
+        assert ((inside.diff(dim=1) != 0).sum(1) <= 2).all()  # one piece
+        assert inside.sum(1).max() == most
+        assert len(inside.sum(1).unique()) > most // 2
+    shadow = boxes.any(1)[:, 0]
+    product = shadow.any(1, keepdim=True) & shadow.any(2, keepdim=True)
+    assert torch.equal(shadow, product)  # a rectangle
+    assert (boxes.float().mean(0) > 0).all()  # every place and time can be hit
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.5, 1.0])
+def test_half_is_erased_and_half_is_foreign(fraction: float) -> None:
+    b = 400
+    own = torch.arange(1, b + 1).float().view(b, 1, 1, 1, 1).expand(b, 4, 2, 12, 12)
+    recorded = own + 1000
+    damaged, erased = damage_past(own, recorded, fraction, seeded())
+    nothing, same = damaged == 0, damaged == own
+    foreign = damaged == recorded.roll(1, dims=0)
+    assert (nothing | same | foreign).all()
+    assert torch.equal(nothing, erased.expand_as(nothing))
+    for kind in (nothing, foreign):
+        share = kind.flatten(1).any(1).float().mean().item()
+        assert share == pytest.approx(fraction / 2, abs=0.06 if fraction else 0)
+    assert not (nothing.flatten(1).any(1) & foreign.flatten(1).any(1)).any()
+
+
+def test_damage_follows_from_the_generator() -> None:
+    latents = torch.randn(4, 5, 3, 8, 8)
+    one, same = (damage_past(latents, latents, 0.7, seeded()) for _ in range(2))
+    assert torch.equal(one.latents, same.latents)
+    assert torch.equal(one.erased, same.erased)
