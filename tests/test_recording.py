@@ -148,6 +148,18 @@ def test_sampling_reaches_every_place_equally_often(path: Path) -> None:
     assert 0.6 < counts.min() / counts.mean() <= counts.max() / counts.mean() < 1.4
 
 
+def test_with_padding_the_last_frame_is_seen_as_often_as_any_other(path: Path) -> None:
+    recording, length = Recording(path), 8
+    windows = recording.sample_windows(
+        np.random.default_rng(0), 9000, length, [3], left_padding=2, right_padding=length - 3
+    )
+    assert windows.valid.sum(1).min() == 3  # two frames of history and a target
+    targets = windows.frames[:, 2:, 0, 0, 0][windows.valid[:, 2:]]
+    counts = np.bincount(targets, minlength=41)[length - 2 :]
+    assert len(counts) == 41 - (length - 2)
+    assert 0.8 < counts.min() / counts.mean() <= counts.max() / counts.mean() < 1.2
+
+
 def test_an_episode_shorter_than_the_window_is_padded_on_the_right(path: Path) -> None:
     windows = Recording(path).sample_windows(np.random.default_rng(0), 3, 16, episodes=[0])
     np.testing.assert_array_equal(windows.valid, [[True, True] + [False] * 14] * 3)

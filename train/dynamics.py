@@ -100,6 +100,7 @@ def train(config: TrainConfig) -> Outcome:
             config.num_frames + world.num_history,
             train_episodes,
             left_padding=world.num_history,
+            right_padding=config.num_frames - 1,  # so that ends are seen as often as all else
         )
         with torch.autocast(world.device.type, torch.bfloat16, enabled=bfloat16):
             return world.losses(

@@ -160,8 +160,12 @@ class Recording:
         length: int,
         episodes: Sequence[int] | None = None,
         left_padding: int = 0,
+        right_padding: int = 0,
     ) -> Windows:
         """Read windows at random places, each place as likely as any other.
+
+        A frame in the middle of an episode is part of as many windows as these have frames; its
+        last frame, which alone shows how it ends, of one only unless they may reach beyond it.
 
         Args:
             rng: Draws the places.
@@ -169,11 +173,12 @@ class Recording:
             length: Frames of each window. An episode with fewer is padded on the right.
             episodes: Indices to draw from; None for all.
             left_padding: Frames by which a window may begin before its episode.
+            right_padding: Frames by which a window may reach beyond its episode.
         """
         chosen = np.arange(len(self)) if episodes is None else np.asarray(episodes, dtype=np.int64)
         if len(chosen) == 0:
             raise ValueError("there is no episode to draw windows from")
-        last_starts = np.maximum(self.episode_lengths[chosen] + 1 - length, 0)
+        last_starts = np.maximum(self.episode_lengths[chosen] + 1 - length + right_padding, 0)
         ends = np.cumsum(last_starts + 1 + left_padding)
         places = rng.integers(ends[-1], size=batch_size)
         rows = np.searchsorted(ends, places, side="right")
