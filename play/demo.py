@@ -33,7 +33,7 @@ class DemoConfig:
     """Play a world that ships, in a window; without a display it is played into demo.mp4."""
 
     world: str = "pong"
-    """A world that ships (pong, maze), or the folder of a world or of a run."""
+    """A world that ships (pong, maze, balls), or the folder of a world or of a run."""
     out: Path = Path()
     """Folder for demo.mp4 and demo.png."""
     seconds: float = 20.0

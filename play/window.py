@@ -23,7 +23,7 @@ class PlayConfig:
     """Play a world or a game in a window; the panel there shows the keys."""
 
     target: Annotated[str, tyro.conf.Positional]
-    """A world that ships (pong, maze), the folder of a world or of a run, or the id of a
+    """A world that ships (pong, maze, balls), the folder of a world or of a run, or the id of a
     Gymnasium environment (ALE/Pong-v5)."""
     record: Path | None = None
     """Keep what is played as a recording in this folder; it grows with each session."""

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import worldsim
+from tests.benchmarks.bench_balls import imagine
 from tests.benchmarks.bench_maze import remember
-from tests.benchmarks.bench_pong import paddle_rows
+from tests.benchmarks.bench_pong import paddle_rows, play
 from worldsim.envs import pong
 from worldsim.envs.sight import is_colour
 from worldsim.world_model import BUNDLED
@@ -17,8 +18,8 @@ NAMES = sorted(path.name for path in BUNDLED.iterdir() if path.is_dir())
 SESSIONS, CONTEXT, STEPS = 8, 12, 16
 
 
-def test_two_ship() -> None:
-    assert NAMES == ["maze", "pong"]
+def test_three_ship() -> None:
+    assert NAMES == ["balls", "maze", "pong"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -74,3 +75,18 @@ def test_the_maze_keeps_what_is_lit_and_remembers_what_was() -> None:
     again, forgotten, _, lit = remember(worldsim.load("maze", device="cpu"), 5, mazes=8)
     assert lit > 28
     assert again > forgotten + 3
+
+
+def test_pong_has_one_ball_for_as_long_as_it_is_played() -> None:
+    balls = play(worldsim.load("pong", device="cpu"), None, steps=150, sessions=8).balls
+    assert (balls == 1).mean() > 0.9
+    assert (balls[-50:] == 1).mean() > 0.85
+
+
+def test_balls_move_as_they_should_and_neither_vanish_nor_multiply() -> None:
+    played = imagine(worldsim.load("balls", device="cpu"), sessions=8, steps=120)
+    early = slice(0, 8)
+    assert np.nanmean(played.off[:, early]) < 0.5 * np.nanmean(played.stayed[:, early])
+    late = slice(-20, None)
+    assert played.found[:, late].mean() > 0.85
+    assert 0.85 < played.area[:, late].sum() / played.real_area[:, late].sum() < 1.15

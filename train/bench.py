@@ -29,7 +29,7 @@ class BenchConfig:
     """Time the steps of a world: milliseconds, frames a second, share of the machine's rate."""
 
     world: tyro.conf.Positional[str]
-    """A world that ships (pong, maze), or the folder of a world or of a run."""
+    """A world that ships (pong, maze, balls), or the folder of a world or of a run."""
     batch_sizes: tuple[int, ...] = (1, 8, 32, 128)
     """Sessions stepped together, each a line of the table."""
     passes: tuple[int, ...] = (1, 2, 4)

@@ -36,7 +36,7 @@ class EvalConfig:
     """Measure a world against the held-out episodes of a recording of its game."""
 
     world: tyro.conf.Positional[str]
-    """A world that ships (pong, maze), or the folder of a world or of a run."""
+    """A world that ships (pong, maze, balls), or the folder of a world or of a run."""
     recording: tyro.conf.Positional[Path]
     """Folder of a recording of the same game, made with the same settings."""
     out: Path | None = None

@@ -304,7 +304,7 @@ def load(name: str | os.PathLike[str], device: str | torch.device | None = None)
     """Load a world.
 
     Args:
-        name: A world that ships with the package ("pong" or "maze"), a world folder, or a
+        name: A world that ships with the package ("pong", "maze" or "balls"), a world folder, or a
             run folder, of which the newest checkpoint is taken.
         device: Where to put it; a GPU if there is one.
 

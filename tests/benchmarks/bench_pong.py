@@ -9,6 +9,8 @@ where it must then be follows from the game's rule alone.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 import tyro
@@ -19,6 +21,20 @@ from worldsim.rollout import Rollout
 from worldsim.world_model import WorldModel, load
 
 OBEY_STEPS = 64
+
+
+class Played(NamedTuple):
+    """What was seen in sessions, (t b).
+
+    Attributes:
+        balls: How many balls there are.
+        rewards: Rewards.
+        ends: Whether a game was over.
+    """
+
+    balls: np.ndarray
+    rewards: np.ndarray
+    ends: np.ndarray
 
 
 def count_balls(frame: np.ndarray) -> int:
@@ -62,31 +78,36 @@ def obey(world: WorldModel, passes: int | None) -> str:
     )
 
 
-def keep_the_ball(world: WorldModel, passes: int | None, steps: int, sessions: int) -> str:
-    """How many balls there are in sessions under the scripted player."""
-    starts, first = world.starts, range(sessions)
+def play(world: WorldModel, passes: int | None, steps: int, sessions: int) -> Played:
+    """Let the scripted player play; a session whose game is over begins anew."""
+    starts, first = world.starts, np.arange(sessions) % len(world.starts.frames)
     rollout = Rollout(world, sessions, num_passes=passes)
-    rollout.reset(starts.frames[first], starts.actions[first], first)
+    rollout.reset(starts.frames[first], starts.actions[first], range(sessions))
     frames = starts.frames[first, -1]
     rng = np.random.default_rng(0)
-    balls, rewards, ends = [], [], 0
+    balls, rewards, ends = [], [], []
     for step in range(steps):
         actions = np.array([pong.play(frame, {}, rng) for frame in frames])
         frames, reward, terminated, _ = rollout.step(actions)
         balls.append([count_balls(frame) for frame in frames])
         rewards.append(reward)
+        ends.append(terminated)
         for lane in np.flatnonzero(terminated):
             start = [(lane + step) % len(starts.frames)]
             rollout.reset(starts.frames[start], starts.actions[start], [step], lanes=[lane])
-            ends += 1
-    shown = np.array(balls)
-    points = np.array(rewards)
+    return Played(np.array(balls), np.array(rewards), np.array(ends))
+
+
+def keep_the_ball(world: WorldModel, passes: int | None, steps: int, sessions: int) -> str:
+    """How many balls there are in sessions under the scripted player."""
+    balls, rewards, ends = play(world, passes, steps, sessions)
     return (
-        f"{rollout.num_passes} passes, {shown.size:,} frames: "
-        + ", ".join(f"{np.mean(shown == n):.1%} with {n} balls" for n in range(4))
+        f"{passes or world.num_passes} passes, {balls.size:,} frames: "
+        + ", ".join(f"{np.mean(balls == n):.1%} with {n} balls" for n in range(4))
         + "; one ball, by quarters of the session: "
-        + ", ".join(f"{np.mean(part == 1):.0%}" for part in np.array_split(shown, 4))
-        + f"; {(points > 0.5).sum()} points won, {(points < -0.5).sum()} lost, {ends} games over"
+        + ", ".join(f"{np.mean(part == 1):.0%}" for part in np.array_split(balls, 4))
+        + f"; {(rewards > 0.5).sum()} points won, {(rewards < -0.5).sum()} lost, "
+        + f"{ends.sum()} games over"
     )
 
 
