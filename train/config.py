@@ -114,6 +114,13 @@ class TrainConfig:
             return self.presence
         return self.final_presence + self._decay(fraction) * (self.presence - self.final_presence)
 
+    def errors_at(self, fraction: float) -> float:
+        """How much of the own and the damaged histories: a world must know its game before it errs.
+
+        None in the first third of the run, all from the second on.
+        """
+        return min(1.0, max(0.0, 3 * fraction - 1))
+
     def _decay(self, fraction: float) -> float:
         """1, then linearly to 0 over the last part of the run."""
         if not self.decay_fraction:

@@ -93,7 +93,7 @@ def train(config: TrainConfig) -> Outcome:
     def losses_of(step: int, fraction: float) -> Losses:
         """A step's losses; the seed and the number of the step decide its batch and its noise."""
         rng = np.random.default_rng((config.seed, step))
-        begun = min(1.0, max(0.0, 3 * fraction - 1))  # a world must know its game before it errs
+        errors = config.errors_at(fraction)
         windows = recording.sample_windows(
             rng,
             config.batch_size,
@@ -111,8 +111,8 @@ def train(config: TrainConfig) -> Outcome:
                 clean_fraction=config.clean_fraction,
                 noise_fraction=config.noise_fraction,
                 history_noise=config.history_noise,
-                own_history=config.own_history * begun,
-                damaged_history=config.damaged_history * begun,
+                own_history=config.own_history * errors,
+                damaged_history=config.damaged_history * errors,
                 action_dropout=config.action_dropout,
             )
 
