@@ -21,7 +21,9 @@ def moving_places(
     A part lies where something is or was just before. By itself that rewards drawing a thing
     wherever it might be, since what is missed costs more than what is drawn amiss; so the rest lies
     on all that is within ``REACH`` of where something was before, whether it went there or not. By
-    itself that lets fade what may be in many places.
+    itself that lets fade what may be in many places. A thing that appears where nothing was near
+    counts in full, or it would never be learned: such things are rare, and known by the event that
+    brings them.
 
     Args:
         frames: uint8 (b t h w c).
@@ -38,5 +40,6 @@ def moving_places(
     reached = before
     for sides in ((2 * REACH + 1, 1), (1, 2 * REACH + 1)):  # by rows and columns: far less work
         reached = F.max_pool2d(reached, sides, stride=1, padding=[side // 2 for side in sides])
-    moving = presence * torch.maximum(now, before) + (1 - presence) * reached
+    anywhere = torch.maximum(reached, now)  # with what appears far from all that was there
+    moving = presence * torch.maximum(now, before) + (1 - presence) * anywhere
     return F.adaptive_max_pool2d(moving, latent_size)[:, :, None]
