@@ -1,14 +1,19 @@
-"""How true a Pong world is to its rules: one ball, and a paddle that goes where it is sent.
+"""How true a Pong world is to its rules: one ball, a score that counts, a paddle that obeys.
 
 python tests/benchmarks/bench_pong.py [WORLD] [--passes 2] [--steps 200] [--sessions 16]
+    [--recording recordings/pong]
 
-Balls are counted in sessions under the scripted player: there is one. The player's paddle is moved
+Balls are counted in sessions under the scripted player: there is one. Each point that is rewarded
+there should light one more pip of the score and leave it lit. The player's paddle is moved
 by random actions, each held for one to eight steps, for 64 steps from each of the world's starts;
-where it must then be follows from the game's rule alone.
+where it must then be follows from the game's rule alone. With a recording, its held-out games are
+played to their end by the recorded actions from twelve frames that are eight steps before it: the
+world should say that the game is over then, and not before.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -17,10 +22,13 @@ import tyro
 
 from worldsim.envs import pong
 from worldsim.envs.sight import is_colour
+from worldsim.recording import Recording
 from worldsim.rollout import Rollout
 from worldsim.world_model import WorldModel, load
 
 OBEY_STEPS = 64
+LIT_STEPS = 12  # a pip that is still lit then stays
+PIPS = {pong.PLAYER: [56 - 5 * i for i in range(5)], pong.OPPONENT: [4 + 5 * i for i in range(5)]}
 
 
 class Played(NamedTuple):
@@ -28,11 +36,13 @@ class Played(NamedTuple):
 
     Attributes:
         balls: How many balls there are.
+        pips: Lit pips of player and computer (t b 2).
         rewards: Rewards.
         ends: Whether a game was over.
     """
 
     balls: np.ndarray
+    pips: np.ndarray
     rewards: np.ndarray
     ends: np.ndarray
 
@@ -41,6 +51,14 @@ def count_balls(frame: np.ndarray) -> int:
     """Count the patches of the ball's colour in the court of a frame (h w c)."""
     ball = is_colour(frame[pong.COURT_TOP : pong.COURT_BOTTOM], pong.BALL).astype(np.uint8)
     return cv2.connectedComponents(ball)[0] - 1
+
+
+def count_pips(frame: np.ndarray) -> list[int]:
+    """Count the pips of player and computer that are lit, by half of their pixels or more."""
+    return [
+        sum(is_colour(frame[1:5, x : x + 4], colour).mean() >= 0.5 for x in columns)
+        for colour, columns in PIPS.items()
+    ]
 
 
 def paddle_rows(frames: np.ndarray) -> np.ndarray:
@@ -85,29 +103,73 @@ def play(world: WorldModel, passes: int | None, steps: int, sessions: int) -> Pl
     rollout.reset(starts.frames[first], starts.actions[first], range(sessions))
     frames = starts.frames[first, -1]
     rng = np.random.default_rng(0)
-    balls, rewards, ends = [], [], []
+    balls, pips, rewards, ends = [], [], [], []
     for step in range(steps):
         actions = np.array([pong.play(frame, {}, rng) for frame in frames])
         frames, reward, terminated, _ = rollout.step(actions)
         balls.append([count_balls(frame) for frame in frames])
+        pips.append([count_pips(frame) for frame in frames])
         rewards.append(reward)
         ends.append(terminated)
         for lane in np.flatnonzero(terminated):
             start = [(lane + step) % len(starts.frames)]
             rollout.reset(starts.frames[start], starts.actions[start], [step], lanes=[lane])
-    return Played(np.array(balls), np.array(rewards), np.array(ends))
+    return Played(np.array(balls), np.array(pips), np.array(rewards), np.array(ends))
 
 
-def keep_the_ball(world: WorldModel, passes: int | None, steps: int, sessions: int) -> str:
+def keep_the_ball(played: Played) -> str:
     """How many balls there are in sessions under the scripted player."""
-    balls, rewards, ends = play(world, passes, steps, sessions)
+    balls, rewards, ends = played.balls, played.rewards, played.ends
     return (
-        f"{passes or world.num_passes} passes, {balls.size:,} frames: "
+        f"{balls.size:,} frames: "
         + ", ".join(f"{np.mean(balls == n):.1%} with {n} balls" for n in range(4))
         + "; one ball, by quarters of the session: "
         + ", ".join(f"{np.mean(part == 1):.0%}" for part in np.array_split(balls, 4))
         + f"; {(rewards > 0.5).sum()} points won, {(rewards < -0.5).sum()} lost, "
         + f"{ends.sum()} games over"
+    )
+
+
+def keep_the_score(played: Played) -> str:
+    """How many points light a pip, by how many were lit before, and how many stay lit."""
+    counts = np.zeros((2, pong.WINNING_SCORE, 3), int)  # points, pips lit, pips that stayed so
+    for lane, rewards in enumerate(played.rewards.T):
+        for step in np.flatnonzero(np.abs(rewards) > 0.5):
+            after = slice(step + 1, step + LIT_STEPS)
+            interrupted = (np.abs(rewards[after]) > 0.5).any() or played.ends[after, lane].any()
+            if step == 0 or step + LIT_STEPS > len(rewards) or interrupted:
+                continue
+            side = int(rewards[step] < 0)
+            pips = played.pips[:, lane, side]
+            lit = pips[step - 1]
+            over = played.ends[step, lane]  # that frame is the last of its game
+            if lit < pong.WINNING_SCORE:
+                new = pips[step if over else step + 2] == lit + 1
+                stays = new and (over or pips[step + LIT_STEPS - 1] == lit + 1)
+                counts[side, lit] += 1, new, stays
+    points, lit, stay = counts.sum((0, 1))
+    by_score = ", ".join(f"{n} of {of}" for of, n, _ in counts.sum(0))
+    return (
+        f"{lit} of {points} points light a pip (of those at a score of 0 to 4: {by_score}), "
+        f"{stay} are lit {LIT_STEPS - 1} steps later"
+    )
+
+
+def end_games(world: WorldModel, passes: int | None, recording: Recording) -> str:
+    """How sure the world is of the ends of held-out games, and of the steps before them."""
+    context, before = 12, 8
+    games = [recording.episode(i) for i in recording.split()[1]]
+    games = [game for game in games if game.terminations[-1]]
+    frames = np.stack([game.frames[-context - before :][:context] for game in games])
+    actions = np.stack([game.actions[-context - before + 1 :] for game in games])
+    rollout = Rollout(world, len(games), num_passes=passes)
+    rollout.reset(frames, actions[:, : context - 1], range(len(games)))
+    steps = [rollout.step(actions[:, context - 1 + step]) for step in range(before)]
+    probs = np.array([step.termination_probs for step in steps])
+    return (
+        f"{len(games)} held-out games: chance of the end {probs[-1].mean():.2f} where it is, above "
+        f"a half in {np.mean(probs[-1] > 0.5):.0%}; before it {probs[:-1].mean():.4f}; "
+        f"size of the last reward {np.abs(steps[-1].rewards).mean():.2f}"
     )
 
 
@@ -117,10 +179,15 @@ def main(
     passes: int | None = None,
     steps: int = 200,
     sessions: int = 16,
+    recording: Path | None = None,
 ) -> None:
     world = load(world_name)
-    print(keep_the_ball(world, passes, steps, sessions), flush=True)
+    played = play(world, passes, steps, sessions)
+    print(f"{passes or world.num_passes} passes, {keep_the_ball(played)}", flush=True)
+    print(keep_the_score(played))
     print(obey(world, passes))
+    if recording:
+        print(end_games(world, passes, Recording(recording)))
 
 
 if __name__ == "__main__":
