@@ -27,7 +27,9 @@ def test_moving_places_are_where_things_are_were_and_might_have_gone() -> None:
     assert (halved > 0.5).nonzero()[:, [1, 3, 4]].tolist() == [[1, 1, 1], [2, 1, 1], [3, 4, 4]]
 
 
-def test_what_appears_out_of_nowhere_counts_in_full_and_what_moves_near_by_as_presence_says() -> None:
+def test_what_appears_out_of_nowhere_counts_in_full_and_what_moves_near_by_as_presence_says() -> (
+    None
+):
     background = torch.zeros(24, 24, 3, dtype=torch.uint8)
     frames = background.repeat(1, 3, 1, 1, 1)
     frames[0, 0, 4, 4] = 255

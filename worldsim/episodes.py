@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from einops import repeat
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from worldsim.recording import Windows
 from worldsim.rollout import RolloutState
 from worldsim.world_model import WorldModel, load
 
@@ -39,6 +41,30 @@ class EnvState:
     elapsed: NDArray[np.int64]
     ended: NDArray[np.bool_]
     rngs: tuple[np.random.Generator, ...]
+
+    def branch(self, num_envs: int, lane: int = 0) -> EnvState:
+        """One lane's state, many times over: lanes that go apart when their actions do.
+
+        Args:
+            num_envs: Lanes of the environment that it will be restored into, at least 1.
+            lane: The lane of this state to copy.
+
+        Raises:
+            ValueError: If there is no such lane, or ``num_envs`` is below 1.
+        """
+        if num_envs < 1 or not 0 <= lane < len(self.elapsed):
+            raise ValueError(
+                f"branch wants 1 lane or more, copied from one of 0..{len(self.elapsed) - 1}, got "
+                f"{num_envs} from lane {lane}"
+            )
+        lanes = [lane] * num_envs
+        return EnvState(
+            rollout=self.rollout.take_lanes(lanes),
+            frames=self.frames[lanes],
+            elapsed=self.elapsed[lanes],
+            ended=self.ended[lanes],
+            rngs=tuple(deepcopy(self.rngs[lane]) for lane in lanes),
+        )
 
 
 @dataclass(frozen=True)
@@ -69,10 +95,30 @@ def observation_space_of(world: WorldModel) -> spaces.Space[Frames]:
     return cast(spaces.Space[Frames], box)
 
 
+def check_starts(starts: Windows | None, world: WorldModel) -> Windows:
+    """Give windows to begin from back, by default those that the world brings.
+
+    Raises:
+        ValueError: If their frames are not the world's.
+    """
+    if starts is None:
+        return world.starts
+    shape = (*world.game.frame_size, world.game.channels)
+    if len(starts.frames) == 0 or starts.frames.shape[2:] != shape:
+        raise ValueError(
+            f"starts must be windows of frames {shape}, as Recording.sample_windows gives for a "
+            f"recording of the same game, got frames {starts.frames.shape}"
+        )
+    return starts
+
+
 def choose_start(
-    world: WorldModel, options: Mapping[str, Any] | None, rng: np.random.Generator
+    world: WorldModel,
+    starts: Windows,
+    options: Mapping[str, Any] | None,
+    rng: np.random.Generator,
 ) -> Start:
-    """Read the options of a reset; without a start, draw one of the bundled windows."""
+    """Read the options of a reset; without a start, draw one of the windows."""
     options = options or {}
     unknown = sorted(set(options) - {"start", "actions"})
     if unknown:
@@ -82,7 +128,7 @@ def choose_start(
         return _own_start(world, start, options.get("actions"))
     if options.get("actions") is not None:
         raise ValueError("The option 'actions' goes with frames in 'start'")
-    num_starts = len(world.starts.frames)
+    num_starts = len(starts.frames)
     if start is None:
         index = int(rng.integers(num_starts))
     elif isinstance(start, (int, np.integer)) and not isinstance(start, bool):
@@ -94,10 +140,10 @@ def choose_start(
         )
     if not 0 <= index < num_starts:
         raise ValueError(
-            f"This world has {num_starts} start windows: start must be 0 .. {num_starts - 1}, "
+            f"There are {num_starts} start windows: start must be 0 .. {num_starts - 1}, "
             f"got {index}"
         )
-    return Start(world.starts.frames[index], world.starts.actions[index], index)
+    return Start(starts.frames[index], starts.actions[index], index)
 
 
 def _own_start(world: WorldModel, frames: NDArray[Any], actions: Any) -> Start:
@@ -172,8 +218,10 @@ def in_colour(frame: Frames) -> Frames:
     return repeat(frame, "h w 1 -> h w 3").copy() if frame.shape[-1] == 1 else frame.copy()
 
 
-def check_arguments(horizon: int, render_mode: str | None) -> None:
-    """Refuse a horizon below one step and a render mode that does not exist."""
+def check_arguments(horizon: int, max_uncertainty: float | None, render_mode: str | None) -> None:
+    """Refuse a horizon below one step, a limit below 0 and a render mode that does not exist."""
+    if max_uncertainty is not None and not max_uncertainty >= 0:
+        raise ValueError(f"max_uncertainty must be 0 or more, got {max_uncertainty}")
     if horizon < 1:
         raise ValueError(f"horizon must be at least 1 step, got {horizon}")
     if render_mode not in (None, "rgb_array"):

@@ -92,6 +92,15 @@ class KVCache:
         copy.lanes, copy.slot_numbers = self.lanes, self.slot_numbers
         return copy
 
+    def take_lanes(self, lanes: torch.Tensor) -> KVCache:
+        """An independent copy whose lane i is lane ``lanes[i]`` of this one."""
+        copy = object.__new__(KVCache)
+        copy.keys, copy.values = self.keys[:, lanes], self.values[:, lanes]
+        copy.positions = self.positions[lanes]
+        copy.lanes = torch.arange(len(lanes), device=self.lanes.device)
+        copy.slot_numbers = self.slot_numbers
+        return copy
+
     def copy_lanes(self, source: KVCache, lanes: torch.Tensor) -> None:
         """Overwrite the given lanes by those of a cache that has as many lanes as are named."""
         self.keys[:, lanes] = source.keys

@@ -31,12 +31,15 @@ class RolloutStep(NamedTuple):
         rewards: Expected reward, float32 (b).
         terminations: Whether the episode ended, drawn by its probability, bool (b).
         termination_probs: That probability, float32 (b).
+        uncertainties: How much the next frame depends on chance or on what the world does not
+            know, float32 (b); None unless the rollout measures it.
     """
 
     frames: np.ndarray
     rewards: np.ndarray
     terminations: np.ndarray
     termination_probs: np.ndarray
+    uncertainties: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,15 @@ class RolloutState:
     cache: KVCache
     history: torch.Tensor
     rng_states: list[torch.Tensor]
+
+    def take_lanes(self, lanes: Sequence[int]) -> RolloutState:
+        """A snapshot whose session i is session ``lanes[i]`` of this one, repeated at will."""
+        index = torch.as_tensor(list(lanes), device=self.history.device)
+        return RolloutState(
+            cache=self.cache.take_lanes(index),
+            history=self.history[index],
+            rng_states=[self.rng_states[lane].clone() for lane in lanes],
+        )
 
 
 class Rollout:
@@ -59,6 +71,9 @@ class Rollout:
         compiled: Whether to compile the network (torch.compile) first, which takes a minute or so;
             the frames are the same but for rounding. Where that cannot be done a warning says why,
             and the rollout goes without.
+        with_uncertainty: Whether to measure in each step how far two frames differ that the first
+            pass makes of opposite noise (root mean square over the latents, whose range is 2).
+            Costs another pass and changes nothing else.
 
     Raises:
         ValueError: If ``batch_size`` or ``num_passes`` is below 1.
@@ -79,12 +94,14 @@ class Rollout:
         *,
         num_passes: int | None = None,
         compiled: bool = False,
+        with_uncertainty: bool = False,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
         self.world = world
         self.batch_size = batch_size
         self.num_passes = world.num_passes if num_passes is None else num_passes
+        self.with_uncertainty = with_uncertainty
         self._latent_size = world.codec.latent_size(world.game.frame_size)
         self._cache = world.dit.new_cache(batch_size, self._latent_size)
         channels = world.codec.latent_channels * world.num_history
@@ -196,30 +213,35 @@ class Rollout:
         taken = torch.as_tensor(actions, dtype=torch.int64, device=world.device)
         shape = (world.codec.latent_channels, *self._latent_size)
         noise = torch.stack([torch.randn(shape, generator=rng) for rng in self._rngs])
+        noise = noise.to(world.device)
         draws = torch.cat([torch.rand(1, generator=rng) for rng in self._rngs])
 
-        features = torch.empty(0)
+        outputs: list[DiTOutput] = []
 
         def denoise(latent: torch.Tensor, level: float) -> torch.Tensor:
-            nonlocal features
-            output = self._pass(latent, level, taken, self._history, self._cache)
-            features = output.features
-            return output.latents[:, 0]
+            outputs.append(self._pass(latent, level, taken, self._history, self._cache))
+            return outputs[-1].latents[:, 0]
 
-        latent = euler(denoise, noise.to(world.device), self._levels)
+        other = denoise(-noise, 0.0) if self.with_uncertainty else None  # later passes replace it
+        latent = euler(denoise, noise, self._levels)
         self._cache.commit()
         frames = world.decode(latent[:, None])
         if world.codec.exact:  # what is remembered is what was shown
             latent = world.encode(frames)[:, 0]
         newest = torch.cat((latent, self._history), dim=1)
         self._history = newest[:, : self._history.shape[1]]
-        head = world.head(features)
+        uncertainties = None
+        if other is not None:
+            difference = outputs[1].latents[:, 0] - other
+            uncertainties = difference.square().mean((1, 2, 3)).sqrt().cpu().numpy()
+        head = world.head(outputs[-1].features)
         probs = world.head.termination_probs(head)[:, 0].cpu()
         return RolloutStep(
             frames=frames[:, 0].cpu().numpy(),
             rewards=world.head.rewards(head)[:, 0].cpu().numpy(),
             terminations=(draws < probs).numpy(),
             termination_probs=probs.numpy(),
+            uncertainties=uncertainties,
         )
 
     def _pass(

@@ -20,12 +20,14 @@ from worldsim.episodes import (
     World,
     check_actions,
     check_arguments,
+    check_starts,
     check_state,
     choose_start,
     find_world,
     in_colour,
     observation_space_of,
 )
+from worldsim.recording import Windows
 from worldsim.rollout import Rollout
 from worldsim.world_model_vector_env import WorldModelVectorEnv
 
@@ -46,13 +48,17 @@ class WorldModelEnv(Env[Frames, np.int64]):
         world: A bundled world's name, the path of a world or run folder, or a loaded world.
         horizon: Steps after which an episode is truncated, at least 1.
         num_passes: Denoising passes a frame, at least 1; None takes the world's own number.
+        starts: Windows to begin episodes from in place of the world's own few dozen, such as
+            ``recording.sample_windows(rng, 1000, world.window)``.
+        max_uncertainty: Where given, each step's info has ``"uncertainty"`` (see `Rollout`; costs
+            another pass) and an episode is truncated where it is above this; ``math.inf`` only
+            tells it.
         render_mode: ``"rgb_array"`` or None.
         device: Where a world given by name or path is loaded; None chooses.
         compiled: Whether to compile the network first, see `Rollout`.
 
     Raises:
-        ValueError: If ``horizon`` is below 1, ``render_mode`` is unknown, or there is no
-            such world.
+        ValueError: If an argument is out of range or there is no such world.
 
     Example:
         >>> import gymnasium
@@ -69,18 +75,28 @@ class WorldModelEnv(Env[Frames, np.int64]):
         *,
         horizon: int = 1000,
         num_passes: int | None = None,
+        starts: Windows | None = None,
+        max_uncertainty: float | None = None,
         render_mode: str | None = "rgb_array",
         device: str | None = None,
         compiled: bool = False,
     ) -> None:
-        check_arguments(horizon, render_mode)
+        check_arguments(horizon, max_uncertainty, render_mode)
         self.world = find_world(world, device)
         self.horizon = horizon
+        self.starts = check_starts(starts, self.world)
+        self.max_uncertainty = max_uncertainty
         self.render_mode = render_mode
         self.metadata = {**self.metadata, "render_fps": self.world.game.fps}
         self.observation_space = observation_space_of(self.world)
         self.action_space = spaces.Discrete(self.world.game.num_actions)
-        self._rollout = Rollout(self.world, 1, num_passes=num_passes, compiled=compiled)
+        self._rollout = Rollout(
+            self.world,
+            1,
+            num_passes=num_passes,
+            compiled=compiled,
+            with_uncertainty=max_uncertainty is not None,
+        )
         self._frame: Frames | None = None
         self._elapsed = 0
         self._ended = True
@@ -113,7 +129,7 @@ class WorldModelEnv(Env[Frames, np.int64]):
             TypeError: If an option has the wrong type.
         """
         super().reset(seed=seed)
-        context = choose_start(self.world, options, self.np_random)
+        context = choose_start(self.world, self.starts, options, self.np_random)
         noise_seed = int(self.np_random.integers(2**62))
         self._rollout.reset(context.frames[None], context.actions[None], [noise_seed])
         self._frame = context.frames[-1]
@@ -145,8 +161,11 @@ class WorldModelEnv(Env[Frames, np.int64]):
         self._elapsed += 1
         terminated = bool(result.terminations[0])
         truncated = self._elapsed >= self.horizon
-        self._ended = terminated or truncated
         info = {"termination_prob": float(result.termination_probs[0])}
+        if result.uncertainties is not None and self.max_uncertainty is not None:
+            info["uncertainty"] = float(result.uncertainties[0])
+            truncated = truncated or info["uncertainty"] > self.max_uncertainty
+        self._ended = terminated or truncated
         return self._frame.copy(), float(result.rewards[0]), terminated, truncated, info
 
     def render(self) -> Frames | None:  # type: ignore[override]
@@ -159,6 +178,8 @@ class WorldModelEnv(Env[Frames, np.int64]):
 
     def clone_state(self) -> EnvState:
         """Copy the state: the same actions after `restore_state` give the same future.
+
+        ``state.branch(n)`` goes into a `WorldModelVectorEnv` of n lanes, to try n futures at once.
 
         Raises:
             ResetNeeded: Before the first reset.

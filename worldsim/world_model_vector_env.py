@@ -21,6 +21,7 @@ from worldsim.episodes import (
     check_actions,
     check_arguments,
     check_mask,
+    check_starts,
     check_state,
     choose_start,
     find_world,
@@ -28,6 +29,7 @@ from worldsim.episodes import (
     lane_options,
     observation_space_of,
 )
+from worldsim.recording import Windows
 from worldsim.rollout import Rollout
 
 
@@ -45,6 +47,8 @@ class WorldModelVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
         num_envs: Lanes, at least 1.
         horizon: Steps after which a lane's episode is truncated, at least 1.
         num_passes: Denoising passes a frame, at least 1; None takes the world's own number.
+        starts: As for `WorldModelEnv`.
+        max_uncertainty: As for `WorldModelEnv`.
         autoreset_mode: An `AutoresetMode` or its value, e.g. ``"SameStep"``.
         render_mode: ``"rgb_array"`` or None.
         device: Where a world given by name or path is loaded; None chooses.
@@ -72,6 +76,8 @@ class WorldModelVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
         *,
         horizon: int = 1000,
         num_passes: int | None = None,
+        starts: Windows | None = None,
+        max_uncertainty: float | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         render_mode: str | None = "rgb_array",
         device: str | None = None,
@@ -79,11 +85,13 @@ class WorldModelVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
     ) -> None:
         if num_envs < 1:
             raise ValueError(f"num_envs must be at least 1, got {num_envs}")
-        check_arguments(horizon, render_mode)
+        check_arguments(horizon, max_uncertainty, render_mode)
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.world = find_world(world, device)
         self.num_envs = num_envs
         self.horizon = horizon
+        self.starts = check_starts(starts, self.world)
+        self.max_uncertainty = max_uncertainty
         self.render_mode = render_mode
         self.metadata = {
             **self.metadata,
@@ -94,7 +102,13 @@ class WorldModelVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
         self.single_action_space = spaces.Discrete(self.world.game.num_actions)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self._rollout = Rollout(self.world, num_envs, num_passes=num_passes, compiled=compiled)
+        self._rollout = Rollout(
+            self.world,
+            num_envs,
+            num_passes=num_passes,
+            compiled=compiled,
+            with_uncertainty=max_uncertainty is not None,
+        )
         self._rngs: list[np.random.Generator | None] = [None] * num_envs
         self._seeds: list[int] = [-1] * num_envs
         height, width = self.world.game.frame_size
@@ -181,15 +195,18 @@ class WorldModelVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
         rewards = np.zeros(self.num_envs, dtype=np.float64)
         terminations = np.zeros(self.num_envs, dtype=np.bool_)
         probs = np.zeros(self.num_envs, dtype=np.float32)
+        uncertainties = None if self.max_uncertainty is None else np.zeros_like(probs)
         if plays.any():
             # Lanes about to be reset ride along: their frames and noise are replaced below.
             result = self._rollout.step(np.where(plays, actions, self.world.game.noop_action))
             self._frames = result.frames.copy()
             rewards[plays] = result.rewards[plays]
             terminations[plays] = result.terminations[plays]
-            probs = result.termination_probs
+            probs, uncertainties = result.termination_probs, result.uncertainties
             self._elapsed += 1
         truncations = plays & (self._elapsed >= self.horizon)
+        if uncertainties is not None and self.max_uncertainty is not None:
+            truncations |= plays & (uncertainties > self.max_uncertainty)
         self._ended = terminations | truncations
         final_frames = self._frames
         if self.autoreset_mode is AutoresetMode.SAME_STEP and self._ended.any():
@@ -200,6 +217,8 @@ class WorldModelVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
         infos: dict[str, Any] = {}
         for lane in range(self.num_envs):
             info = {"termination_prob": float(probs[lane])}
+            if uncertainties is not None:
+                info["uncertainty"] = float(uncertainties[lane])
             if lane in lane_infos:
                 if plays[lane]:
                     final = {"final_obs": final_frames[lane].copy(), "final_info": info}
@@ -250,8 +269,8 @@ class WorldModelVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
         for lane in lanes:
             if seeds is not None and seeds[lane] is not None:
                 self._rngs[lane], self._seeds[lane] = seeding.np_random(seeds[lane])
-            own_options = lane_options(options, int(lane), self.num_envs)
-            starts.append(choose_start(self.world, own_options, self._lane_rng(lane)))
+            own_options, rng = lane_options(options, int(lane), self.num_envs), self._lane_rng(lane)
+            starts.append(choose_start(self.world, self.starts, own_options, rng))
         self._rollout.reset(
             np.stack([start.frames for start in starts]),
             np.stack([start.actions for start in starts]),

@@ -1,0 +1,180 @@
+"""Stable-Baselines3 in learned worlds: its own vector interface, and its agents as players.
+
+Gymnasium's vector environments serve most libraries as they are; Stable-Baselines3 (extra ``rl``)
+has an interface of its own, with one ``done``, automatic resets and a list of infos.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import zipfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import VecEnv
+
+AGENT_FILE = "agent.zip"
+
+
+class SB3VecEnv(VecEnv):
+    """A vector environment of Gymnasium as a ``VecEnv`` of Stable-Baselines3.
+
+    Args:
+        envs: A vector environment that resets in the same step, such as a `WorldModelVectorEnv`
+            with ``autoreset_mode="SameStep"``.
+
+    Raises:
+        ValueError: If it resets otherwise.
+
+    Example:
+        >>> from stable_baselines3 import PPO
+        >>> from worldsim import WorldModelVectorEnv
+        >>> envs = WorldModelVectorEnv("pong", 8, autoreset_mode="SameStep")  # doctest: +SKIP
+        >>> agent = PPO("CnnPolicy", SB3VecEnv(envs))  # doctest: +SKIP
+        >>> agent = agent.learn(100_000)  # doctest: +SKIP
+    """
+
+    def __init__(self, envs: VectorEnv[Any, Any, Any]) -> None:
+        mode = envs.metadata.get("autoreset_mode")
+        if mode is not AutoresetMode.SAME_STEP:
+            raise ValueError(
+                "Stable-Baselines3 wants environments that reset in the same step: make them with "
+                f'autoreset_mode="SameStep", got {mode}'
+            )
+        self.envs = envs
+        super().__init__(envs.num_envs, envs.single_observation_space, envs.single_action_space)
+
+    def reset(self) -> np.ndarray:
+        """Begin an episode in every lane, with the seeds and options set before."""
+        seeds = None if all(seed is None for seed in self._seeds) else self._seeds
+        if any(options != self._options[0] for options in self._options):
+            raise ValueError("the lanes of one batch take the same options, got different ones")
+        obs, infos = self.envs.reset(seed=seeds, options=self._options[0] or None)
+        self.reset_infos = [_lane_info(infos, lane) for lane in range(self.num_envs)]
+        self._reset_seeds()
+        self._reset_options()
+        return obs
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """Take the actions of the next step."""
+        self._actions = actions
+
+    def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+        """Play them.
+
+        Returns:
+            Observations, rewards ``float32`` (b,), dones ``bool`` (b,) and an info a lane; that of
+            a lane whose episode is over has its last frame as ``terminal_observation``.
+        """
+        obs, rewards, terminations, truncations, infos = self.envs.step(self._actions)
+        lane_infos = [_lane_info(infos, lane) for lane in range(self.num_envs)]
+        dones = terminations | truncations
+        for lane in np.flatnonzero(dones):
+            info = lane_infos[lane]
+            info |= info.pop("final_info", {})
+            info["terminal_observation"] = info.pop("final_obs")
+            info["TimeLimit.truncated"] = bool(truncations[lane] and not terminations[lane])
+        return obs, rewards.astype(np.float32), dones, lane_infos
+
+    def close(self) -> None:
+        """Close the environments."""
+        self.envs.close()
+
+    def get_images(self) -> Sequence[np.ndarray | None]:
+        """Each lane's newest frame in colour."""
+        return self.envs.render() or [None] * self.num_envs  # type: ignore[return-value]
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        """An attribute of the batch, once for each lane asked for."""
+        value = getattr(self.envs, attr_name)
+        return [value for _ in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        """Set an attribute of the whole batch."""
+        if len(list(self._get_indices(indices))) < self.num_envs:
+            raise ValueError(f"the lanes of one batch share {attr_name!r}: set it for all of them")
+        setattr(self.envs, attr_name, value)
+
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any
+    ) -> list[Any]:
+        """Refuse: the lanes of one batch are no environments of their own."""
+        raise AttributeError(
+            f"the lanes of one batch have no method {method_name!r} of their own; call it on `envs`"
+        )
+
+    def env_is_wrapped(self, wrapper_class: type[Any], indices: Any = None) -> list[bool]:
+        """Say that no lane is wrapped by itself."""
+        return [False for _ in self._get_indices(indices)]
+
+    def _get_indices(self, indices: Any) -> Iterable[int]:
+        return super()._get_indices(indices)
+
+
+def _lane_info(infos: dict[str, Any], lane: int) -> dict[str, Any]:
+    """One lane's part of the infos of a vector environment."""
+    info = {}
+    for key, values in infos.items():
+        if not key.startswith("_") and infos.get(f"_{key}", np.ones(lane + 1, bool))[lane]:
+            info[key] = _lane_info(values, lane) if isinstance(values, dict) else values[lane]
+    return info
+
+
+class AgentPolicy:
+    """A trained agent as a player, a `worldsim.policy.Policy` for one episode.
+
+    Args:
+        path: The folder of an agent (`worldsim agent`) or the zip file of a PPO agent.
+        frame_shape: Height, width and channels of the frames that it will see.
+
+    Raises:
+        ValueError: If there is no agent, or it was trained on other frames.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], frame_shape: tuple[int, int, int]) -> None:
+        self._agent = load_agent(path)
+        space = self._agent.observation_space
+        height, width, channels = frame_shape
+        seen = space.shape or ()
+        if len(seen) != 3 or seen[1:] != (height, width) or seen[0] % channels:
+            raise ValueError(
+                f"the agent in {os.fspath(path)} looks at {seen} (channels, height, width) and the "
+                f"frames here are {channels}, {height}, {width}: take an agent of the same game"
+            )
+        self._frames = np.zeros((height, width, seen[0]), np.uint8)  # as VecFrameStack begins
+
+    def __call__(
+        self, observation: np.ndarray, info: dict[str, Any], rng: np.random.Generator
+    ) -> int:
+        """Return what the agent thinks best."""
+        channels = observation.shape[-1]
+        self._frames = np.roll(self._frames, -channels, axis=-1)
+        self._frames[..., -channels:] = observation
+        action, _ = self._agent.predict(self._frames, deterministic=True)
+        return int(action)
+
+
+@functools.lru_cache(maxsize=4)
+def load_agent(path: str | os.PathLike[str]) -> PPO:
+    """Load a PPO agent.
+
+    Args:
+        path: The folder of an agent or its zip file.
+
+    Raises:
+        ValueError: If there is none, or it cannot be read.
+    """
+    file = Path(path)
+    if file.is_dir():
+        file = file / AGENT_FILE
+    if not file.is_file():
+        raise ValueError(f"no agent at {file}: `worldsim agent WORLD --out {path}` trains one")
+    try:
+        return PPO.load(file, device="cpu")
+    except (ValueError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{file} is no agent that can be read ({error})") from error
