@@ -21,6 +21,7 @@ MAX_LINES = 400
 HOMES = {
     "pygame": ("play/",),
     "wandb": ("train/",),
+    "stable_baselines3": ("worldsim/sb3.py", "train/agent.py"),
     "diffusers": (
         "worldsim/dit.py",
         "worldsim/codec.py",

@@ -16,17 +16,19 @@ RECENT_STEPS = 50
 
 
 class TrainProgress:
-    """Shows step, loss, frames per second and the time that is left, on stderr.
+    """Shows step, a figure, frames per second and the time that is left, on stderr.
 
     Args:
         fraction: How far the run was when it was taken up again, in [0, 1].
+        figure: What is watched.
     """
 
-    def __init__(self, fraction: float = 0.0) -> None:
+    def __init__(self, fraction: float = 0.0, figure: str = "loss") -> None:
+        self._figure = figure
         self._begun_with, self._begun_at = fraction, time.monotonic()
         self._said_at = self._begun_at + SECONDS_TO_FIRST_LINE - SECONDS_BETWEEN_LINES
         self._shown_at: float | None = None
-        self._losses: deque[float] = deque(maxlen=RECENT_STEPS)
+        self._values: deque[float] = deque(maxlen=RECENT_STEPS)
         self._step_seconds: deque[float] = deque(maxlen=RECENT_STEPS)
         self._console = Console(stderr=True)
         self._bar = Progress(
@@ -58,21 +60,21 @@ class TrainProgress:
         """Say something above the bar."""
         self._console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
-    def show(self, fraction: float, step: int, loss: float, num_frames: int) -> None:
+    def show(self, fraction: float, step: int, value: float, num_frames: int) -> None:
         """Show how far the run is; called once a step.
 
         Args:
             fraction: How much of the run is done, in [0, 1].
             step: Steps done.
-            loss: Loss of the last step; the mean of recent ones is shown.
+            value: The figure at this step; the mean of recent ones is shown.
             num_frames: Frames of a step.
         """
         now = time.monotonic()
         if self._shown_at is not None:
             self._step_seconds.append(now - self._shown_at)
         self._shown_at = now
-        self._losses.append(loss)
-        words = f"step {step:,}, loss {statistics.fmean(self._losses):.4f}"
+        self._values.append(value)
+        words = f"step {step:,}, {self._figure} {statistics.fmean(self._values):.4f}"
         if self._step_seconds:  # the median, since a step with an evaluation before it says little
             words += f", {num_frames / statistics.median(self._step_seconds):,.0f} frames/s"
         gained = fraction - self._begun_with

@@ -27,6 +27,7 @@ COMMANDS = {
     "train": Command("worldsim.train.dynamics", "train a world on a recording"),
     "play": Command("worldsim.play.window", "play a world or a game in a window"),
     "eval": Command("worldsim.train.evaluation", "measure a world against a recording"),
+    "agent": Command("worldsim.train.agent", "train a PPO agent inside a world"),
     "bench": Command("worldsim.train.bench", "time the steps of a world on this machine"),
 }
 """Name -> the module whose ``main(argv) -> int`` runs it."""
@@ -34,6 +35,7 @@ COMMANDS = {
 EXTRAS = {
     "pygame": ("pygame-ce", "play"),
     "wandb": ("wandb", "wandb"),
+    "stable_baselines3": ("stable-baselines3", "rl"),
     "minari": ("minari", "minari"),
     "ale_py": ("ale-py", "atari"),
     "vizdoom": ("vizdoom", "vizdoom"),

@@ -1,4 +1,4 @@
-"""Players that need no training: random, sticky, a game's own script, or anybody's function."""
+"""Players: random, sticky, a game's own script, a trained agent, or anybody's function."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def load_policy(name: str, config: GameConfig) -> Policy:
     """Make a player ready for a new episode.
 
     Args:
-        name: ``random``, ``sticky``, ``scripted`` (the game's own, with one random move in ten) or
-            ``module:function``. Where ``module:name`` is a class, an instance made with no
-            arguments is the player.
+        name: ``random``, ``sticky``, ``scripted`` (the game's own, with one random move in ten),
+            the folder of an agent (`worldsim agent`) or ``module:function``. Where
+            ``module:name`` is a class, an instance made with no arguments is the player.
         config: The game to play.
 
     Raises:
@@ -72,9 +72,16 @@ def load_policy(name: str, config: GameConfig) -> Policy:
             if rng.random() < SLIPS
             else player(observation, info, rng)
         )
+    if Path(name).is_dir():
+        from worldsim.sb3 import AgentPolicy  # needs Stable-Baselines3, which is an extra
+
+        return AgentPolicy(name, (*config.frame_size, config.channels))
     module_name, _, function_name = name.partition(":")
     if not function_name:
-        raise ValueError(f"a policy is random, sticky, scripted or module:function, got {name!r}")
+        raise ValueError(
+            "a policy is random, sticky, scripted, the folder of an agent or module:function, got "
+            f"{name!r}"
+        )
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # a player in the current folder, as `python -m` finds it
     try:

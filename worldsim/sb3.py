@@ -7,6 +7,7 @@ has an interface of its own, with one ``done``, automatic resets and a list of i
 from __future__ import annotations
 
 import functools
+import json
 import os
 import zipfile
 from collections.abc import Iterable, Sequence
@@ -16,9 +17,9 @@ from typing import Any
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from stable_baselines3 import PPO
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
-AGENT_FILE = "agent.zip"
+AGENT_FILE, SETTINGS_FILE = "agent.zip", "agent.json"  # in an agent's folder
 
 
 class SB3VecEnv(VecEnv):
@@ -54,7 +55,7 @@ class SB3VecEnv(VecEnv):
         seeds = None if all(seed is None for seed in self._seeds) else self._seeds
         if any(options != self._options[0] for options in self._options):
             raise ValueError("the lanes of one batch take the same options, got different ones")
-        obs, infos = self.envs.reset(seed=seeds, options=self._options[0] or None)
+        obs, infos = self.envs.reset(seed=seeds, options=self._options[0] or None)  # type: ignore[arg-type]
         self.reset_infos = [_lane_info(infos, lane) for lane in range(self.num_envs)]
         self._reset_seeds()
         self._reset_options()
@@ -125,11 +126,51 @@ def _lane_info(infos: dict[str, Any], lane: int) -> dict[str, Any]:
     return info
 
 
+class HeldActions(VecEnvWrapper):
+    """Holds each decision for a few frames and adds up their rewards (frame skip, action repeat).
+
+    An episode that ends on the way is followed by the next: what remains of the decision is played
+    there, and its rewards are not counted.
+
+    Args:
+        envs: The environments.
+        frame_skip: Frames of a decision, at least 1.
+    """
+
+    def __init__(self, envs: VecEnv, frame_skip: int) -> None:
+        super().__init__(envs)
+        self.frame_skip = frame_skip
+
+    def reset(self) -> np.ndarray:
+        """Begin an episode in every lane."""
+        return self.venv.reset()  # type: ignore[return-value]
+
+    def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+        """Play the frames of a decision."""
+        rewards = np.zeros(self.num_envs, np.float32)
+        dones = np.zeros(self.num_envs, bool)
+        infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        for frame in range(self.frame_skip):
+            if frame:
+                self.venv.step_async(self._actions)
+            obs, frame_rewards, frame_dones, frame_infos = self.venv.step_wait()
+            rewards += np.where(dones, 0, frame_rewards)
+            for lane in np.flatnonzero(~dones):
+                infos[lane] = frame_infos[lane]
+            dones |= frame_dones
+        return obs, rewards, dones, infos  # type: ignore[return-value]
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """Take the decisions."""
+        self._actions = actions
+        self.venv.step_async(actions)
+
+
 class AgentPolicy:
     """A trained agent as a player, a `worldsim.policy.Policy` for one episode.
 
     Args:
-        path: The folder of an agent (`worldsim agent`) or the zip file of a PPO agent.
+        path: The folder of an agent, as `worldsim agent` writes it.
         frame_shape: Height, width and channels of the frames that it will see.
 
     Raises:
@@ -137,44 +178,44 @@ class AgentPolicy:
     """
 
     def __init__(self, path: str | os.PathLike[str], frame_shape: tuple[int, int, int]) -> None:
-        self._agent = load_agent(path)
-        space = self._agent.observation_space
+        self._agent, self._frame_skip = load_agent(Path(path))
         height, width, channels = frame_shape
-        seen = space.shape or ()
+        seen = self._agent.observation_space.shape or ()
         if len(seen) != 3 or seen[1:] != (height, width) or seen[0] % channels:
             raise ValueError(
                 f"the agent in {os.fspath(path)} looks at {seen} (channels, height, width) and the "
                 f"frames here are {channels}, {height}, {width}: take an agent of the same game"
             )
         self._frames = np.zeros((height, width, seen[0]), np.uint8)  # as VecFrameStack begins
+        self._action = self._steps = 0
 
     def __call__(
         self, observation: np.ndarray, info: dict[str, Any], rng: np.random.Generator
     ) -> int:
-        """Return what the agent thinks best."""
-        channels = observation.shape[-1]
-        self._frames = np.roll(self._frames, -channels, axis=-1)
-        self._frames[..., -channels:] = observation
-        action, _ = self._agent.predict(self._frames, deterministic=True)
-        return int(action)
+        """Return what the agent thinks best, or what it has decided for a few frames."""
+        if self._steps % self._frame_skip == 0:
+            channels = observation.shape[-1]
+            self._frames = np.roll(self._frames, -channels, axis=-1)
+            self._frames[..., -channels:] = observation
+            self._action = int(self._agent.predict(self._frames, deterministic=True)[0])
+        self._steps += 1
+        return self._action
 
 
 @functools.lru_cache(maxsize=4)
-def load_agent(path: str | os.PathLike[str]) -> PPO:
-    """Load a PPO agent.
+def load_agent(folder: Path) -> tuple[PPO, int]:
+    """Load an agent and the number of frames for which it decides.
 
     Args:
-        path: The folder of an agent or its zip file.
+        folder: The folder of an agent.
 
     Raises:
         ValueError: If there is none, or it cannot be read.
     """
-    file = Path(path)
-    if file.is_dir():
-        file = file / AGENT_FILE
-    if not file.is_file():
-        raise ValueError(f"no agent at {file}: `worldsim agent WORLD --out {path}` trains one")
+    if not (folder / AGENT_FILE).is_file():
+        raise ValueError(f"no agent in {folder}: `worldsim agent WORLD --out {folder}` trains one")
     try:
-        return PPO.load(file, device="cpu")
-    except (ValueError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{file} is no agent that can be read ({error})") from error
+        settings = json.loads((folder / SETTINGS_FILE).read_text())
+        return PPO.load(folder / AGENT_FILE, device="cpu"), int(settings["frame_skip"])
+    except (OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"the agent in {folder} cannot be read ({error})") from error

@@ -1,0 +1,322 @@
+"""`worldsim agent`: a PPO agent that learns inside a world and is tried in the real game.
+
+The algorithm is Stable-Baselines3's (Schulman et al. 2017; extra ``rl``). The agent sees the last
+few frames, decides for a few frames at a time, and learns where the world dreams: the real game
+only grades it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import json
+import math
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import tyro
+from gymnasium.error import Error as GymnasiumError
+from gymnasium.spaces import Box
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecMonitor
+from torch import nn
+
+from worldsim.game import GameConfig, make_game
+from worldsim.sb3 import AGENT_FILE, SETTINGS_FILE, HeldActions, SB3VecEnv
+from worldsim.world_model import WorldModel, load
+from worldsim.world_model_vector_env import WorldModelVectorEnv
+
+from .interrupt import StopOnSignal
+from .progress import TrainProgress
+from .run_log import RunLog, WandbMode
+
+BATCH = 1024  # decisions between two updates
+MINIBATCH = 256
+EPOCHS = 6
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """Train a PPO agent inside a world; it is tried in the real game as it learns."""
+
+    world: tyro.conf.Positional[str]
+    """A world that ships (pong, maze, balls), or the folder of a world or of a run."""
+    out: Path
+    """Folder of the agent: agent.zip, which Stable-Baselines3 reads, and its figures."""
+    steps: int = 150_000
+    """Decisions to learn from, over all environments."""
+    learn_in: Literal["world", "game"] = "world"
+    """Where it learns: in the world, or, to compare, in the world's real game."""
+    num_envs: int = 32
+    """Environments played at once: lanes of one batch in the world."""
+    frame_skip: int = 2
+    """Frames for which a decision holds."""
+    frame_stack: int = 2
+    """Frames that the agent sees, those of its last decisions."""
+    horizon: int = 500
+    """Frames after which an episode in the world is cut off."""
+    max_uncertainty: float | None = None
+    """Cut an episode off where the world doubts more than this; half as fast."""
+    passes: int | None = None
+    """Denoising passes a frame; none: the world's own number."""
+    lr: float = 1e-3
+    """Learning rate at first; it falls to a tenth."""
+    gamma: float = 0.97
+    """Discount of a decision."""
+    entropy: float = 0.01
+    """Weight of the entropy of decisions, which keeps it trying."""
+    evals: int = 5
+    """How often it is tried, evenly spaced, the last time at its end."""
+    eval_episodes: int = 16
+    """Episodes of a trial, in the world and in the real game."""
+    seed: int = 0
+    """Seed of the agent and of where it learns."""
+    resume: bool = False
+    """Go on with the agent in --out."""
+    wandb: WandbMode = "auto"
+    """Online when logged in and offline otherwise (auto), or disabled."""
+    device: str | None = None
+    """Where world and agent run, such as cuda or cpu; a GPU if there is one."""
+
+
+class SmallCNN(BaseFeaturesExtractor):
+    """Three convolutions: a quarter of the arithmetic of SB3's, made for frames of 84 pixels.
+
+    Args:
+        observation_space: Frames (c h w).
+        features_dim: Features.
+    """
+
+    def __init__(self, observation_space: Box, features_dim: int = 256) -> None:
+        super().__init__(observation_space, features_dim)
+        channels, height, width = observation_space.shape
+        cells = -(-height // 16) * -(-width // 16)
+        self.layers = nn.Sequential(
+            nn.Conv2d(channels, 16, 5, stride=4, padding=2),
+            nn.ReLU(),
+            nn.Conv2d(16, 32, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(32, 32, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(32 * cells, features_dim),
+            nn.ReLU(),
+        )
+
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        """Map frames (b c h w) to features (b d)."""
+        return self.layers(observations)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command.
+
+    Args:
+        argv: What follows ``worldsim agent``.
+
+    Returns:
+        The exit status: 0 when the agent has learned, 130 when it was stopped.
+
+    Raises:
+        ValueError: In one sentence, if world or settings do not serve.
+        ModuleNotFoundError: If Stable-Baselines3 is missing.
+    """
+    config = tyro.cli(AgentConfig, args=list(argv), prog="worldsim agent")
+    finished, steps = train_agent(config)
+    out = shlex.quote(str(config.out))
+    if not finished:
+        again = shlex.join(["worldsim", "agent", *argv])
+        print(f"stopped after {steps:,} decisions: {out} keeps them; to continue: {again} --resume")
+        return 130
+    print(f"trained for {steps:,} decisions; next: worldsim play {config.world} --agent {out}")
+    return 0
+
+
+def train_agent(config: AgentConfig) -> tuple[bool, int]:
+    """Train an agent.
+
+    Args:
+        config: What to train where.
+
+    Returns:
+        Whether it is finished, and how many decisions it has learned from.
+
+    Raises:
+        ValueError: If world or settings do not serve.
+    """
+    check(config)
+    world = load(config.world, device=config.device)
+    if world.device.type == "cpu":
+        torch.set_num_threads(1)  # a small world's step is over before a second thread helps
+    with (
+        StopOnSignal() as stop,
+        TrainProgress(figure="return") as bar,
+        RunLog(
+            config.out, _settings(config), config.wandb, config.out.resolve().name, note=bar.note
+        ) as log,
+        contextlib.ExitStack() as stack,
+    ):
+        makers = {
+            "world": functools.partial(make_world_envs, world, config),
+            "game": functools.partial(make_game_envs, world.game),
+        }
+
+        def make(place: str, num_envs: int) -> VecEnv:
+            envs = stack.enter_context(contextlib.closing(makers[place](num_envs)))
+            held = HeldActions(envs, config.frame_skip)
+            return VecFrameStack(VecMonitor(held), config.frame_stack)
+
+        envs = make(config.learn_in, config.num_envs)
+        trials = {"world": make("world", config.eval_episodes)}
+        try:
+            trials["game"] = make("game", config.eval_episodes)
+        except (ValueError, GymnasiumError, ImportError) as error:
+            bar.note(f"the real game cannot be opened, so it grades nothing ({error})")
+        agent = find_agent(config, envs)
+        envs.seed(config.seed + agent.num_timesteps)
+
+        def save() -> None:
+            aside = config.out / f"partial-{AGENT_FILE}"
+            agent.save(aside)
+            aside.rename(config.out / AGENT_FILE)
+
+        def attempt() -> None:
+            save()
+            figures = {}
+            for name, trial in trials.items():
+                trial.seed(1_000_000 + config.seed)
+                mean, _ = evaluate_policy(agent, trial, config.eval_episodes, warn=False)
+                figures[f"return/{name}"] = float(np.mean(mean))
+            log.log(figures, agent.num_timesteps)
+            told = ", ".join(f"{key[7:]} {value:.2f}" for key, value in figures.items())
+            bar.note(
+                f"decision {agent.num_timesteps:,}, mean return of {config.eval_episodes} "
+                f"episodes: {told}"
+            )
+
+        (config.out / SETTINGS_FILE).write_text(json.dumps(_settings(config), indent=2) + "\n")
+        if agent.num_timesteps == 0:
+            attempt()
+        remaining = config.steps - agent.num_timesteps
+        if remaining > 0:
+            watch = _Watch(config, stop, bar, log, attempt)
+            agent.learn(remaining, callback=watch, reset_num_timesteps=False)
+            save()
+            if not stop.asked:
+                attempt()
+    return agent.num_timesteps >= config.steps, agent.num_timesteps
+
+
+def check(config: AgentConfig) -> None:
+    """Refuse settings that make no sense, in one sentence."""
+    counts = "steps num_envs frame_skip frame_stack horizon evals eval_episodes"
+    for name in counts.split():
+        if getattr(config, name) < 1:
+            flag = name.replace("_", "-")
+            raise ValueError(f"--{flag} must be 1 or more, got {getattr(config, name)}")
+    if BATCH % config.num_envs:
+        raise ValueError(f"--num-envs must divide {BATCH}, got {config.num_envs}")
+    exists = (config.out / AGENT_FILE).exists()
+    if exists and not config.resume:
+        raise ValueError(f"{config.out} holds an agent: go on with --resume, or choose another")
+
+
+def make_world_envs(world: WorldModel, config: AgentConfig, num_envs: int) -> SB3VecEnv:
+    """The world as Stable-Baselines3 steps it."""
+    return SB3VecEnv(
+        WorldModelVectorEnv(
+            world,
+            num_envs,
+            horizon=config.horizon,
+            num_passes=config.passes,
+            max_uncertainty=config.max_uncertainty,
+            autoreset_mode=AutoresetMode.SAME_STEP,
+        )
+    )
+
+
+def make_game_envs(game: GameConfig, num_envs: int) -> SB3VecEnv:
+    """The real game as Stable-Baselines3 steps it, seen as the world sees it.
+
+    Raises:
+        ValueError: If it cannot be made.
+    """
+    makers: list[Callable[[], Any]] = [lambda: make_game(game)] * num_envs
+    return SB3VecEnv(SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP))
+
+
+def find_agent(config: AgentConfig, envs: VecEnv) -> PPO:
+    """A fresh agent, or the one to go on with."""
+    path = config.out / AGENT_FILE
+    if config.resume and path.exists():
+        return PPO.load(path, env=envs, device=_agent_device(config))
+    return PPO(
+        "CnnPolicy",
+        envs,
+        learning_rate=LinearSchedule(config.lr, config.lr / 10, 1.0),
+        n_steps=BATCH // config.num_envs,
+        batch_size=MINIBATCH,
+        n_epochs=EPOCHS,
+        gamma=config.gamma,
+        ent_coef=config.entropy,
+        policy_kwargs={"features_extractor_class": SmallCNN},
+        seed=config.seed,
+        device=_agent_device(config),
+    )
+
+
+class _Watch(BaseCallback):
+    """Looks on while the agent learns: progress, figures, trials, and a stop when asked."""
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        stop: StopOnSignal,
+        bar: TrainProgress,
+        log: RunLog,
+        attempt: Callable[[], None],
+    ) -> None:
+        super().__init__()
+        self._config, self._stop, self._bar, self._log = config, stop, bar, log
+        self._attempt = attempt
+
+    def _on_training_start(self) -> None:
+        self._attempts = self._due()
+
+    def _on_rollout_start(self) -> None:
+        if self._due() > self._attempts:
+            self._attempts = self._due()
+            self._attempt()
+
+    def _on_step(self) -> bool:
+        return not self._stop.asked
+
+    def _on_rollout_end(self) -> None:
+        steps = self.model.num_timesteps
+        finished = [episode["r"] for episode in self.model.ep_info_buffer or ()]
+        if finished:
+            self._log.log({"return/learning": float(np.mean(finished))}, steps)
+        mean = float(np.mean(finished)) if finished else math.nan
+        self._bar.show(steps / self._config.steps, steps, mean, BATCH * self._config.frame_skip)
+
+    def _due(self) -> int:
+        return self.model.num_timesteps * self._config.evals // self._config.steps
+
+
+def _settings(config: AgentConfig) -> dict[str, Any]:
+    return {**dataclasses.asdict(config), "out": str(config.out)}
+
+
+def _agent_device(config: AgentConfig) -> str:
+    return config.device or "auto"
