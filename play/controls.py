@@ -14,6 +14,7 @@ CONTROLS: dict[str, tuple[str, tuple[str, ...]]] = {
     "fewer_passes": ("fewer passes", ("-", "f7")),
     "more_passes": ("more passes", ("=", "f8")),
     "switch": ("world / real game", ("g", "f9")),
+    "take_over": ("take over / hand back", ("h", "f11")),
     "screenshot": ("screenshot", ("c", "f10")),
     "quit": ("quit", ("escape", "f12")),
 }

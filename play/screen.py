@@ -56,6 +56,8 @@ class Screen:
         self.is_running = True
         self._make_policy = make_policy
         self._policy: Policy | None = None
+        self._player = session.player
+        self._by_hand = False
         self._single_steps = 0
         self._panel = True
         self._held: set[str] = set()
@@ -75,6 +77,7 @@ class Screen:
             "fewer_passes": lambda: self._change_passes(-1),
             "more_passes": lambda: self._change_passes(1),
             "switch": self._switch,
+            "take_over": self._take_over,
             "screenshot": self._take_screenshot,
             "quit": self._quit,
         }
@@ -146,10 +149,10 @@ class Screen:
     def _step(self) -> None:
         session = self.session
         started = time.perf_counter()
-        if self._policy is not None:
-            action = int(self._policy(session.observation, session.info, session.rng))
-        else:
-            action = action_from_keys(self._held | self._tapped, session.config)
+        action = action_from_keys(self._held | self._tapped, session.config)
+        if self._policy is not None:  # it looks on while a person plays, to go on from there
+            wanted = int(self._policy(session.observation, session.info, session.rng))
+            action = action if self._by_hand else wanted
         session.step(action)
         self.pace.mark(time.perf_counter() - started)
         self._tapped.clear()
@@ -216,6 +219,7 @@ class Screen:
 
     def _begin_episode(self) -> None:
         self._policy = self._make_policy() if self._make_policy else None
+        self.session.player = "person" if self._by_hand else self._player
         self._tapped.clear()
         self.pace.restart()
         self._is_stale = True
@@ -269,6 +273,15 @@ class Screen:
             note += f"; only the {self.session.sources[0].kind} is recorded"
         self._say(note)
         self._begin_episode()
+
+    def _take_over(self) -> None:
+        if self._policy is None:
+            self._say("the keys play already: --agent or --policy lets somebody else play")
+            return
+        self._by_hand = not self._by_hand
+        if self.session.num_steps:
+            self.session.player = f"{self._player} and person"
+        self._say("you play" if self._by_hand else f"{self._player} plays")
 
     def _take_screenshot(self) -> None:
         self._draw()

@@ -27,8 +27,9 @@ class PlayConfig:
     Gymnasium environment (ALE/Pong-v5)."""
     record: Path | None = None
     """Keep what is played as a recording in this folder; it grows with each session."""
-    policy: str | None = None
-    """Who plays instead of the keys: random, sticky, scripted, or module:function."""
+    policy: Annotated[str | None, tyro.conf.arg(aliases=["--agent"])] = None
+    """Who plays instead of the keys, until a key takes over: random, sticky, scripted, the folder
+    of an agent (of `worldsim agent`), or module:function."""
     speed: float = 1.0
     """Factor on the game's own pace."""
     passes: int | None = None

@@ -306,3 +306,33 @@ def test_a_real_window_obeys_real_keys(tmp_path: Path, display: dict[str, str]) 
     (screenshot,) = (tmp_path / "shots").glob("*.png")
     with Image.open(screenshot) as image:
         assert image.width > 640
+
+
+def test_a_key_takes_over_from_a_player_and_hands_back(open_screen: Any) -> None:
+    seen: list[int] = []
+
+    def always_down(observation: np.ndarray, info: dict[str, Any], rng: Any) -> int:
+        seen.append(1)
+        return DOWN
+
+    shown = open_screen(PONG, make_policy=lambda: always_down)
+    shown._player = "robot"
+    play_on(shown, 2)
+    assert shown.session.last_action == DOWN
+    press("h")
+    press("up", release=False)
+    play_on(shown, 2)
+    assert shown.session.last_action == UP
+    assert shown.notes()[0] == "you play"
+    assert shown.session.player == "robot and person"
+    press("h")
+    play_on(shown)
+    assert shown.session.last_action == DOWN
+    assert len(seen) == 5  # it looks on, to go on from there
+    press("r")
+    handle_events(shown)
+    assert shown.session.player == "robot"
+    alone = open_screen(PONG)
+    press("h")
+    handle_events(alone)
+    assert alone.notes()[0].startswith("the keys play already")
