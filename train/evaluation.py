@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from worldsim import events
 from worldsim.held_out import HeldOutWindows, check_match, choose_windows, roll_out
 from worldsim.metrics import action_shuffle_ratio, compare, step_latency
 from worldsim.recording import Recording
@@ -113,6 +114,19 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
             num_batches=SHUFFLE_BATCHES,
             on_batch=lambda: progress.advance(shuffle_bar),
         )
+        event_bar = progress.add_task(
+            "foretelling events", total=events.num_batches(4 * config.windows)
+        )
+        foretold = events.foretell(
+            world,
+            recording,
+            episodes,
+            num_stretches=4 * config.windows,
+            num_passes=config.passes,
+            seed=config.seed,
+            on_step=lambda: progress.advance(event_bar),
+        )
+        progress.update(event_bar, completed=events.num_batches(4 * config.windows))
         clock_bar = progress.add_task("timing steps", total=max(LATENCY_STEPS) + 1)
         latency = step_latency(
             world,
@@ -134,6 +148,7 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
         "horizons": compare(dreamed, held_out, recording.median_frame()),
         "action_shuffle_ratio": ratio.overall,
         "action_shuffle_ratio_by_action": ratio.by_action,
+        "events": events.summarize(foretold),
         "step_ms": latency,
         "parameters": sum(parameter.numel() for parameter in world.parameters()),
         "device": str(world.device),
@@ -237,12 +252,43 @@ def _print_report(report: dict[str, Any], console: Console) -> None:
         by_action = report["action_shuffle_ratio_by_action"].items()
         told = ", ".join(f"{name} {value:.2f}" for name, value in by_action if value == value)
         say(f"the same by the last action, where the other one differs: {told}")
+    for line in _tell_events(report["events"]):
+        say(line)
     for step, times in report["step_ms"].items():
         say(
             f"step {step:>5,}: {times['p50']:.1f} ms p50, {times['p95']:.1f} ms p95 "
             f"({1000 / times['p50']:.0f} frames per second, {report['device']}, "
             f"{report['threads']} threads)"
         )
+
+
+def _tell_events(told: dict[str, Any]) -> list[str]:
+    """Rewards and ends, a line each."""
+
+    def tell(name: str, found: dict[str, Any]) -> str:
+        if not found["number"] and not math.isfinite(found["precision"]):
+            return f"{name}: none, and none foretold"
+        return (
+            f"{name}: {found['number']}, precision {found['precision']:.2f}, recall "
+            f"{found['recall']:.2f}, F1 {found['f1']:.2f}"
+        )
+
+    return [
+        f"rewards and ends foretold up to {events.STRETCH} steps ahead, {told['steps']:,} steps: "
+        + "; ".join(
+            tell(words, told[name])
+            for words, name in (
+                ("gains", "reward_positive"),
+                ("losses", "reward_negative"),
+                ("ends", "termination"),
+            )
+        ),
+        f"mean reward a step {told['foretold_reward_mean']:.4f} (recorded "
+        f"{told['reward_mean']:.4f}); probability of an end off by "
+        f"{told['termination_calibration_error']:.4f} on the average, Brier score "
+        f"{told['termination_brier']:.4f} (of the mean rate "
+        f"{told['termination_brier_of_mean']:.4f})",
+    ]
 
 
 def _write_filmstrip(dreamed: np.ndarray, held_out: HeldOutWindows, path: Path) -> None:

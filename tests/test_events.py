@@ -1,0 +1,92 @@
+"""Rewards and ends, foretold and recorded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.tiny_worlds import make_tiny_episode, make_tiny_game, make_tiny_world
+from worldsim.events import Foretold, find, foretell, summarize
+from worldsim.recording import Recording, RecordingWriter
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:
+    """Rewards in a few steps, told apart by their size; the last one in the last step."""
+    game, path = make_tiny_game(), tmp_path_factory.mktemp("recordings") / "paid"
+    with RecordingWriter(path, game) as writer:
+        for seed in range(3):
+            episode = make_tiny_episode(game, 43, seed)
+            episode.rewards[:] = 0
+            episode.rewards[[0, 20, 42]] = 1 + seed, -2 - seed, 3 + seed
+            writer.write_episode(episode)
+    return Recording(path)
+
+
+def test_every_recorded_step_is_looked_at_once(recording: Recording) -> None:
+    steps = foretell(make_tiny_world(), recording, [0, 2], num_stretches=100)
+    assert len(steps.rewards) == 86  # what lies beyond an episode's end is no step
+    assert sorted(steps.rewards[steps.rewards != 0].tolist()) == [-4, -2, 1, 3, 3, 5]
+    assert steps.terminations.sum() == sum(recording.episode(i).terminations.sum() for i in (0, 2))
+    assert (steps.weights == 1).all()
+
+
+def test_of_the_steps_in_which_nothing_happens_a_few_stand_for_all(recording: Recording) -> None:
+    steps = foretell(make_tiny_world(), recording, [0, 1, 2], num_stretches=12)
+    rare = steps.rewards != 0
+    assert rare.sum() == 6  # of the nine stretches with something in it six have been drawn
+    assert steps.weights[rare] == pytest.approx(9 / 6)
+    assert steps.weights.max() == pytest.approx(9 / 6)
+    assert steps.weights.sum() == pytest.approx(3 * 43, rel=0.15)
+
+
+def test_the_same_seed_foretells_the_same(recording: Recording) -> None:
+    one, again, other = (
+        foretell(make_tiny_world(), recording, [1], num_stretches=6, seed=seed)
+        for seed in (0, 0, 1)
+    )
+    for ours, theirs in zip(one, again, strict=True):
+        assert np.array_equal(ours, theirs)
+    assert not np.array_equal(one.foretold_rewards, other.foretold_rewards)
+
+
+def test_a_perfect_world_has_perfect_figures_and_a_late_one_none() -> None:
+    rewards = np.array([0, 1, 0, 0, -1, 0, 0, 1], np.float32)
+    ends = rewards == -1
+    weights = np.array([5.0, 1, 5, 5, 1, 5, 5, 1])
+    perfect = summarize(Foretold(rewards, 0.9 * rewards, ends, ends.astype(np.float32), weights))
+    assert perfect["reward_positive"] == find(rewards > 0, rewards > 0, weights)._asdict()
+    assert perfect["reward_positive"]["f1"] == perfect["termination"]["f1"] == 1
+    assert perfect["termination_brier"] == perfect["termination_calibration_error"] == 0
+    assert perfect["reward_mean"] == pytest.approx(1 / 28)
+    assert perfect["foretold_reward_mean"] == pytest.approx(0.9 / 28)
+    late = np.roll(rewards, 1)
+    worse = summarize(Foretold(rewards, late, ends, np.roll(ends, 1).astype(np.float32), weights))
+    assert worse["reward_positive"]["f1"] == worse["reward_negative"]["f1"] == 0
+    assert worse["termination"]["recall"] == 0
+    assert worse["termination_brier"] == pytest.approx(6 / 28)
+
+
+def test_calibration_is_about_frequencies_not_about_being_sure() -> None:
+    ends = np.array([True, False, False, False])
+    nothing, one = np.zeros(4, np.float32), np.ones(4)
+    fair = summarize(Foretold(nothing, nothing, ends, np.full(4, 0.25, np.float32), one))
+    sure = summarize(Foretold(nothing, nothing, ends, np.full(4, 0.75, np.float32), one))
+    assert fair["termination_calibration_error"] == 0
+    assert fair["termination_brier"] == fair["termination_brier_of_mean"] == 3 / 16
+    assert sure["termination_calibration_error"] == pytest.approx(0.5)
+    assert fair["reward_positive"]["number"] == 0
+    assert np.isnan(fair["reward_positive"]["f1"])
+
+
+def test_the_report_tells_them(recording: Recording, tmp_path: Path) -> None:
+    from worldsim.train.evaluation import EvalConfig, evaluate
+
+    make_tiny_world().save(tmp_path / "world")
+    report = evaluate(EvalConfig(str(tmp_path / "world"), recording.path, windows=2))
+    assert report["events"]["steps"] > 0
+    text = (tmp_path / "world" / "eval" / "report.txt").read_text()
+    assert "rewards and ends foretold up to 8 steps ahead" in text
+    assert "ends: none, and none foretold" in text or "ends: 1, precision" in text

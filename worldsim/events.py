@@ -1,0 +1,193 @@
+"""Rewards and ends that a world foretells, beside those that were recorded.
+
+Both are rare, so stretches of held-out play in which something happens are all looked at, and of
+the others a few, which then count for the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worldsim.recording import Recording
+from worldsim.rollout import Rollout
+from worldsim.world_model import WorldModel
+
+STRETCH = 8  # steps foretold in a row, each from what the world itself has made of those before
+_BATCH = 32
+_BINS = 10
+
+
+class Foretold(NamedTuple):
+    """Steps of held-out play, recorded and foretold, (n).
+
+    Attributes:
+        rewards: Recorded.
+        foretold_rewards: Expected by the world.
+        terminations: Recorded.
+        termination_probs: By the world.
+        weights: How many recorded steps each stands for.
+    """
+
+    rewards: NDArray[np.float32]
+    foretold_rewards: NDArray[np.float32]
+    terminations: NDArray[np.bool_]
+    termination_probs: NDArray[np.float32]
+    weights: NDArray[np.float64]
+
+
+class Found(NamedTuple):
+    """How well rare things are found.
+
+    Attributes:
+        number: How many there were.
+        precision: Of those foretold, the part that happened; nan if none was foretold.
+        recall: Of those that happened, the part foretold; nan if there were none.
+        f1: Their harmonic mean; nan if there was none of either.
+    """
+
+    number: int
+    precision: float
+    recall: float
+    f1: float
+
+
+def foretell(
+    world: WorldModel,
+    recording: Recording,
+    episodes: Sequence[int],
+    *,
+    num_stretches: int = 256,
+    num_passes: int | None = None,
+    seed: int = 0,
+    on_step: Callable[[], None] | None = None,
+) -> Foretold:
+    """Let the world foretell stretches of eight steps under the recorded actions.
+
+    Args:
+        world: The world.
+        recording: A recording of its game.
+        episodes: Episodes to take stretches from, each cut into stretches from its first step on.
+        num_stretches: Stretches, at most; half of them are kept for those in which something
+            happens.
+        num_passes: Denoising passes a frame; None takes the world's own number.
+        seed: Decides the stretches and the noise.
+        on_step: Called after each step of a batch of 32, for a progress bar.
+
+    Returns:
+        Every step of them that was recorded.
+    """
+    rng = np.random.default_rng(seed)
+    places, eventful = _stretches(recording, episodes)
+    chosen: list[int] = []
+    weights: list[float] = []
+    room = num_stretches
+    for kind, share in ((eventful, num_stretches // 2), (~eventful, num_stretches)):
+        members = np.flatnonzero(kind)
+        picks = rng.permutation(members)[: min(share, room)]
+        room -= len(picks)
+        chosen += picks.tolist()
+        weights += [len(members) / len(picks)] * len(picks) if len(picks) else []
+    context = world.window
+    parts: list[list[NDArray[Any]]] = []
+    for begin in range(0, len(chosen), _BATCH):
+        batch = chosen[begin : begin + _BATCH]
+        windows = recording.windows(
+            [places[i][0] for i in batch],
+            [places[i][1] + 1 - context for i in batch],
+            context + STRETCH,
+        )
+        rollout = Rollout(world, len(batch), num_passes=num_passes)
+        rollout.reset(
+            windows.frames[:, :context],
+            windows.actions[:, : context - 1],
+            [int(lane_seed) for lane_seed in rng.integers(2**62, size=len(batch))],
+        )
+        for step in range(context - 1, context - 1 + STRETCH):
+            made = rollout.step(windows.actions[:, step])
+            valid = windows.valid[:, step + 1]
+            row = (
+                windows.rewards[:, step],
+                made.rewards,
+                windows.terminations[:, step],
+                made.termination_probs,
+                np.array(weights[begin : begin + _BATCH]),
+            )
+            parts.append([np.asarray(values)[valid] for values in row])
+            if on_step is not None:
+                on_step()
+    return Foretold(*(np.concatenate(values) for values in zip(*parts, strict=True)))
+
+
+def num_batches(num_stretches: int) -> int:
+    """How often ``foretell`` calls ``on_step``, at most."""
+    return -(-num_stretches // _BATCH) * STRETCH
+
+
+def _stretches(
+    recording: Recording, episodes: Sequence[int]
+) -> tuple[list[tuple[int, int]], NDArray[np.bool_]]:
+    """Episode and first step of each stretch, and whether anything happens in it."""
+    places, eventful = [], []
+    for index in episodes:
+        episode = recording.episode(index)
+        happens = (episode.rewards != 0) | episode.terminations
+        for start in range(0, len(episode.actions), STRETCH):
+            places.append((int(index), start))
+            eventful.append(bool(happens[start : start + STRETCH].any()))
+    return places, np.array(eventful)
+
+
+def find(
+    happened: NDArray[np.bool_], foretold: NDArray[np.bool_], weights: NDArray[np.float64]
+) -> Found:
+    """Count what happened and was foretold, at the same step.
+
+    Example:
+        >>> yes, no = True, False
+        >>> find(np.array([yes, yes, no, no]), np.array([yes, no, yes, no]), np.ones(4))
+        Found(number=2, precision=0.5, recall=0.5, f1=0.5)
+    """
+    both = weights[happened & foretold].sum()
+    real, said = weights[happened].sum(), weights[foretold].sum()
+
+    def part(of: float) -> float:
+        return float(both / of) if of else float("nan")
+
+    return Found(int(happened.sum()), part(said), part(real), part((real + said) / 2))
+
+
+def summarize(steps: Foretold) -> dict[str, object]:
+    """How rewards and ends are foretold.
+
+    A reward counts as foretold where at least half of the recording's usual reward (the median of
+    those that are not 0) is expected, an end where its probability is at least a half.
+
+    Returns:
+        ``reward_positive`` and ``reward_negative`` and ``termination`` (see `Found`), the mean
+        reward a step ``reward_mean`` and ``foretold_reward_mean``, and of the ends the Brier score
+        ``termination_brier``, what the mean rate of ends has, ``termination_brier_of_mean``, and
+        ``termination_calibration_error``, how far probabilities are from frequencies on the
+        average over ten bins of probability.
+    """
+    rewards, expected, ended, probs, weights = steps
+    sizes = np.abs(rewards[rewards != 0])
+    limit = 0.5 * float(np.median(sizes)) if len(sizes) else float("inf")
+    total = weights.sum()
+    rate = float(weights[ended].sum() / total)
+    bins = np.minimum((probs * _BINS).astype(int), _BINS - 1)
+    error = sum(abs((weights * (ended - probs))[bins == i].sum()) for i in range(_BINS))
+    return {
+        "steps": len(rewards),
+        "reward_positive": find(rewards >= limit, expected >= limit, weights)._asdict(),
+        "reward_negative": find(rewards <= -limit, expected <= -limit, weights)._asdict(),
+        "reward_mean": float((weights * rewards).sum() / total),
+        "foretold_reward_mean": float((weights * expected).sum() / total),
+        "termination": find(ended, probs >= 0.5, weights)._asdict(),
+        "termination_brier": float((weights * (ended - probs) ** 2).sum() / total),
+        "termination_brier_of_mean": rate * (1 - rate),
+        "termination_calibration_error": float(error / total),
+    }
