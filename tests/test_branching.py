@@ -7,7 +7,13 @@ import math
 import numpy as np
 import pytest
 
-from tests.tiny_worlds import WINDOW, make_tiny_world, write_tiny_recording
+from tests.tiny_worlds import (
+    SIDE,
+    WINDOW,
+    make_tiny_vae_codec,
+    make_tiny_world,
+    write_tiny_recording,
+)
 from worldsim.rollout import Rollout
 from worldsim.world_model import WorldModel
 from worldsim.world_model_env import WorldModelEnv, WorldModelVectorEnv
@@ -52,7 +58,7 @@ class TestBranch:
         assert ours[3].tolist() == [True, True]  # the fourth step
         again = WorldModelVectorEnv(world, 3, horizon=4)
         again.restore_state(state)  # branching has left it as it was
-        assert np.array_equal(again.render()[2], state.frames[2])
+        assert np.array_equal(again.render()[2], state.observations[2])
 
     def test_there_must_be_such_a_lane(self, world: WorldModel) -> None:
         env = WorldModelEnv(world)
@@ -137,3 +143,51 @@ class TestStarts:
         other.frames = other.frames[..., :8, :]
         with pytest.raises(ValueError, match=r"starts must be windows of frames \(16, 16, 3\)"):
             WorldModelEnv(world, starts=other)
+
+
+class TestLatents:
+    @pytest.mark.parametrize("vae", [False, True])
+    def test_are_what_the_frames_are_decoded_from(
+        self, vae: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        world = make_tiny_world(
+            **({"codec": make_tiny_vae_codec(), "patch_size": 4} if vae else {})
+        )
+        seen, latent = WorldModelEnv(world), WorldModelEnv(world, observation="latents")
+        shape = (4, SIDE // 2, SIDE // 2) if vae else (3, SIDE, SIDE)
+        assert latent.observation_space.shape == shape
+        seen.reset(seed=3)
+        obs, _ = latent.reset(seed=3)
+        assert obs in latent.observation_space
+        for action in (1, 2, 0):
+            frame, *rest = seen.step(action)
+            obs, *same = latent.step(action)
+            assert (obs.dtype, obs.shape) == (np.float32, shape)
+            assert rest == same
+            assert np.array_equal(latent.render(), frame)
+        decoded = []
+        decode = world.codec.decode
+        monkeypatch.setattr(world.codec, "decode", lambda x: decoded.append(1) or decode(x))
+        latent.step(1)
+        assert len(decoded) == (0 if vae else 1)  # frames that are exact are rounded to pixels
+
+    def test_of_many_lanes_with_resets_and_snapshots(self) -> None:
+        world = make_tiny_world(termination_bias=0.0)
+        make = {"num_envs": 3, "horizon": 4, "autoreset_mode": "SameStep"}
+        seen = WorldModelVectorEnv(world, **make)
+        latent = WorldModelVectorEnv(world, observation="latents", **make)
+        seen.reset(seed=1)
+        assert latent.reset(seed=1)[0] in latent.observation_space
+        for _ in range(6):
+            state = latent.clone_state()
+            frames, *_ = seen.step(np.array([0, 1, 2]))
+            obs, _, terminations, truncations, infos = latent.step(np.array([0, 1, 2]))
+            assert np.array_equal(np.stack(latent.render()), frames)
+            for lane in np.flatnonzero(terminations | truncations):
+                assert infos["final_obs"][lane].shape == obs[lane].shape
+            latent.restore_state(state)
+            assert np.array_equal(latent.step(np.array([0, 1, 2]))[0], obs)
+
+    def test_there_is_nothing_else_to_see(self, world: WorldModel) -> None:
+        with pytest.raises(ValueError, match="must be 'frames' or 'latents', got 'tokens'"):
+            WorldModelEnv(world, observation="tokens")

@@ -151,7 +151,7 @@ class TestAgents:
         trials = [line for line in lines if "return/world" in line]
         assert [line["step"] for line in trials] == [0, 1024]
         agent, frame_skip = load_agent(agent_folder)
-        assert frame_skip == 2
+        assert frame_skip == 3
         assert agent.num_timesteps == 1024
         assert agent.observation_space.shape == (6, SIDE, SIDE)
 
@@ -208,7 +208,7 @@ class TestAgents:
 
     def test_it_plays_as_stable_baselines_would(self, pong_like: Path, agent_folder: Path) -> None:
         envs = WorldModelVectorEnv(str(pong_like), 1, autoreset_mode="SameStep", horizon=50)
-        stacked = VecFrameStack(HeldActions(SB3VecEnv(envs), 2), 2)
+        stacked = VecFrameStack(HeldActions(SB3VecEnv(envs), 3), 2)
         agent = PPO.load(agent_folder / "agent.zip")
         stacked.seed(3)
         obs = stacked.reset()
@@ -218,7 +218,8 @@ class TestAgents:
         for _ in range(5):
             wanted, _ = agent.predict(obs, deterministic=True)
             assert policy(frame, {}, np.random.default_rng()) == wanted[0]
-            assert policy(frame * 0, {}, np.random.default_rng()) == wanted[0]  # it holds
+            for _ in range(2):  # it holds
+                assert policy(frame * 0, {}, np.random.default_rng()) == wanted[0]
             obs, _, dones, _ = stacked.step(wanted)
             frame = obs[0, ..., -3:]
             if dones[0]:

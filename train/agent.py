@@ -42,8 +42,8 @@ from .progress import TrainProgress
 from .run_log import RunLog, WandbMode
 
 BATCH = 1024  # decisions between two updates
-MINIBATCH = 256
-EPOCHS = 6
+MINIBATCH = 128
+EPOCHS = 10
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,13 @@ class AgentConfig:
     """A world that ships (pong, maze, balls), or the folder of a world or of a run."""
     out: Path
     """Folder of the agent: agent.zip, which Stable-Baselines3 reads, and its figures."""
-    steps: int = 150_000
+    steps: int = 100_000
     """Decisions to learn from, over all environments."""
     learn_in: Literal["world", "game"] = "world"
     """Where it learns: in the world, or, to compare, in the world's real game."""
     num_envs: int = 32
     """Environments played at once: lanes of one batch in the world."""
-    frame_skip: int = 2
+    frame_skip: int = 3
     """Frames for which a decision holds."""
     frame_stack: int = 2
     """Frames that the agent sees, those of its last decisions."""
@@ -70,11 +70,11 @@ class AgentConfig:
     """Cut an episode off where the world doubts more than this; half as fast."""
     passes: int | None = None
     """Denoising passes a frame; none: the world's own number."""
-    lr: float = 1e-3
+    lr: float = 5e-4
     """Learning rate at first; it falls to a tenth."""
-    gamma: float = 0.97
+    gamma: float = 0.985
     """Discount of a decision."""
-    entropy: float = 0.01
+    entropy: float = 0.005
     """Weight of the entropy of decisions, which keeps it trying."""
     evals: int = 5
     """How often it is tried, evenly spaced, the last time at its end."""

@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from einops import repeat
@@ -30,14 +30,14 @@ class EnvState:
 
     Attributes:
         rollout: The model's memory of past frames and each lane's noise generator.
-        frames: ``uint8`` (b h w c), what each lane shows.
+        observations: What each lane shows, (b …).
         elapsed: ``int64`` (b,), steps since each lane's reset.
         ended: ``bool`` (b,), lanes whose episode is over.
         rngs: One generator a lane, from which later episodes draw their starts.
     """
 
     rollout: RolloutState
-    frames: Frames
+    observations: NDArray[Any]
     elapsed: NDArray[np.int64]
     ended: NDArray[np.bool_]
     rngs: tuple[np.random.Generator, ...]
@@ -60,7 +60,7 @@ class EnvState:
         lanes = [lane] * num_envs
         return EnvState(
             rollout=self.rollout.take_lanes(lanes),
-            frames=self.frames[lanes],
+            observations=self.observations[lanes],
             elapsed=self.elapsed[lanes],
             ended=self.ended[lanes],
             rngs=tuple(deepcopy(self.rngs[lane]) for lane in lanes),
@@ -88,11 +88,15 @@ def find_world(world: World, device: str | None) -> WorldModel:
     return load(world, device=device)
 
 
-def observation_space_of(world: WorldModel) -> spaces.Space[Frames]:
-    """Frames as observations: ``uint8`` (h w c)."""
+def observation_space_of(world: WorldModel, observation: str) -> spaces.Space[Any]:
+    """Frames as observations, ``uint8`` (h w c), or latents, ``float32`` (c h w)."""
+    if observation not in ("frames", "latents"):
+        raise ValueError(f"observation must be 'frames' or 'latents', got {observation!r}")
+    if observation == "latents":
+        shape = (world.codec.latent_channels, *world.codec.latent_size(world.game.frame_size))
+        return spaces.Box(-np.inf, np.inf, shape, np.float32)
     shape = (*world.game.frame_size, world.game.channels)
-    box = spaces.Box(low=0, high=255, shape=shape, dtype=np.uint8)
-    return cast(spaces.Space[Frames], box)
+    return spaces.Box(low=0, high=255, shape=shape, dtype=np.uint8)
 
 
 def check_starts(starts: Windows | None, world: WorldModel) -> Windows:

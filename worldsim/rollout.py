@@ -23,17 +23,25 @@ from worldsim.sampling import euler, pass_levels
 from worldsim.world_model import WorldModel
 
 
-class RolloutStep(NamedTuple):
-    """What one step of each session gives.
+class Outcome(NamedTuple):
+    """What a step of each session comes to, beside its frame.
 
     Attributes:
-        frames: uint8 (b h w c).
         rewards: Expected reward, float32 (b).
         terminations: Whether the episode ended, drawn by its probability, bool (b).
         termination_probs: That probability, float32 (b).
         uncertainties: How much the next frame depends on chance or on what the world does not
             know, float32 (b); None unless the rollout measures it.
     """
+
+    rewards: np.ndarray
+    terminations: np.ndarray
+    termination_probs: np.ndarray
+    uncertainties: np.ndarray | None = None
+
+
+class RolloutStep(NamedTuple):
+    """What one step of each session gives: frames, uint8 (b h w c), and what `Outcome` has."""
 
     frames: np.ndarray
     rewards: np.ndarray
@@ -181,15 +189,30 @@ class Rollout:
             self._rngs[lane].manual_seed(int(seed))
         self._not_begun.difference_update(lanes)
 
-    @torch.no_grad()
     def step(self, actions: np.ndarray) -> RolloutStep:
-        """Play one action in each session.
+        """Play one action in each session and look: `advance`, then `frames`."""
+        outcome = self.advance(actions)
+        return RolloutStep(self.frames(), *outcome)
+
+    @property
+    def latents(self) -> torch.Tensor:
+        """The newest frame of each session as the network knows it, (b c h w)."""
+        return self._history[:, : self.world.codec.latent_channels]
+
+    @torch.no_grad()
+    def frames(self) -> np.ndarray:
+        """The newest frame of each session, uint8 (b h w c), decoded."""
+        return self.world.decode(self.latents[:, None])[:, 0].cpu().numpy()
+
+    @torch.no_grad()
+    def advance(self, actions: np.ndarray) -> Outcome:
+        """Play one action in each session, without decoding what can stay latent.
 
         Args:
             actions: Integers in [0, num_actions), (b).
 
         Returns:
-            The next frames, rewards and ends.
+            Rewards and ends.
 
         Raises:
             RuntimeError: If a session has not begun.
@@ -225,9 +248,8 @@ class Rollout:
         other = denoise(-noise, 0.0) if self.with_uncertainty else None  # later passes replace it
         latent = euler(denoise, noise, self._levels)
         self._cache.commit()
-        frames = world.decode(latent[:, None])
-        if world.codec.exact:  # what is remembered is what was shown
-            latent = world.encode(frames)[:, 0]
+        if world.codec.exact:  # what is remembered is what is shown
+            latent = world.encode(world.decode(latent[:, None]))[:, 0]
         newest = torch.cat((latent, self._history), dim=1)
         self._history = newest[:, : self._history.shape[1]]
         uncertainties = None
@@ -236,8 +258,7 @@ class Rollout:
             uncertainties = difference.square().mean((1, 2, 3)).sqrt().cpu().numpy()
         head = world.head(outputs[-1].features)
         probs = world.head.termination_probs(head)[:, 0].cpu()
-        return RolloutStep(
-            frames=frames[:, 0].cpu().numpy(),
+        return Outcome(
             rewards=world.head.rewards(head)[:, 0].cpu().numpy(),
             terminations=(draws < probs).numpy(),
             termination_probs=probs.numpy(),

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from gymnasium import Env, spaces
 from gymnasium.error import ResetNeeded
+from numpy.typing import NDArray
 
 from worldsim.episodes import (
     EnvState,
@@ -34,7 +35,7 @@ from worldsim.world_model_vector_env import WorldModelVectorEnv
 __all__ = ["EnvState", "WorldModelEnv", "WorldModelVectorEnv"]
 
 
-class WorldModelEnv(Env[Frames, np.int64]):
+class WorldModelEnv(Env[NDArray[Any], np.int64]):
     """A learned world as a Gymnasium environment.
 
     An episode begins from a window of recorded frames and ends by ``terminated`` when the world's
@@ -48,6 +49,8 @@ class WorldModelEnv(Env[Frames, np.int64]):
         world: A bundled world's name, the path of a world or run folder, or a loaded world.
         horizon: Steps after which an episode is truncated, at least 1.
         num_passes: Denoising passes a frame, at least 1; None takes the world's own number.
+        observation: ``"frames"``, or ``"latents"``, what the network knows of the newest frame,
+            ``float32`` (c h w): a large world's frames are then only decoded where `render` asks.
         starts: Windows to begin episodes from in place of the world's own few dozen, such as
             ``recording.sample_windows(rng, 1000, world.window)``.
         max_uncertainty: Where given, each step's info has ``"uncertainty"`` (see `Rollout`; costs
@@ -75,6 +78,7 @@ class WorldModelEnv(Env[Frames, np.int64]):
         *,
         horizon: int = 1000,
         num_passes: int | None = None,
+        observation: str = "frames",
         starts: Windows | None = None,
         max_uncertainty: float | None = None,
         render_mode: str | None = "rgb_array",
@@ -88,7 +92,7 @@ class WorldModelEnv(Env[Frames, np.int64]):
         self.max_uncertainty = max_uncertainty
         self.render_mode = render_mode
         self.metadata = {**self.metadata, "render_fps": self.world.game.fps}
-        self.observation_space = observation_space_of(self.world)
+        self.observation_space = observation_space_of(self.world, observation)
         self.action_space = spaces.Discrete(self.world.game.num_actions)
         self._rollout = Rollout(
             self.world,
@@ -97,7 +101,8 @@ class WorldModelEnv(Env[Frames, np.int64]):
             compiled=compiled,
             with_uncertainty=max_uncertainty is not None,
         )
-        self._frame: Frames | None = None
+        self._in_latents = observation == "latents"
+        self._obs: NDArray[Any] | None = None
         self._elapsed = 0
         self._ended = True
 
@@ -112,7 +117,7 @@ class WorldModelEnv(Env[Frames, np.int64]):
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Frames, dict[str, Any]]:
+    ) -> tuple[NDArray[Any], dict[str, Any]]:
         """Begin an episode.
 
         Args:
@@ -122,7 +127,7 @@ class WorldModelEnv(Env[Frames, np.int64]):
                 t - 1 actions between them (without, they are unknown to the world).
 
         Returns:
-            The newest frame, ``uint8`` (h w c), and the info.
+            The newest frame, ``uint8`` (h w c) (or its latent), and the info.
 
         Raises:
             ValueError: If an option is unknown, out of range or of the wrong shape.
@@ -132,32 +137,34 @@ class WorldModelEnv(Env[Frames, np.int64]):
         context = choose_start(self.world, self.starts, options, self.np_random)
         noise_seed = int(self.np_random.integers(2**62))
         self._rollout.reset(context.frames[None], context.actions[None], [noise_seed])
-        self._frame = context.frames[-1]
+        self._obs = self._latent() if self._in_latents else context.frames[-1]
         self._elapsed = 0
         self._ended = False
-        return self._frame.copy(), {"start": context.index}
+        return self._obs.copy(), {"start": context.index}
 
-    def step(self, action: np.int64 | int) -> tuple[Frames, float, bool, bool, dict[str, Any]]:
+    def step(
+        self, action: np.int64 | int
+    ) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
         """Dream one frame.
 
         Args:
             action: In 0 .. number of actions - 1.
 
         Returns:
-            The frame ``uint8`` (h w c), reward, terminated, truncated and the info.
+            The frame ``uint8`` (h w c) (or its latent), reward, terminated, truncated and the info.
 
         Raises:
             ResetNeeded: Before the first reset, or when the episode is over.
             ValueError: If there is no such action.
         """
-        if self._frame is None:
+        if self._obs is None:
             raise ResetNeeded("Call reset() before step(): there is no episode yet.")
         if self._ended:
             raise ResetNeeded(
                 f"The episode ended after {self._elapsed} steps: call reset() to begin another."
             )
-        result = self._rollout.step(check_actions(np.asarray([action]), self.world))
-        self._frame = result.frames[0]
+        result = self._rollout.advance(check_actions(np.asarray([action]), self.world))
+        self._obs = self._latent() if self._in_latents else self._rollout.frames()[0]
         self._elapsed += 1
         terminated = bool(result.terminations[0])
         truncated = self._elapsed >= self.horizon
@@ -166,15 +173,15 @@ class WorldModelEnv(Env[Frames, np.int64]):
             info["uncertainty"] = float(result.uncertainties[0])
             truncated = truncated or info["uncertainty"] > self.max_uncertainty
         self._ended = terminated or truncated
-        return self._frame.copy(), float(result.rewards[0]), terminated, truncated, info
+        return self._obs.copy(), float(result.rewards[0]), terminated, truncated, info
 
     def render(self) -> Frames | None:  # type: ignore[override]
         """Return the newest frame in colour, ``uint8`` (h w 3); None without a render mode."""
         if self.render_mode is None:
             return None
-        if self._frame is None:
+        if self._obs is None:
             raise ResetNeeded("Call reset() before render(): there is no frame yet.")
-        return in_colour(self._frame)
+        return in_colour(self._rollout.frames()[0] if self._in_latents else self._obs)
 
     def clone_state(self) -> EnvState:
         """Copy the state: the same actions after `restore_state` give the same future.
@@ -184,11 +191,11 @@ class WorldModelEnv(Env[Frames, np.int64]):
         Raises:
             ResetNeeded: Before the first reset.
         """
-        if self._frame is None:
+        if self._obs is None:
             raise ResetNeeded("Call reset() before clone_state(): there is no episode yet.")
         return EnvState(
             rollout=self._rollout.clone_state(),
-            frames=self._frame[None].copy(),
+            observations=self._obs[None].copy(),
             elapsed=np.array([self._elapsed]),
             ended=np.array([self._ended]),
             rngs=(deepcopy(self.np_random),),
@@ -198,7 +205,10 @@ class WorldModelEnv(Env[Frames, np.int64]):
         """Go back to a state of `clone_state`; the state can be restored any number of times."""
         check_state(state, 1)
         self._rollout.restore_state(state.rollout)
-        self._frame = state.frames[0].copy()
+        self._obs = state.observations[0].copy()
         self._elapsed = int(state.elapsed[0])
         self._ended = bool(state.ended[0])
         self._np_random = deepcopy(state.rngs[0])
+
+    def _latent(self) -> NDArray[Any]:
+        return self._rollout.latents[0].cpu().numpy().copy()

@@ -33,7 +33,7 @@ from worldsim.recording import Windows
 from worldsim.rollout import Rollout
 
 
-class WorldModelVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
+class WorldModelVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any]]):
     """Many players in one learned world: one batched model, not many copies.
 
     Lane i seeded with s plays what a `WorldModelEnv` seeded with s plays (up to the rounding of
@@ -47,6 +47,7 @@ class WorldModelVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
         num_envs: Lanes, at least 1.
         horizon: Steps after which a lane's episode is truncated, at least 1.
         num_passes: Denoising passes a frame, at least 1; None takes the world's own number.
+        observation: As for `WorldModelEnv`.
         starts: As for `WorldModelEnv`.
         max_uncertainty: As for `WorldModelEnv`.
         autoreset_mode: An `AutoresetMode` or its value, e.g. ``"SameStep"``.
@@ -76,6 +77,7 @@ class WorldModelVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
         *,
         horizon: int = 1000,
         num_passes: int | None = None,
+        observation: str = "frames",
         starts: Windows | None = None,
         max_uncertainty: float | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
@@ -98,7 +100,7 @@ class WorldModelVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
             "render_fps": self.world.game.fps,
             "autoreset_mode": self.autoreset_mode,
         }
-        self.single_observation_space = observation_space_of(self.world)
+        self.single_observation_space = observation_space_of(self.world, observation)
         self.single_action_space = spaces.Discrete(self.world.game.num_actions)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
@@ -111,9 +113,9 @@ class WorldModelVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
         )
         self._rngs: list[np.random.Generator | None] = [None] * num_envs
         self._seeds: list[int] = [-1] * num_envs
-        height, width = self.world.game.frame_size
-        shape = (num_envs, height, width, self.world.game.channels)
-        self._frames: Frames = np.zeros(shape, dtype=np.uint8)
+        self._in_latents = observation == "latents"
+        space = self.observation_space
+        self._obs: NDArray[Any] = np.zeros(space.shape or (), space.dtype)
         self._elapsed = np.zeros(num_envs, dtype=np.int64)
         self._ended = np.zeros(num_envs, dtype=np.bool_)
         self._started = np.zeros(num_envs, dtype=np.bool_)
@@ -144,7 +146,7 @@ class WorldModelVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
         *,
         seed: int | Sequence[int | None] | None = None,
         options: dict[str, Any] | None = None,
-    ) -> tuple[Frames, dict[str, Any]]:
+    ) -> tuple[NDArray[Any], dict[str, Any]]:
         """Begin an episode in every lane, or in those of a mask.
 
         Args:
@@ -153,7 +155,8 @@ class WorldModelVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
                 ``"reset_mask"``, ``bool`` (num_envs,), names the lanes to reset; the others go on.
 
         Returns:
-            The newest frames of all lanes, ``uint8`` (b h w c), and the infos of those reset.
+            The newest frames of all lanes, ``uint8`` (b h w c) (or latents), and the infos of
+            those reset.
 
         Raises:
             ValueError: If a seed or option does not fit.
@@ -168,11 +171,11 @@ class WorldModelVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
         infos: dict[str, Any] = {}
         for lane, info in lane_infos.items():
             infos = self._add_info(infos, info, lane)
-        return self._frames.copy(), infos
+        return self._obs.copy(), infos
 
     def step(
         self, actions: NDArray[np.int64]
-    ) -> tuple[Frames, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
+    ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
         """Dream one frame in every lane.
 
         Args:
@@ -180,8 +183,8 @@ class WorldModelVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
                 step resets (``NEXT_STEP``) are ignored.
 
         Returns:
-            Frames ``uint8`` (b h w c), rewards ``float64`` (b,), terminations and truncations
-            ``bool`` (b,) and the infos.
+            Frames ``uint8`` (b h w c) (or latents), rewards ``float64`` (b,), terminations and
+            truncations ``bool`` (b,) and the infos.
 
         Raises:
             ResetNeeded: If a lane has no episode yet, or (``DISABLED``) its episode is over.
@@ -198,8 +201,8 @@ class WorldModelVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
         uncertainties = None if self.max_uncertainty is None else np.zeros_like(probs)
         if plays.any():
             # Lanes about to be reset ride along: their frames and noise are replaced below.
-            result = self._rollout.step(np.where(plays, actions, self.world.game.noop_action))
-            self._frames = result.frames.copy()
+            result = self._rollout.advance(np.where(plays, actions, self.world.game.noop_action))
+            self._obs = self._latents() if self._in_latents else self._rollout.frames()
             rewards[plays] = result.rewards[plays]
             terminations[plays] = result.terminations[plays]
             probs, uncertainties = result.termination_probs, result.uncertainties
@@ -208,10 +211,10 @@ class WorldModelVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
         if uncertainties is not None and self.max_uncertainty is not None:
             truncations |= plays & (uncertainties > self.max_uncertainty)
         self._ended = terminations | truncations
-        final_frames = self._frames
+        final_obs = self._obs
         if self.autoreset_mode is AutoresetMode.SAME_STEP and self._ended.any():
             resets = self._ended.copy()
-            final_frames = self._frames.copy()
+            final_obs = self._obs.copy()
         lane_infos = self._reset_lanes(np.flatnonzero(resets)) if resets.any() else {}
 
         infos: dict[str, Any] = {}
@@ -221,17 +224,18 @@ class WorldModelVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
                 info["uncertainty"] = float(uncertainties[lane])
             if lane in lane_infos:
                 if plays[lane]:
-                    final = {"final_obs": final_frames[lane].copy(), "final_info": info}
+                    final = {"final_obs": final_obs[lane].copy(), "final_info": info}
                     infos = self._add_info(infos, final, lane)
                 info = lane_infos[lane]
             infos = self._add_info(infos, info, lane)
-        return self._frames.copy(), rewards, terminations, truncations, infos
+        return self._obs.copy(), rewards, terminations, truncations, infos
 
     def render(self) -> tuple[Frames, ...] | None:  # type: ignore[override]
         """Return each lane's newest frame in colour, ``uint8`` (h w 3); None without a mode."""
         if self.render_mode is None:
             return None
-        return tuple(in_colour(frame) for frame in self._frames)
+        frames = self._rollout.frames() if self._in_latents else self._obs
+        return tuple(in_colour(frame) for frame in frames)
 
     def clone_state(self) -> EnvState:
         """Copy the state of all lanes, later automatic resets included.
@@ -242,7 +246,7 @@ class WorldModelVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
         self._check_started()
         return EnvState(
             rollout=self._rollout.clone_state(),
-            frames=self._frames.copy(),
+            observations=self._obs.copy(),
             elapsed=self._elapsed.copy(),
             ended=self._ended.copy(),
             rngs=deepcopy(self.np_random),
@@ -252,7 +256,7 @@ class WorldModelVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
         """Go back to a state of `clone_state`; the state can be restored any number of times."""
         check_state(state, self.num_envs)
         self._rollout.restore_state(state.rollout)
-        self._frames = state.frames.copy()
+        self._obs = state.observations.copy()
         self._elapsed = state.elapsed.copy()
         self._ended = state.ended.copy()
         self._started[:] = True
@@ -277,13 +281,19 @@ class WorldModelVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
             [int(self._lane_rng(lane).integers(2**62)) for lane in lanes],
             lanes=None if len(lanes) == self.num_envs else [int(lane) for lane in lanes],
         )
-        self._frames[lanes] = np.stack([start.frames[-1] for start in starts])
+        if self._in_latents:
+            self._obs[lanes] = self._latents()[lanes]
+        else:
+            self._obs[lanes] = np.stack([start.frames[-1] for start in starts])
         self._elapsed[lanes] = 0
         self._ended[lanes] = False
         self._started[lanes] = True
         return {
             int(lane): {"start": start.index} for lane, start in zip(lanes, starts, strict=True)
         }
+
+    def _latents(self) -> NDArray[Any]:
+        return self._rollout.latents.cpu().numpy().copy()
 
     def _lane_rng(self, lane: int) -> np.random.Generator:
         rng = self._rngs[lane]
