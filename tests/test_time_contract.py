@@ -22,8 +22,12 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:
 
 
 def make_shades_episode(rng: np.random.Generator, seed: int) -> Episode:
-    """The action alone decides the brightness of the next frame, its reward and its end."""
-    actions = np.append(rng.integers(2, size=rng.integers(3, 8)), 2)
+    """The action alone decides the brightness of the next frame, its reward and its end.
+
+    Every second episode is cut off instead of ending.
+    """
+    ends = seed % 2 == 0
+    actions = np.append(rng.integers(2, size=rng.integers(3, 8)), 2 if ends else 1)
     shown = np.concatenate((SHADES[2:], SHADES[actions])).astype(np.uint8)
     frames = np.broadcast_to(shown[:, None, None, None], (len(shown), 16, 16, 3))
     return Episode(
@@ -31,7 +35,7 @@ def make_shades_episode(rng: np.random.Generator, seed: int) -> Episode:
         actions=actions,
         rewards=(actions == 1).astype(np.float32),
         terminations=actions == 2,
-        truncations=np.zeros(len(actions), bool),
+        truncations=np.arange(len(actions)) == (-1 if ends else len(actions) - 1),
         seed=seed,
         policy="random",
     )
@@ -114,7 +118,11 @@ def test_from_recording_to_training_to_play_nothing_slips_by_a_step(tmp_path: Pa
     optimizer = torch.optim.Adam(world.parameters(), lr=6e-3)
     for step in range(160):
         windows = recording.sample_windows(
-            np.random.default_rng(step), 8, 6, left_padding=world.num_history
+            np.random.default_rng(step),
+            8,
+            6,
+            left_padding=world.num_history,
+            right_padding=3,
         )
         losses = world.losses(windows, torch.Generator().manual_seed(step), clean_fraction=0.25)
         losses.mean(losses.frame + losses.head).backward()
@@ -130,3 +138,10 @@ def test_from_recording_to_training_to_play_nothing_slips_by_a_step(tmp_path: Pa
         assert played.frames.mean() == pytest.approx(SHADES[action], abs=70)
         assert played.rewards[0] == pytest.approx(float(action == 1), abs=0.3)
         assert (played.termination_probs[0] > 0.5) == (action == 2)
+
+    # The first step of an episode pays too, and to be cut off is no end.
+    for action in (0, 1):
+        rollout.reset(episode.frames[None, :1], episode.actions[None, :0], [0])
+        played = rollout.step(np.array([action]))
+        assert played.rewards[0] == pytest.approx(float(action == 1), abs=0.3)
+        assert played.termination_probs[0] < 0.5
