@@ -37,7 +37,7 @@ from worldsim.moving import moving_places
 from worldsim.recording import Windows
 
 BUNDLED = Path(__file__).parent / "worlds"
-FORMAT = 2  # of the folder and of the network in it
+FORMAT = 3  # of the folder and of the network in it
 
 
 class _OtherFormatError(ValueError):

@@ -97,7 +97,8 @@ def main(
     last, part, shots, ends = world.starts.frames[rows, -1], [], [], 0
     bounds = [p for p in PARTS if p <= steps]
     for step in range(1, steps + 1):
-        shown, _, over, _ = rollout.step(actions[(begins + step) % len(actions)])
+        played = rollout.step(actions[(begins + step) % len(actions)])
+        shown, over = played.frames, played.terminations
         # the last 100 steps up to each bound
         if any(bound - 100 < step <= bound for bound in bounds):
             part.append((shown, last))

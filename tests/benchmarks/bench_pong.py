@@ -106,7 +106,7 @@ def play(world: WorldModel, passes: int | None, steps: int, sessions: int) -> Pl
     balls, pips, rewards, ends = [], [], [], []
     for step in range(steps):
         actions = np.array([pong.play(frame, {}, rng) for frame in frames])
-        frames, reward, terminated, _ = rollout.step(actions)
+        frames, reward, terminated = rollout.step(actions)[:3]
         balls.append([count_balls(frame) for frame in frames])
         pips.append([count_pips(frame) for frame in frames])
         rewards.append(reward)

@@ -58,7 +58,7 @@ def main(
     above = (order[bad].sum() - bad.sum() * (bad.sum() - 1) / 2) / (bad.sum() * (~bad).sum())
     print(
         f"{len(doubt):,} steps: rank correlation {np.corrcoef(order, ranks(error))[0, 1]:.2f}, "
-        f"AUROC of the tenth of largest errors {above:.2f}; doubt at the quantiles 50, 90, 95, 99 %: "
+        f"AUROC of the tenth of largest errors {above:.2f}; doubt at the 50, 90, 95, 99 %: "
         + ", ".join(f"{value:.4f}" for value in np.quantile(doubt, (0.5, 0.9, 0.95, 0.99)))
     )
 
