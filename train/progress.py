@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections import deque
@@ -66,15 +67,19 @@ class TrainProgress:
         Args:
             fraction: How much of the run is done, in [0, 1].
             step: Steps done.
-            value: The figure at this step; the mean of recent ones is shown.
+            value: The figure at this step, nan if there is none yet; the mean of recent ones is
+                shown.
             num_frames: Frames of a step.
         """
         now = time.monotonic()
         if self._shown_at is not None:
             self._step_seconds.append(now - self._shown_at)
         self._shown_at = now
-        self._values.append(value)
-        words = f"step {step:,}, {self._figure} {statistics.fmean(self._values):.4f}"
+        if math.isfinite(value):
+            self._values.append(value)
+        words = f"step {step:,}"
+        if self._values:
+            words += f", {self._figure} {statistics.fmean(self._values):.4f}"
         if self._step_seconds:  # the median, since a step with an evaluation before it says little
             words += f", {num_frames / statistics.median(self._step_seconds):,.0f} frames/s"
         gained = fraction - self._begun_with
