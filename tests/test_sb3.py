@@ -184,7 +184,10 @@ class TestAgents:
             train_agent(replace(config, wandb="disabled"))
         before = load_agent(agent_folder)[0].policy.state_dict()
         load_agent.cache_clear()
-        assert train_agent(replace(config, wandb="disabled", resume=True)) == (True, 2048)
+        arguments = [str(pong_like), "--out", str(agent_folder), "--resume", "--steps", "2048"]
+        assert agent_command.main(arguments) == 0
+        settings = json.loads((agent_folder / "agent.json").read_text())
+        assert (settings["steps"], settings["horizon"]) == (2048, 20)  # as given, as it began
         after = load_agent(agent_folder)[0]
         assert after.num_timesteps == 2048
         assert any(

@@ -37,7 +37,7 @@ from worldsim.sb3 import AGENT_FILE, SETTINGS_FILE, HeldActions, SB3VecEnv
 from worldsim.world_model import WorldModel, load
 from worldsim.world_model_vector_env import WorldModelVectorEnv
 
-from .interrupt import StopOnSignal
+from .interrupt import Interrupted, StopOnSignal
 from .progress import TrainProgress
 from .run_log import RunLog, WandbMode
 
@@ -122,6 +122,8 @@ class SmallCNN(BaseFeaturesExtractor):
 def main(argv: Sequence[str]) -> int:
     """Run the command.
 
+    An agent that goes on has the settings that it began with, save those that are given again.
+
     Args:
         argv: What follows ``worldsim agent``.
 
@@ -133,6 +135,10 @@ def main(argv: Sequence[str]) -> int:
         ModuleNotFoundError: If Stable-Baselines3 is missing.
     """
     config = tyro.cli(AgentConfig, args=list(argv), prog="worldsim agent")
+    if config.resume and (config.out / SETTINGS_FILE).exists():
+        begun = json.loads((config.out / SETTINGS_FILE).read_text())
+        begun = AgentConfig(**{**begun, "out": Path(begun["out"])})
+        config = tyro.cli(AgentConfig, args=list(argv), prog="worldsim agent", default=begun)
     finished, steps = train_agent(config)
     out = shlex.quote(str(config.out))
     if not finished:
@@ -193,10 +199,20 @@ def train_agent(config: AgentConfig) -> tuple[bool, int]:
 
         def attempt() -> None:
             save()
+            with contextlib.suppress(Interrupted):
+                grade()
+
+        def grade() -> None:
             figures = {}
             for name, trial in trials.items():
                 trial.seed(1_000_000 + config.seed)
-                mean, _ = evaluate_policy(agent, trial, config.eval_episodes, warn=False)
+                mean, _ = evaluate_policy(
+                    agent,
+                    trial,
+                    config.eval_episodes,
+                    callback=lambda *_: stop.raise_if_asked(),
+                    warn=False,
+                )
                 figures[f"return/{name}"] = float(np.mean(mean))
             log.log(figures, agent.num_timesteps)
             told = ", ".join(f"{key[7:]} {value:.2f}" for key, value in figures.items())
@@ -212,9 +228,7 @@ def train_agent(config: AgentConfig) -> tuple[bool, int]:
         if remaining > 0:
             watch = _Watch(config, stop, bar, log, attempt)
             agent.learn(remaining, callback=watch, reset_num_timesteps=False)
-            save()
-            if not stop.asked:
-                attempt()
+            attempt()
     return agent.num_timesteps >= config.steps, agent.num_timesteps
 
 
