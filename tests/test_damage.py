@@ -35,7 +35,7 @@ def test_boxes_are_whole_and_of_many_sizes() -> None:
 def test_half_is_erased_and_half_is_foreign(fraction: float) -> None:
     b = 400
     own = torch.arange(1, b + 1).float().view(b, 1, 1, 1, 1).expand(b, 4, 2, 12, 12)
-    recorded = own + 1000
+    recorded = own + 1000 + torch.arange(4).view(1, 4, 1, 1, 1)  # everything moves
     damaged, erased = damage_past(own, recorded, fraction, seeded())
     nothing, same = damaged == 0, damaged == own
     foreign = damaged == recorded.roll(1, dims=0)
@@ -52,3 +52,15 @@ def test_damage_follows_from_the_generator() -> None:
     one, same = (damage_past(latents, latents, 0.7, seeded()) for _ in range(2))
     assert torch.equal(one.latents, same.latents)
     assert torch.equal(one.erased, same.erased)
+
+
+def test_what_moves_in_neither_window_is_left_alone() -> None:
+    b = 400
+    recorded = torch.ones(b, 4, 1, 12, 12) * torch.arange(1, b + 1).view(b, 1, 1, 1, 1)
+    recorded[::2, 1:, :, 3, 4] += 0.5  # in every second window one thing moves, in one place
+    damaged, erased = damage_past(recorded, recorded, 1.0, seeded())
+    changed = (damaged != recorded).any(dim=1)[:, 0]
+    assert changed.any(dim=0).nonzero().tolist() == [[3, 4]]
+    assert changed[::2].any()
+    assert changed[1::2].any()  # the thing is borrowed, and its place erased
+    assert erased.any(dim=0).any(dim=0)[0].nonzero().tolist() == [[3, 4]]

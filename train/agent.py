@@ -54,11 +54,11 @@ class AgentConfig:
     """A world that ships (pong, maze, balls), or the folder of a world or of a run."""
     out: Path
     """Folder of the agent: agent.zip, which Stable-Baselines3 reads, and its figures."""
-    steps: int = 100_000
+    steps: int = 60_000
     """Decisions to learn from, over all environments."""
     learn_in: Literal["world", "game"] = "world"
     """Where it learns: in the world, or, to compare, in the world's real game."""
-    num_envs: int = 32
+    num_envs: int = 16
     """Environments played at once: lanes of one batch in the world."""
     frame_skip: int = 3
     """Frames for which a decision holds."""
@@ -76,7 +76,7 @@ class AgentConfig:
     """Discount of a decision."""
     entropy: float = 0.005
     """Weight of the entropy of decisions, which keeps it trying."""
-    evals: int = 5
+    evals: int = 3
     """How often it is tried, evenly spaced, the last time at its end."""
     eval_episodes: int = 16
     """Episodes of a trial, in the world and in the real game."""

@@ -76,7 +76,7 @@ class TrainConfig:
     """Fraction of windows whose history is made by the model itself, so that it mends its errors
     instead of drifting: none in the first third of the run, all of it from the second on."""
     damaged_history: float = 0.0
-    """Fraction of windows in whose history something is missing or does not belong, so that a
+    """Fraction of windows in whose history a moving thing is missing or does not belong, so that a
     world finds again what it has lost and drops what it has drawn twice; from when on as above."""
     action_dropout: float = 0.1
     """Fraction of actions hidden."""

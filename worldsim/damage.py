@@ -4,7 +4,8 @@ In play a world may lose a thing, or draw it twice, and then sees that in its ow
 recorded frames never look so. A damaged past shows, in a box of space and time, either nothing
 (random erasing, Zhong et al. 2020) or what another window has there (CutMix, Yun et al. 2019):
 from the first a world learns to find again what it has lost, from the second that what does not
-belong goes away.
+belong goes away. What moves in neither window is left as it is: a lamp that has just gone on, or a
+score, looks as if it had been put there or erased, and a world that mends that counts no more.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+
+MOVES = 0.1  # of latents, whose range is about 2
 
 
 class DamagedPast(NamedTuple):
@@ -58,7 +61,7 @@ def damage_past(
 
     Args:
         seen: What training shows of the past, (b t c h w), 0 where nothing moves.
-        recorded: The frames as they are, of the same shape; each window borrows from the next.
+        recorded: The frames as they are, of the same shape; each window borrows from another.
         fraction: Fraction of windows to damage.
         generator: Source of the draws, on the CPU.
 
@@ -66,7 +69,10 @@ def damage_past(
         The damaged past.
     """
     b, t, _, h, w = seen.shape
-    box = random_boxes((b, t, h, w), generator).to(seen.device)
+    moves = ((recorded[:, 1:] - recorded[:, :-1]).abs() > MOVES).any(2, keepdim=True)
+    moves = moves.any(1, keepdim=True)
+    moves = moves | moves.roll(1, dims=0)
+    box = random_boxes((b, t, h, w), generator).to(seen.device) & moves
     kind = torch.rand(b, generator=generator).to(seen.device).view(b, 1, 1, 1, 1)
     erased = box & (kind < fraction / 2)
     foreign = box & (kind >= fraction / 2) & (kind < fraction)
