@@ -282,6 +282,11 @@ class TestFolder:
         with pytest.raises(ValueError, match="has format 1 and this version of worldsim reads 3"):
             load(tmp_path)
 
+    def test_whoever_may_read_the_folder_may_read_its_weights(self, tmp_path: Path) -> None:
+        make_tiny_world().save(tmp_path / "square")
+        files = [path for path in (tmp_path / "square").rglob("*") if path.is_file()]
+        assert len({path.stat().st_mode for path in files}) == 1
+
     def test_saving_again_replaces_the_whole_world(self, tmp_path: Path) -> None:
         path = tmp_path / "square"
         make_tiny_world(codec=make_tiny_vae_codec()).save(path)

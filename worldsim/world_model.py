@@ -296,6 +296,8 @@ class WorldModel(nn.Module):
                 values = getattr(self.starts, field.name)
                 file.create_dataset(field.name, data=values, compression="gzip")
             file.create_dataset("background", data=self.background, compression="gzip")
+        for tensors in folder.rglob("*.safetensors"):  # written for their owner alone
+            shutil.copymode(folder / "config.json", tensors)
         (folder / "metrics.json").write_text(json.dumps(self.metrics, indent=2) + "\n")
         (folder / "README.md").write_text(self.card)
 
