@@ -89,7 +89,8 @@ class TestSB3VecEnv:
             assert np.array_equal(dones, terminations | truncations)
             for lane in range(3):
                 if not dones[lane]:
-                    assert infos[lane] == {"termination_prob": told["termination_prob"][lane]}
+                    keys = ("start", "termination_prob")
+                    assert infos[lane] == {key: told[key][lane] for key in keys}
                     continue
                 ended += 1
                 last = told["final_obs"][lane]
@@ -98,7 +99,7 @@ class TestSB3VecEnv:
                     truncations[lane] and not terminations[lane]
                 )
                 cut += infos[lane]["TimeLimit.truncated"]
-                assert infos[lane]["start"] == told["start"][lane]
+                assert infos[lane]["start"] == told["final_info"]["start"][lane]
         assert ended > cut > 0
 
     def test_wants_resets_in_the_same_step(self, mortal_world: WorldModel) -> None:

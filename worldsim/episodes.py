@@ -33,6 +33,7 @@ class EnvState:
         observations: What each lane shows, (b …).
         elapsed: ``int64`` (b,), steps since each lane's reset.
         ended: ``bool`` (b,), lanes whose episode is over.
+        starts: ``int64`` (b,), index of the window that each lane's episode began from, or -1.
         rngs: One generator a lane, from which later episodes draw their starts.
     """
 
@@ -40,6 +41,7 @@ class EnvState:
     observations: NDArray[Any]
     elapsed: NDArray[np.int64]
     ended: NDArray[np.bool_]
+    starts: NDArray[np.int64]
     rngs: tuple[np.random.Generator, ...]
 
     def branch(self, num_envs: int, lane: int = 0) -> EnvState:
@@ -63,6 +65,7 @@ class EnvState:
             observations=self.observations[lanes],
             elapsed=self.elapsed[lanes],
             ended=self.ended[lanes],
+            starts=self.starts[lanes],
             rngs=tuple(deepcopy(self.rngs[lane]) for lane in lanes),
         )
 

@@ -42,8 +42,8 @@ class WorldModelEnv(Env[NDArray[Any], np.int64]):
     termination head says so, or by ``truncated`` after ``horizon`` steps. The seed given to
     ``reset`` decides the window, the noise and so the whole episode.
 
-    ``info`` has ``start`` after a reset (the index of the bundled window, -1 for frames of one's
-    own) and ``termination_prob`` after a step.
+    ``info`` always has ``start``, the index of the window that the episode began from (-1 for
+    frames of one's own), and ``termination_prob`` (0 after a reset).
 
     Args:
         world: A bundled world's name, the path of a world or run folder, or a loaded world.
@@ -105,6 +105,7 @@ class WorldModelEnv(Env[NDArray[Any], np.int64]):
         self._obs: NDArray[Any] | None = None
         self._elapsed = 0
         self._ended = True
+        self._start = -1
 
     @property
     def num_passes(self) -> int:
@@ -140,7 +141,8 @@ class WorldModelEnv(Env[NDArray[Any], np.int64]):
         self._obs = self._latent() if self._in_latents else context.frames[-1]
         self._elapsed = 0
         self._ended = False
-        return self._obs.copy(), {"start": context.index}
+        self._start = context.index
+        return self._obs.copy(), self._info(0.0, 0.0)
 
     def step(
         self, action: np.int64 | int
@@ -168,10 +170,10 @@ class WorldModelEnv(Env[NDArray[Any], np.int64]):
         self._elapsed += 1
         terminated = bool(result.terminations[0])
         truncated = self._elapsed >= self.horizon
-        info = {"termination_prob": float(result.termination_probs[0])}
-        if result.uncertainties is not None and self.max_uncertainty is not None:
-            info["uncertainty"] = float(result.uncertainties[0])
-            truncated = truncated or info["uncertainty"] > self.max_uncertainty
+        uncertainty = 0.0 if result.uncertainties is None else float(result.uncertainties[0])
+        if self.max_uncertainty is not None:
+            truncated = truncated or uncertainty > self.max_uncertainty
+        info = self._info(float(result.termination_probs[0]), uncertainty)
         self._ended = terminated or truncated
         return self._obs.copy(), float(result.rewards[0]), terminated, truncated, info
 
@@ -198,6 +200,7 @@ class WorldModelEnv(Env[NDArray[Any], np.int64]):
             observations=self._obs[None].copy(),
             elapsed=np.array([self._elapsed]),
             ended=np.array([self._ended]),
+            starts=np.array([self._start]),
             rngs=(deepcopy(self.np_random),),
         )
 
@@ -208,7 +211,13 @@ class WorldModelEnv(Env[NDArray[Any], np.int64]):
         self._obs = state.observations[0].copy()
         self._elapsed = int(state.elapsed[0])
         self._ended = bool(state.ended[0])
+        self._start = int(state.starts[0])
         self._np_random = deepcopy(state.rngs[0])
+
+    def _info(self, termination_prob: float, uncertainty: float) -> dict[str, Any]:
+        """The same keys always: some libraries learn them from the first step that they see."""
+        info = {"start": self._start, "termination_prob": termination_prob}
+        return info if self.max_uncertainty is None else {**info, "uncertainty": uncertainty}
 
     def _latent(self) -> NDArray[Any]:
         return self._rollout.latents[0].cpu().numpy().copy()

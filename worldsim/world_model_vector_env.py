@@ -119,6 +119,7 @@ class WorldModelVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any
         self._elapsed = np.zeros(num_envs, dtype=np.int64)
         self._ended = np.zeros(num_envs, dtype=np.bool_)
         self._started = np.zeros(num_envs, dtype=np.bool_)
+        self._start_indices = np.full(num_envs, -1)
 
     @property
     def num_passes(self) -> int:
@@ -167,10 +168,10 @@ class WorldModelVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any
         if options is not None and "reset_mask" in options:
             lanes = lanes[check_mask(options["reset_mask"], self.num_envs)]
             options = {key: value for key, value in options.items() if key != "reset_mask"}
-        lane_infos = self._reset_lanes(lanes, options, seeds)
+        self._reset_lanes(lanes, options, seeds)
         infos: dict[str, Any] = {}
-        for lane, info in lane_infos.items():
-            infos = self._add_info(infos, info, lane)
+        for lane in lanes:
+            infos = self._add_info(infos, self._info(int(lane), 0.0, 0.0), int(lane))
         return self._obs.copy(), infos
 
     def step(
@@ -198,35 +199,39 @@ class WorldModelVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any
         rewards = np.zeros(self.num_envs, dtype=np.float64)
         terminations = np.zeros(self.num_envs, dtype=np.bool_)
         probs = np.zeros(self.num_envs, dtype=np.float32)
-        uncertainties = None if self.max_uncertainty is None else np.zeros_like(probs)
+        uncertainties = np.zeros(self.num_envs, dtype=np.float32)
         if plays.any():
             # Lanes about to be reset ride along: their frames and noise are replaced below.
             result = self._rollout.advance(np.where(plays, actions, self.world.game.noop_action))
             self._obs = self._latents() if self._in_latents else self._rollout.frames()
             rewards[plays] = result.rewards[plays]
             terminations[plays] = result.terminations[plays]
-            probs, uncertainties = result.termination_probs, result.uncertainties
+            probs = result.termination_probs
+            if result.uncertainties is not None:
+                uncertainties = result.uncertainties
             self._elapsed += 1
         truncations = plays & (self._elapsed >= self.horizon)
-        if uncertainties is not None and self.max_uncertainty is not None:
+        if self.max_uncertainty is not None:
             truncations |= plays & (uncertainties > self.max_uncertainty)
         self._ended = terminations | truncations
         final_obs = self._obs
         if self.autoreset_mode is AutoresetMode.SAME_STEP and self._ended.any():
             resets = self._ended.copy()
             final_obs = self._obs.copy()
-        lane_infos = self._reset_lanes(np.flatnonzero(resets)) if resets.any() else {}
+        told = [
+            self._info(lane, float(probs[lane]), float(uncertainties[lane]))
+            for lane in range(self.num_envs)
+        ]
+        if resets.any():
+            self._reset_lanes(np.flatnonzero(resets))
 
         infos: dict[str, Any] = {}
-        for lane in range(self.num_envs):
-            info = {"termination_prob": float(probs[lane])}
-            if uncertainties is not None:
-                info["uncertainty"] = float(uncertainties[lane])
-            if lane in lane_infos:
+        for lane, info in enumerate(told):
+            if resets[lane]:
                 if plays[lane]:
                     final = {"final_obs": final_obs[lane].copy(), "final_info": info}
                     infos = self._add_info(infos, final, lane)
-                info = lane_infos[lane]
+                info = self._info(lane, 0.0, 0.0)
             infos = self._add_info(infos, info, lane)
         return self._obs.copy(), rewards, terminations, truncations, infos
 
@@ -249,6 +254,7 @@ class WorldModelVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any
             observations=self._obs.copy(),
             elapsed=self._elapsed.copy(),
             ended=self._ended.copy(),
+            starts=self._start_indices.copy(),
             rngs=deepcopy(self.np_random),
         )
 
@@ -259,6 +265,7 @@ class WorldModelVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any
         self._obs = state.observations.copy()
         self._elapsed = state.elapsed.copy()
         self._ended = state.ended.copy()
+        self._start_indices = state.starts.copy()
         self._started[:] = True
         self._rngs = list(deepcopy(state.rngs))
 
@@ -267,8 +274,8 @@ class WorldModelVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any
         lanes: NDArray[np.int64],
         options: Mapping[str, Any] | None = None,
         seeds: Sequence[int | None] | None = None,
-    ) -> dict[int, dict[str, Any]]:
-        """Begin an episode in these lanes alone; returns their infos by lane."""
+    ) -> None:
+        """Begin an episode in these lanes alone."""
         starts = []
         for lane in lanes:
             if seeds is not None and seeds[lane] is not None:
@@ -288,9 +295,13 @@ class WorldModelVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any
         self._elapsed[lanes] = 0
         self._ended[lanes] = False
         self._started[lanes] = True
-        return {
-            int(lane): {"start": start.index} for lane, start in zip(lanes, starts, strict=True)
-        }
+        self._start_indices[lanes] = [start.index for start in starts]
+
+    def _info(self, lane: int, termination_prob: float, uncertainty: float) -> dict[str, Any]:
+        """A lane's info, with the keys that `WorldModelEnv` has."""
+        start = int(self._start_indices[lane])
+        info = {"start": start, "termination_prob": termination_prob}
+        return info if self.max_uncertainty is None else {**info, "uncertainty": uncertainty}
 
     def _latents(self) -> NDArray[Any]:
         return self._rollout.latents.cpu().numpy().copy()
