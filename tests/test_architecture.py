@@ -21,6 +21,8 @@ MAX_LINES = 400
 HOMES = {
     "pygame": ("play/",),
     "wandb": ("train/",),
+    "matplotlib": ("train/",),
+    "torchmetrics": ("worldsim/fidelity.py",),
     "stable_baselines3": ("worldsim/sb3.py", "train/agent.py"),
     "diffusers": (
         "worldsim/dit.py",

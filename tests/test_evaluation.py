@@ -1,25 +1,45 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from tests.tiny_worlds import SIDE, make_tiny_game, make_tiny_world, write_tiny_recording
+from tests.tiny_worlds import (
+    SIDE,
+    make_tiny_game,
+    make_tiny_world,
+    write_pong_recording,
+    write_tiny_recording,
+)
+from worldsim.held_out import comes_from
 from worldsim.metrics import step_latency
 from worldsim.recording import Recording
-from worldsim.train import evaluation
-from worldsim.train.evaluation import EvalConfig, comes_from, evaluate, main
+from worldsim.train import evaluation, measure
+from worldsim.train.evaluation import EvalConfig, evaluate, main
+from worldsim.train.verdicts import SECTIONS
 from worldsim.world_model import WorldModel
 
 
 @pytest.fixture(autouse=True)
 def _be_brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation, "step_latency", partial(step_latency, rounds=1))
-    monkeypatch.setattr(evaluation, "SHUFFLE_BATCHES", 2)
-    monkeypatch.setattr(evaluation, "LATENCY_STEPS", (3, 20))
+    monkeypatch.setattr(measure, "step_latency", partial(step_latency, rounds=1))
+    brief = measure.QUICK._replace(
+        horizon=16,
+        flicker_windows=1,
+        event_stretches=8,
+        drift_bounds=(5, 20),
+        shuffle_batches=2,
+        inverse_steps=5,
+        latency_steps=(3, 20),
+    )
+    monkeypatch.setattr(evaluation, "QUICK", brief)
+    monkeypatch.setattr(evaluation, "FULL", brief._replace(windows=8))
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +54,16 @@ def world_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_command_reports_as_text_json_and_picture(
+@pytest.fixture(scope="module")
+def pong_recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:
+    return write_pong_recording(tmp_path_factory.mktemp("recordings") / "pong", steps=100)
+
+
+def test_command_reports_as_page_text_json_and_picture(
     recording: Recording, world_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "report"
-    arguments = [str(world_path), str(recording.path), "--out", str(out)]
+    arguments = [str(world_path), str(recording.path), "--out", str(out), "--quick"]
     assert main([*arguments, "--windows", "6", "--passes", "1"]) == 0
 
     printed = capsys.readouterr().out
@@ -46,59 +71,118 @@ def test_command_reports_as_text_json_and_picture(
     assert str(out) in last_line
     assert last_line.endswith(f"worldsim play {world_path}")
     text = (out / "report.txt").read_text()
-    for words in ("copy-last", "median", "moving", "action-shuffle ratio", "step     3: "):
+    for words in ("copied", "median", "moving", "action-shuffle ratio", "step     3: "):
         assert words in text
         assert words in printed
+    for name in SECTIONS.values():
+        assert f"\n{name}: " in text
 
     report = json.loads((out / "report.json").read_text())
-    assert list(report["horizons"]) == ["1", "8", "16", "32", "64"]
-    for row in report["horizons"].values():
+    assert report["held_out_episodes"] == recording.split()[1]
+    (figures,) = report["worlds"]
+    horizons = figures["fidelity"]["horizons"]
+    assert list(horizons) == ["1", "2", "4", "8", "16"]
+    for row in horizons.values():
         for kind in ("psnr", "psnr_moving"):
             for name in ("world", "copy_last", "median"):
-                assert 0 < row[f"{kind}_{name}"] < 59
-    assert report["windows"] == 6
-    assert report["num_passes"] == 1
-    assert report["held_out_episodes"] == recording.split()[1]
-    assert list(report["step_ms"]) == ["3", "20"]
-    assert report["action_shuffle_ratio"] > 0
+                value, low, high = row[kind][name]
+                assert 0 < value < 59
+                assert low is None or low <= value <= high
+    assert "cannot be made here" in figures["fidelity"]["no_game_again"]
+    assert figures["windows"] == 6
+    assert figures["num_passes"] == 1
+    assert list(figures["speed"]["step_ms"]) == ["3", "20"]
+    assert figures["control"]["action_shuffle_ratio"] > 0
+    assert set(figures["verdicts"]) == set(SECTIONS)
 
     with Image.open(out / "filmstrip.png") as picture:
         scale = 128 // SIDE
-        # the frame given and 11 steps of 3 windows, real above and dreamed below
-        assert picture.width > 12 * SIDE * scale
+        # the frame given and 7 steps of 3 windows, real above and dreamed below
+        assert picture.width > 8 * SIDE * scale
         assert picture.height > 6 * SIDE * scale
     assert sorted(path.name for path in out.iterdir()) == [
         "filmstrip.png",
+        "report.html",
         "report.json",
         "report.txt",
     ]
 
 
+def test_page_needs_nothing_else_and_shows_worlds_side_by_side(
+    recording: Recording, world_path: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "<other> & co"
+    make_tiny_world().save(other)
+    evaluate(
+        EvalConfig(str(world_path), recording.path, (str(other),), tmp_path / "out", quick=True)
+    )
+    page = (tmp_path / "out" / "report.html").read_text()
+    sources = re.findall(r'(?:src|href)="([^"]{0,40})', page)
+    assert sources
+    assert all(source.startswith("data:") for source in sources)
+    assert page.count("<video") == 2 * 3
+    assert page.count("data:image/svg+xml") == len(SECTIONS)
+    for name in SECTIONS.values():
+        assert f"<h2>{name}</h2>" in page
+    assert "&lt;other&gt; &amp; co" in page  # escaped
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [figures["world"] for figures in report["worlds"]] == [str(world_path), str(other)]
+
+
+@pytest.mark.slow
+def test_the_real_game_is_played_again_where_it_can_be(
+    pong_recording: Recording, tmp_path: Path
+) -> None:
+    make_tiny_world(pong_recording.game).save(tmp_path / "world")
+    report = evaluate(
+        EvalConfig(str(tmp_path / "world"), pong_recording.path, quick=True, windows=2)
+    )
+    (figures,) = report["worlds"]
+    row = figures["fidelity"]["horizons"]["8"]
+    assert row["psnr"]["game_again"].value == pytest.approx(58.9, abs=0.1)  # no chance in it
+    assert figures["fidelity"]["no_game_again"] == ""
+    assert set(figures["control"]["effect_by_action"]) == {"world", "real"}
+    text = (tmp_path / "world" / "eval" / "report.txt").read_text()
+    assert "again" in text
+
+
 def test_only_held_out_episodes_are_measured(
     recording: Recording, world_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    held_out = recording.split()[1]
-    seen: set[int] = set()
-    read = Recording.windows
+    asked: list[object] = []
 
-    def watch(self: Recording, episodes: list[int], starts: list[int], length: int) -> object:
-        if length > 1:  # single frames are for the median
-            seen.update(episodes)
-        return read(self, episodes, starts, length)
+    def watched(function: Callable[..., object]) -> Callable[..., object]:
+        def call(*args: object, **options: object) -> object:
+            asked.append(args[2])
+            return function(*args, **options)
 
-    monkeypatch.setattr(Recording, "windows", watch)
+        return call
+
+    for owner, name in (
+        (measure, "choose_windows"),
+        (measure, "action_shuffle_ratio"),
+        (measure.events, "foretell"),
+    ):
+        monkeypatch.setattr(owner, name, watched(getattr(owner, name)))
     evaluate(EvalConfig(str(world_path), recording.path, out=tmp_path, windows=4))
-    assert seen == set(held_out)
+    assert asked == [recording.split()[1]] * 3
 
 
-def test_same_seed_same_figures(recording: Recording, world_path: Path, tmp_path: Path) -> None:
+def test_same_seed_same_figures(recording: Recording) -> None:
+    @contextmanager
+    def stage(words: str, total: int) -> Iterator[Callable[[], None]]:
+        yield lambda: None
+
+    world, effort = make_tiny_world(), evaluation.QUICK._replace(windows=4)
+    judge = measure.learn_to_recognise(recording, effort, stage)
     first, again, other = (
-        evaluate(EvalConfig(str(world_path), recording.path, tmp_path, windows=4, seed=seed))
+        measure.measure("square", world, recording, judge, effort, stage, seed=seed).figures
         for seed in (0, 0, 1)
     )
-    assert first["horizons"] == again["horizons"]
-    assert first["action_shuffle_ratio"] == again["action_shuffle_ratio"]
-    assert first["horizons"] != other["horizons"]
+    for figures in (first, again, other):
+        del figures["speed"]
+    assert json.dumps(first) == json.dumps(again)
+    assert first["fidelity"] != other["fidelity"]
 
 
 def test_says_whether_the_world_was_trained_on_the_recording(
@@ -111,7 +195,7 @@ def test_says_whether_the_world_was_trained_on_the_recording(
     world.save(tmp_path / "world")
     for path, known in ((tmp_path / "world", True), (world_path, False)):
         report = evaluate(EvalConfig(str(path), recording.path, windows=2))
-        assert report["trained_on_this_recording"] is known
+        assert report["worlds"][0]["trained_on_this_recording"] is known
         text = (path / "eval" / "report.txt").read_text()  # the place for reports by default
         assert ("Note: the world's start windows are not among" in text) is not known
 
@@ -127,11 +211,13 @@ def trained_on(recording: Recording) -> WorldModel:
 def test_unmeasurable_figures_are_null(world_path: Path, tmp_path: Path) -> None:
     """Nothing moves and nothing is chosen: no moving pixels, no shuffle ratio."""
     recording = write_tiny_recording(tmp_path / "still", still=True)
-    evaluate(EvalConfig(str(world_path), recording.path, tmp_path, windows=2))
-    report = json.loads((tmp_path / "report.json").read_text())
-    assert report["action_shuffle_ratio"] is None
-    assert report["horizons"]["1"]["psnr_moving_world"] is None
-    assert report["horizons"]["1"]["psnr_copy_last"] == pytest.approx(58.9, abs=0.1)
+    evaluate(EvalConfig(str(world_path), recording.path, out=tmp_path, windows=2))
+    (figures,) = json.loads((tmp_path / "report.json").read_text())["worlds"]
+    assert figures["control"]["action_shuffle_ratio"] is None
+    row = figures["fidelity"]["horizons"]["1"]
+    assert row["psnr_moving"]["world"][0] is None
+    assert row["psnr"]["copy_last"][0] == pytest.approx(58.9, abs=0.1)
+    assert figures["verdicts"]["control"].startswith("The recording's actions never differ")
     assert "undefined" in (tmp_path / "report.txt").read_text()
 
 

@@ -85,8 +85,10 @@ def test_the_report_tells_them(recording: Recording, tmp_path: Path) -> None:
     from worldsim.train.evaluation import EvalConfig, evaluate
 
     make_tiny_world().save(tmp_path / "world")
-    report = evaluate(EvalConfig(str(tmp_path / "world"), recording.path, windows=2))
-    assert report["events"]["steps"] > 0
+    report = evaluate(EvalConfig(str(tmp_path / "world"), recording.path, quick=True, windows=2))
+    events = report["worlds"][0]["events"]
+    assert events["steps"] > 0
+    assert sum(bin["steps"] for bin in events["termination_reliability"]) == events["steps"]
     text = (tmp_path / "world" / "eval" / "report.txt").read_text()
     assert "rewards and ends foretold up to 8 steps ahead" in text
     assert "ends: none, and none foretold" in text or "ends: 1, precision" in text

@@ -5,13 +5,14 @@ from __future__ import annotations
 from os import PathLike
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
 
 from worldsim.codec import Codec, PixelCodec, VAECodec
 from worldsim.dit import VideoDiT
-from worldsim.game import GameConfig
+from worldsim.game import GameConfig, describe_game
 from worldsim.heads import RewardTerminationHead
 from worldsim.recording import Episode, Recording, RecordingWriter, Windows
 from worldsim.world_model import WorldModel
@@ -150,3 +151,33 @@ def make_tiny_world(
 def save_tiny_world(path: Path, **arguments: float) -> Path:
     make_tiny_world(**arguments).save(path)  # type: ignore[arg-type]
     return path
+
+
+def write_pong_recording(
+    path: str | PathLike[str], episodes: int = 3, steps: int = 60
+) -> Recording:
+    """Short games of our Pong under random actions, which can be played again."""
+    env_id = "worldsim/Pong-v0"
+    rng = np.random.default_rng(0)
+    nothing = np.zeros(steps, bool)
+    with RecordingWriter(path, describe_game(env_id)) as writer:
+        for seed in range(episodes):
+            env = gymnasium.make(env_id)
+            frames, rewards = [env.reset(seed=seed)[0]], []
+            actions = rng.integers(3, size=steps)
+            for action in actions:
+                frame, reward, *_ = env.step(int(action))
+                frames.append(frame)
+                rewards.append(reward)
+            writer.write_episode(
+                Episode(
+                    frames=np.stack(frames),
+                    actions=actions,
+                    rewards=np.array(rewards, np.float32),
+                    terminations=nothing,
+                    truncations=np.arange(steps) == steps - 1,
+                    seed=seed,
+                    policy="random",
+                )
+            )
+    return Recording(path)

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from einops import rearrange
 
+from worldsim import events
 from worldsim.held_out import HeldOutWindows, choose_windows, roll_out
 from worldsim.metrics import action_shuffle_ratio, compare
+from worldsim.optical_flow import flicker
 from worldsim.recording import Recording
 from worldsim.world_model import Losses, WorldModel
 
+from .files import write_json, write_text
 from .run_log import RunLog
+from .verdicts import tell_events, tell_flicker
 
 EVAL_HORIZONS = (1, 8, 16, 32)
+FLICKER_WINDOWS = 2
+EVENT_STRETCHES = 64
 
 
 class Evaluation(NamedTuple):
@@ -28,12 +32,16 @@ class Evaluation(NamedTuple):
     Attributes:
         horizons: The figures of ``worldsim.metrics.compare`` by horizon.
         action_shuffle_ratio: Loss under other actions over loss under the true ones.
+        flicker: Warping errors, as `worldsim.optical_flow.flicker` and their ``ratio``.
+        events: Rewards and ends, as `worldsim.events.summarize`.
         held_out: The windows, recorded.
         imagined: The world's frames for the same actions, uint8 (b t h w c).
     """
 
     horizons: dict[int, dict[str, float]]
     action_shuffle_ratio: float
+    flicker: dict[str, Any]
+    events: dict[str, Any]
     held_out: HeldOutWindows
     imagined: np.ndarray
 
@@ -80,10 +88,29 @@ def evaluate_run(
         for horizon, row in horizons.items()
         for name, value in row.items()
     }
-    log.log({**figures, "action_shuffle_ratio": ratio}, step)
+    some = held_out.first(FLICKER_WINDOWS, held_out.horizon)
+    given = some.last_context[:, None]
+    flickers = flicker(
+        np.concatenate((given, some.real), axis=1),
+        np.concatenate((given, imagined[: len(given)]), axis=1),
+        some.episodes,
+    )
+    foretold = events.summarize(
+        events.foretell(world, recording, episodes, num_stretches=EVENT_STRETCHES, on_step=on_step)
+    )
+    figures |= {
+        "action_shuffle_ratio": ratio,
+        "flicker/warping_error": flickers.warping_error_world.value,
+        "flicker/ratio": flickers.ratio,
+        "events/f1_gains": foretold["reward_positive"]["f1"],
+        "events/f1_losses": foretold["reward_negative"]["f1"],
+        "events/f1_ends": foretold["termination"]["f1"],
+    }
+    log.log(figures, step)
     video = log.run_dir / "videos" / f"step_{step:08d}.mp4"
     log.log_video("rollout", write_comparison(video, held_out, imagined, world.game.fps), step)
-    return Evaluation(horizons, ratio, held_out, imagined)
+    told = {**flickers._asdict(), "ratio": flickers.ratio}
+    return Evaluation(horizons, ratio, told, foretold, held_out, imagined)
 
 
 def summarize(losses: Sequence[Losses]) -> dict[str, float]:
@@ -163,14 +190,13 @@ def write_card(
         column_labels=[f"+{i + 1}" for i in shown],
     )
     metrics = {
-        "horizons": {
-            horizon: {name: _finite(value) for name, value in row.items()}
-            for horizon, row in evaluation.horizons.items()
-        },
-        "action_shuffle_ratio": _finite(evaluation.action_shuffle_ratio),
+        "horizons": evaluation.horizons,
+        "action_shuffle_ratio": evaluation.action_shuffle_ratio,
+        "flicker": evaluation.flicker,
+        "events": evaluation.events,
     }
-    _write(checkpoint / "metrics.json", json.dumps(metrics, indent=2, allow_nan=False) + "\n")
-    _write(checkpoint / "README.md", card_text(world, evaluation, facts))
+    write_json(checkpoint / "metrics.json", metrics)
+    write_text(checkpoint / "README.md", card_text(world, evaluation, facts))
 
 
 def has_card(checkpoint: Path) -> bool:
@@ -230,19 +256,8 @@ or the last one given differs from the median frame.
 {table}
 
 Action-shuffle ratio (loss under other actions over loss under the true ones): \
-{evaluation.action_shuffle_ratio:.2f}
+{evaluation.action_shuffle_ratio:.2f}. {tell_flicker(evaluation.flicker)} \
+{tell_events(evaluation.events)} `worldsim eval` tells more.
 
 ![The real game above, the world below, under the same actions](filmstrip.png)
 """
-
-
-def _finite(value: float) -> float | None:
-    """What JSON can say: a figure that there is none of (nan) is null."""
-    return value if math.isfinite(value) else None
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    aside = path.with_name(path.name + ".partial")
-    aside.write_text(text)
-    aside.rename(path)

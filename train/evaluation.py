@@ -1,49 +1,60 @@
-"""`worldsim eval`: how well a world predicts its game, beside two predictors that know nothing."""
+"""`worldsim eval`: is it a world? Measured on held-out play, told in a page, a table and JSON."""
 
 from __future__ import annotations
 
 import io
-import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from worldsim import events
-from worldsim.held_out import HeldOutWindows, check_match, choose_windows, roll_out
-from worldsim.metrics import action_shuffle_ratio, compare, step_latency
+from worldsim.bands import Estimate
+from worldsim.held_out import check_match
 from worldsim.recording import Recording
-from worldsim.video import filmstrip
-from worldsim.world_model import WorldModel, load
+from worldsim.world_model import load
 
-LATENCY_STEPS = (10, 1000)
-SHUFFLE_BATCHES = 8
-STRIP_STEPS = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64)
-STRIP_WINDOWS = 3
-STRIP_PIXELS = 128  # height of a frame in the filmstrip, about
-PREDICTORS = {"world": "world", "copy_last": "copy-last", "median": "median"}
+from .files import write_json, write_text
+from .measure import FULL, QUICK, Advance, Measured, learn_to_recognise, measure
+from .verdicts import SECTIONS, verdicts
+
+PREDICTORS = {
+    "world": "world",
+    "game_again": "game\nagain",
+    "copy_last": "last\ncopied",
+    "median": "median",
+}
 
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """Measure a world against the held-out episodes of a recording of its game."""
+    """Measure a world against the held-out episodes of a recording of its game.
+
+    Writes report.html, which needs nothing else, report.json and report.txt: how true it is by
+    horizon (beside the last frame copied, the median frame, and the real game played again with
+    other chance), whether it flickers, obeys, drifts, remembers, foretells rewards and ends, and
+    how fast it is, with a sentence on each.
+    """
 
     world: tyro.conf.Positional[str]
     """A world that ships (pong, maze, balls), or the folder of a world or of a run."""
     recording: tyro.conf.Positional[Path]
     """Folder of a recording of the same game, made with the same settings."""
+    beside: tuple[str, ...] = ()
+    """More worlds of the same game, to stand beside it in the report."""
     out: Path | None = None
     """Folder for the report; none: `eval` in the world's folder, or `runs/NAME_eval`."""
-    windows: int = 64
-    """Held-out windows to predict."""
+    quick: bool = False
+    """A look instead of a study: fewer and shorter windows, in about a tenth of the time."""
+    windows: int | None = None
+    """Held-out windows to predict; none: 64, or 16 for a quick look."""
     passes: int | None = None
     """Denoising passes a frame; none: the world's own number."""
     seed: int = 0
@@ -70,101 +81,82 @@ def main(argv: Sequence[str]) -> int:
 
 
 def evaluate(config: EvalConfig) -> dict[str, Any]:
-    """Measure, print a table, and write ``report.json``, ``report.txt`` and ``filmstrip.png``.
+    """Measure, print a table, and write ``report.html``, ``report.json`` and ``report.txt``.
 
     Args:
         config: What to measure.
 
     Returns:
-        What ``report.json`` holds.
+        What ``report.json`` holds: about the recording, and a list of ``worlds``. Figures with a
+        confidence band are [value, low, high].
 
     Raises:
         ValueError: If there is no such world or recording, they do not fit, or an option is out
             of range.
     """
-    if config.windows < 1:
-        raise ValueError(f"--windows must be 1 or more, got {config.windows}")
-    if config.passes is not None and config.passes < 1:
-        raise ValueError(f"--passes must be 1 or more, got {config.passes}")
+    for option, value in (("windows", config.windows), ("passes", config.passes)):
+        if value is not None and value < 1:
+            raise ValueError(f"--{option} must be 1 or more, got {value}")
     recording = Recording(config.recording)
-    world = load(config.world, device=config.device)
-    check_match(world, recording)
-    _, episodes = recording.split()
-    held_out = choose_windows(
-        world, recording, episodes, num_windows=config.windows, seed=config.seed
-    )
+    names = [config.world, *config.beside]
+    worlds = {name: load(name, device=config.device) for name in names}
+    for world in worlds.values():
+        check_match(world, recording)
+    effort = QUICK if config.quick else FULL
+    if config.windows is not None:
+        effort = effort._replace(windows=config.windows)
 
     console = Console()
     with _progress(console) as progress:
-        batches = math.ceil(len(held_out.real) / 64)
-        bar = progress.add_task("rolling out", total=batches * held_out.horizon)
-        dreamed = roll_out(
-            world,
-            held_out,
-            num_passes=config.passes,
-            seed=config.seed,
-            on_step=lambda: progress.advance(bar),
-        )
-        shuffle_bar = progress.add_task("shuffling actions", total=SHUFFLE_BATCHES)
-        ratio = action_shuffle_ratio(
-            world,
-            recording,
-            episodes,
-            seed=config.seed,
-            num_batches=SHUFFLE_BATCHES,
-            on_batch=lambda: progress.advance(shuffle_bar),
-        )
-        event_bar = progress.add_task(
-            "foretelling events", total=events.num_batches(4 * config.windows)
-        )
-        foretold = events.foretell(
-            world,
-            recording,
-            episodes,
-            num_stretches=4 * config.windows,
-            num_passes=config.passes,
-            seed=config.seed,
-            on_step=lambda: progress.advance(event_bar),
-        )
-        progress.update(event_bar, completed=events.num_batches(4 * config.windows))
-        clock_bar = progress.add_task("timing steps", total=max(LATENCY_STEPS) + 1)
-        latency = step_latency(
-            world,
-            LATENCY_STEPS,
-            num_passes=config.passes,
-            on_step=lambda: progress.advance(clock_bar),
-        )
+
+        @contextmanager
+        def stage(words: str, total: int) -> Iterator[Advance]:
+            bar = progress.add_task(words, total=total)
+            yield lambda: progress.advance(bar)
+            progress.update(bar, completed=total)
+
+        judge = learn_to_recognise(recording, effort, stage)
+        measured = []
+        for name, world in worlds.items():
+            if len(worlds) > 1:
+                progress.console.print(name, highlight=False, markup=False)
+            measured.append(
+                measure(
+                    name,
+                    world,
+                    recording,
+                    judge,
+                    effort,
+                    stage,
+                    num_passes=config.passes,
+                    seed=config.seed,
+                )
+            )
+
+    _, episodes = recording.split()
     report = {
-        "world": config.world,
         "recording": str(config.recording),
-        "world_env_id": world.game.env_id,
         "recording_env_id": recording.game.env_id,
         "held_out_episodes": episodes,
         "held_out_steps": int(recording.episode_lengths[episodes].sum()),
-        "trained_on_this_recording": comes_from(world, recording, episodes),
-        "windows": len(held_out.real),
-        "num_passes": world.num_passes if config.passes is None else config.passes,
         "seed": config.seed,
-        "horizons": compare(dreamed, held_out, recording.median_frame()),
-        "action_shuffle_ratio": ratio.overall,
-        "action_shuffle_ratio_by_action": ratio.by_action,
-        "events": events.summarize(foretold),
-        "step_ms": latency,
-        "parameters": sum(parameter.numel() for parameter in world.parameters()),
-        "device": str(world.device),
-        "threads": torch.get_num_threads(),
+        "worlds": [{**one.figures, "verdicts": verdicts(one.figures)} for one in measured],
     }
-
     out = config.out or _default_out(config.world)
     out.mkdir(parents=True, exist_ok=True)
-    _print_report(report, console)
+    _print_report(report, measured, console)
     text = io.StringIO()
-    _print_report(report, Console(file=text, width=88))
-    _write(out / "report.txt", text.getvalue())
-    _write(out / "report.json", json.dumps(_without_nan(report), indent=2, allow_nan=False) + "\n")
-    _write_filmstrip(dreamed, held_out, out / "filmstrip.png")
+    _print_report(report, measured, Console(file=text, width=100))
+    write_text(out / "report.txt", text.getvalue())
+    write_json(out / "report.json", report)
+    from .report import strip_of, write_report  # matplotlib takes a second
+
+    strip_of(measured[0], out / "filmstrip.png")
+    write_report(
+        out / "report.html", f"{' and '.join(names)}: is it a world?", _lead(report), measured
+    )
     console.print(
-        f"Report in {out} (report.txt, report.json, filmstrip.png). Next: "
+        f"Report in {out} (open report.html; report.json, report.txt, filmstrip.png). Next: "
         f"worldsim play {config.world}",
         soft_wrap=True,
         highlight=False,
@@ -173,22 +165,9 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
     return report
 
 
-def comes_from(world: WorldModel, recording: Recording, episodes: Sequence[int]) -> bool:
-    """Find out whether a world was trained on this recording with these episodes held out.
-
-    Training takes a world's start windows from the held-out episodes: if they are all there, it
-    was. If not, it was trained on another recording, or on this one when it was shorter or split
-    otherwise.
-    """
-    seen: set[bytes] = set()
-    for episode in episodes:
-        seen.update(frame.tobytes() for frame in recording.episode(episode).frames)
-    return all(frame.tobytes() in seen for start in world.starts.frames for frame in start)
-
-
 def _progress(console: Console) -> Progress:
     return Progress(
-        TextColumn("{task.description:18}"),
+        TextColumn("{task.description:34}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("ETA"),
@@ -202,64 +181,127 @@ def _default_out(world: str) -> Path:
     return path / "eval" if path.is_dir() else Path("runs") / f"{path.name}_eval"
 
 
-def _print_report(report: dict[str, Any], console: Console) -> None:
-    """Print the figures; what was measured on what comes first, the verdict is left to readers."""
+def _lead(report: dict[str, Any]) -> str:
+    return (
+        f"On {report['recording']} ({report['recording_env_id']}): "
+        f"{len(report['held_out_episodes'])} held-out episodes of "
+        f"{report['held_out_steps']:,} steps in all."
+    )
+
+
+def _print_report(report: dict[str, Any], measured: Sequence[Measured], console: Console) -> None:
+    """What was measured on what, the sentences, and the figures of each world."""
 
     def say(text: str) -> None:
         console.print(text, highlight=False, markup=False)
 
-    say(
-        f"{report['world']} on {report['recording']} ({report['recording_env_id']}): "
-        f"{report['windows']} windows of {len(report['held_out_episodes'])} held-out episodes "
-        f"({report['held_out_steps']:,} steps), denoising passes: {report['num_passes']}"
-    )
-    if report["world_env_id"] != report["recording_env_id"]:
-        say(f"Note: this is a world of another game, {report['world_env_id']}.")
-    if not report["trained_on_this_recording"]:
+    say(_lead(report))
+    for one, figures in zip(measured, report["worlds"], strict=True):
         say(
-            "Note: the world's start windows are not among these episodes. It was trained on "
-            "another recording, or on this one before it grew; then it may have seen them."
+            f"\n{one.name}: {figures['windows']} windows of {one.held_out.horizon} steps, "
+            f"denoising passes: {figures['num_passes']}"
         )
+        if figures["world_env_id"] != report["recording_env_id"]:
+            say(f"Note: this is a world of another game, {figures['world_env_id']}.")
+        if not figures["trained_on_this_recording"]:
+            say(
+                "Note: the world's start windows are not among these episodes. It was trained on "
+                "another recording, or on this one before it grew; then it may have seen them."
+            )
+        for key, sentence in figures["verdicts"].items():
+            say(f"{SECTIONS[key]}: {sentence}")
+        console.print(_table(figures["fidelity"]["horizons"]))
+        for line in _details(figures):
+            say(line)
+
+
+def _table(horizons: dict[str, Any]) -> Table:
+    """PSNR by horizon, the best of each row in bold."""
     table = Table(title="PSNR in dB by horizon, higher is better")
     table.add_column("steps", justify="right")
+    known = next(iter(horizons.values()))["psnr"]
+    shown = {name: label for name, label in PREDICTORS.items() if name in known}
     for kind in ("all", "moving"):
-        for label in PREDICTORS.values():
+        for label in shown.values():
             table.add_column(f"{label}\n{kind}", justify="right")
-    table.add_column("moving\npixels", justify="right")
-    for horizon, row in report["horizons"].items():
+    for horizon, row in horizons.items():
         cells = []
-        for kind in ("psnr", "psnr_moving"):
-            values = [row[f"{kind}_{name}"] for name in PREDICTORS]
+        for metric in ("psnr", "psnr_moving"):
+            values = [row[metric][name].value for name in shown]
+            best = max(value for name, value in zip(shown, values, strict=True))
             for value in values:
-                style = "[bold]" if value == max(values) else ""
+                style = "[bold]" if value == best else ""
                 cells.append(f"{style}{value:.1f}" if math.isfinite(value) else "-")
-        table.add_row(str(horizon), *cells, f"{100 * row['moving_fraction']:.1f}%")
-    console.print(table)
-    say(
-        "moving: pixels where the real or the last given frame differs from the recording's "
-        "median frame"
+        table.add_row(horizon, *cells)
+    return table
+
+
+def _details(figures: dict[str, Any]) -> list[str]:
+    """The other figures, a line each."""
+    control, stability = figures["control"], figures["stability"]
+    frechet, flicker = figures["frechet"], figures["flicker"]
+    lines = [
+        "moving: pixels where the real or the last given frame differs from the recording's median "
+        "frame; game again: the real game, played on from there with other chance; "
+        "last copied: the last given frame, copied"
+    ]
+    for why in (figures["fidelity"]["no_game_again"], figures["fidelity"]["no_lpips"]):
+        lines += [f"Note: {why}"] if why else []
+    similar = [
+        f"{row['ssim_moving']['world'].value:.3f} at {h}"
+        for h, row in figures["fidelity"]["horizons"].items()
+        if math.isfinite(row["ssim_moving"]["world"].value)
+    ]
+    lines += [f"SSIM on moving pixels: {', '.join(similar)}"] if similar else []
+    lines.append(
+        f"Frechet distance of features of three frames (neither FID nor FVD): world "
+        f"{frechet['world']:.3g}, held-out {frechet['held_out']:.3g}, copy-last "
+        f"{frechet['copy_last']:.3g}"
     )
-    ratio = report["action_shuffle_ratio"]
-    say(
-        "action-shuffle ratio: "
-        + (
-            f"{ratio:.3f} (loss under other windows' actions / under the true ones)"
-            if math.isfinite(ratio)
-            else "undefined, the recording's actions never differ"
-        )
+    lines.append(
+        f"flow warping error: world {_band(flicker['warping_error_world'])}, game "
+        f"{_band(flicker['warping_error_real'])} of 255"
     )
+    ratio = control["action_shuffle_ratio"]
     if math.isfinite(ratio):
-        by_action = report["action_shuffle_ratio_by_action"].items()
+        by_action = control["action_shuffle_ratio_by_action"].items()
         told = ", ".join(f"{name} {value:.2f}" for name, value in by_action if value == value)
-        say(f"the same by the last action, where the other one differs: {told}")
-    for line in _tell_events(report["events"]):
-        say(line)
-    for step, times in report["step_ms"].items():
-        say(
-            f"step {step:>5,}: {times['p50']:.1f} ms p50, {times['p95']:.1f} ms p95 "
-            f"({1000 / times['p50']:.0f} frames per second, {report['device']}, "
-            f"{report['threads']} threads)"
+        lines.append(f"action-shuffle ratio: {ratio:.3f}; by the last action: {told}")
+    else:
+        lines.append("action-shuffle ratio: undefined, the recording's actions never differ")
+    known = control["recognised"]
+    lines.append(
+        f"actions recognised: in imagined frames {_band(known['world'])}, in real ones "
+        f"{_band(known['real'])}"
+    )
+    slope = stability["slope_per_1000_steps"]
+    lines.append(
+        (f"drift: {_band(slope)} a thousand steps; " if math.isfinite(slope.value) else "")
+        + "objects "
+        + ", ".join(
+            f"{value:.2f} at {step:,}"
+            for step, value in zip(stability["steps"], stability["objects"], strict=True)
         )
+    )
+    for age, row in figures["memory"].items():
+        lines.append(
+            f"out of sight for up to {age} steps: world {row['world'].value:.1f} dB, when made to "
+            f"forget {row['forgetful'].value:.1f}, median {row['median'].value:.1f} "
+            f"({row['pixels']:,} pixels)"
+        )
+    lines += _tell_events(figures["events"])
+    for step, times in figures["speed"]["step_ms"].items():
+        lines.append(
+            f"step {int(step):>5,}: {times['p50']:.1f} ms p50, {times['p95']:.1f} ms p95 "
+            f"({1000 / times['p50']:.0f} frames per second, {figures['device']}, "
+            f"{figures['threads']} threads)"
+        )
+    return lines
+
+
+def _band(figure: Estimate) -> str:
+    band = f" ({figure.low:.3g} to {figure.high:.3g})" if math.isfinite(figure.low) else ""
+    return f"{figure.value:.3g}{band}"
 
 
 def _tell_events(told: dict[str, Any]) -> list[str]:
@@ -289,31 +331,3 @@ def _tell_events(told: dict[str, Any]) -> list[str]:
         f"{told['termination_brier']:.4f} (of the mean rate "
         f"{told['termination_brier_of_mean']:.4f})",
     ]
-
-
-def _write_filmstrip(dreamed: np.ndarray, held_out: HeldOutWindows, path: Path) -> None:
-    """Real frames above, the world's below, the same actions; the frame given comes first."""
-    steps = [step for step in STRIP_STEPS if step <= held_out.horizon]
-    columns = [step - 1 for step in steps]
-    rows, labels = [], []
-    for window in range(min(STRIP_WINDOWS, len(dreamed))):
-        given = held_out.last_context[window][None]
-        for label, frames in (("real", held_out.real), ("world", dreamed)):
-            rows.append(np.concatenate([given, frames[window, columns]]))
-            labels.append(label)
-    scale = max(1, STRIP_PIXELS // dreamed.shape[2])
-    filmstrip(rows, path, scale, labels, ["given", *(f"+{step}" for step in steps)])
-
-
-def _without_nan(value: Any) -> Any:
-    """JSON knows no nan: an undefined figure is null."""
-    if isinstance(value, dict):
-        return {key: _without_nan(entry) for key, entry in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    aside = path.with_name(f".{path.name}.part")
-    aside.write_text(text)
-    aside.replace(path)

@@ -160,7 +160,7 @@ def find(
     return Found(int(happened.sum()), part(said), part(real), part((real + said) / 2))
 
 
-def summarize(steps: Foretold) -> dict[str, object]:
+def summarize(steps: Foretold) -> dict[str, Any]:
     """How rewards and ends are foretold.
 
     A reward counts as foretold where at least half of the recording's usual reward (the median of
@@ -171,7 +171,9 @@ def summarize(steps: Foretold) -> dict[str, object]:
         reward a step ``reward_mean`` and ``foretold_reward_mean``, and of the ends the Brier score
         ``termination_brier``, what the mean rate of ends has, ``termination_brier_of_mean``, and
         ``termination_calibration_error``, how far probabilities are from frequencies on the
-        average over ten bins of probability.
+        average over ten bins of probability; and ``termination_reliability``, for each bin that
+        is not empty its mean probability ``foretold``, how often an end ``happened`` and the
+        ``steps`` in it.
     """
     rewards, expected, ended, probs, weights = steps
     sizes = np.abs(rewards[rewards != 0])
@@ -180,6 +182,15 @@ def summarize(steps: Foretold) -> dict[str, object]:
     rate = float(weights[ended].sum() / total)
     bins = np.minimum((probs * _BINS).astype(int), _BINS - 1)
     error = sum(abs((weights * (ended - probs))[bins == i].sum()) for i in range(_BINS))
+    reliability = [
+        {
+            "foretold": float(np.average(probs[inside], weights=weights[inside])),
+            "happened": float(np.average(ended[inside], weights=weights[inside])),
+            "steps": int(inside.sum()),
+        }
+        for inside in (bins == i for i in range(_BINS))
+        if inside.any()
+    ]
     return {
         "steps": len(rewards),
         "reward_positive": find(rewards >= limit, expected >= limit, weights)._asdict(),
@@ -190,4 +201,5 @@ def summarize(steps: Foretold) -> dict[str, object]:
         "termination_brier": float((weights * (ended - probs) ** 2).sum() / total),
         "termination_brier_of_mean": rate * (1 - rate),
         "termination_calibration_error": float(error / total),
+        "termination_reliability": reliability,
     }

@@ -26,11 +26,13 @@ class HeldOutWindows:
         windows: Windows of ``context + horizon`` frames, all of those after the context valid.
         context: Frames given.
         horizon: Frames to predict.
+        places: Episode and first frame of each, which is negative where it begins before it.
     """
 
     windows: Windows
     context: int
     horizon: int
+    places: tuple[tuple[int, int], ...] = ()
 
     @property
     def last_context(self) -> Frames:
@@ -41,6 +43,26 @@ class HeldOutWindows:
     def real(self) -> Frames:
         """What followed, ``uint8`` (b horizon h w c)."""
         return self.windows.frames[:, self.context :]
+
+    @property
+    def episodes(self) -> NDArray[np.int64]:
+        """The episode of each window (b)."""
+        return np.array([episode for episode, _ in self.places], np.int64)
+
+    def first(self, num_windows: int, horizon: int) -> HeldOutWindows:
+        """The first windows alone, and fewer steps of them."""
+        windows, horizon = self.windows, min(horizon, self.horizon)
+        rows, frames = slice(num_windows), slice(self.context + horizon)
+        steps = slice(self.context + horizon - 1)
+        cut = Windows(
+            frames=windows.frames[rows, frames],
+            actions=windows.actions[rows, steps],
+            rewards=windows.rewards[rows, steps],
+            terminations=windows.terminations[rows, steps],
+            truncations=windows.truncations[rows, steps],
+            valid=windows.valid[rows, frames],
+        )
+        return HeldOutWindows(cut, self.context, horizon, self.places[rows])
 
 
 def choose_windows(
@@ -80,7 +102,7 @@ def choose_windows(
                     [start for _, start in chosen],
                     world.window + horizon,
                 )
-                return HeldOutWindows(windows, world.window, horizon)
+                return HeldOutWindows(windows, world.window, horizon, tuple(chosen))
     raise ValueError(
         f"No held-out episode is long enough to predict {min(horizons)} step(s): the longest has "
         f"{max((int(recording.episode_lengths[e]) for e in episodes), default=0)}; record more"
@@ -93,6 +115,7 @@ def roll_out(
     *,
     num_passes: int | None = None,
     seed: int = 0,
+    newest: int | None = None,
     on_step: Callable[[], None] | None = None,
 ) -> Frames:
     """Let the world continue each window under the recorded actions, in batches of up to 64.
@@ -102,6 +125,7 @@ def roll_out(
         held_out: Where to begin and what the player did.
         num_passes: Denoising passes a frame; None takes the world's own number.
         seed: Of the noise.
+        newest: Frames of the context to show it, the newest ones; None for all.
         on_step: Called after each step of a batch, for a progress bar.
 
     Returns:
@@ -109,14 +133,15 @@ def roll_out(
     """
     frames, actions = held_out.windows.frames, held_out.windows.actions
     context = held_out.context
+    begins = 0 if newest is None else max(0, context - newest)
     seeds = np.random.default_rng(seed).integers(2**62, size=len(frames))
     dreamed = np.empty_like(held_out.real)
     for begin in range(0, len(frames), _BATCH):
         batch = slice(begin, begin + _BATCH)
         rollout = Rollout(world, len(frames[batch]), num_passes=num_passes)
         rollout.reset(
-            frames[batch, :context],
-            actions[batch, : context - 1],
+            frames[batch, begins:context],
+            actions[batch, begins : context - 1],
             [int(lane_seed) for lane_seed in seeds[batch]],
         )
         for step in range(held_out.horizon):
@@ -149,3 +174,16 @@ def check_match(world: WorldModel, recording: Recording) -> None:
                 f"{kind} and the recording of {theirs.env_id} has {recording_value}; evaluate a "
                 "world on a recording of its own game, made with the same settings"
             )
+
+
+def comes_from(world: WorldModel, recording: Recording, episodes: Sequence[int]) -> bool:
+    """Find out whether a world was trained on this recording with these episodes held out.
+
+    Training takes a world's start windows from the held-out episodes: if they are all there, it
+    was. If not, it was trained on another recording, or on this one when it was shorter or split
+    otherwise.
+    """
+    seen: set[bytes] = set()
+    for episode in episodes:
+        seen.update(frame.tobytes() for frame in recording.episode(episode).frames)
+    return all(frame.tobytes() in seen for start in world.starts.frames for frame in start)

@@ -5,6 +5,7 @@ python tests/benchmarks/bench_step.py [WORLD] [--passes K]
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import tyro
 
@@ -26,8 +27,9 @@ def main(world_name: str = "pong", /, passes: int | None = None) -> None:
         f"{torch.get_num_threads()} thread"
     )
     for step, times in latency.items():
-        print(f"step {step:>5,}: {times['p50']:6.2f} ms p50  {times['p95']:6.2f} ms p95")
-    ratio = latency[STEPS[-1]]["p50"] / latency[STEPS[0]]["p50"]
+        p50, p95 = np.percentile(times, (50, 95))
+        print(f"step {step:>5,}: {p50:6.2f} ms p50  {p95:6.2f} ms p95")
+    ratio = np.median(latency[STEPS[-1]]) / np.median(latency[STEPS[0]])
     print(f"step {STEPS[-1]:,} / step {STEPS[0]}: {ratio:.3f} (p50)")
 
 

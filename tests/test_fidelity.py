@@ -1,0 +1,185 @@
+"""Metrics by horizon, against their formulas and with predictions made worse on purpose."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from tests.tiny_worlds import SIDE, make_tiny_world, write_tiny_recording
+from worldsim.fidelity import fidelity, frechet, load_lpips, ssim_map
+from worldsim.held_out import HeldOutWindows, choose_windows
+from worldsim.inverse_dynamics import (
+    InverseDynamics,
+    accuracy_by_action,
+    recognise,
+    train_inverse_dynamics,
+)
+from worldsim.metrics import compare
+from worldsim.optical_flow import flicker
+from worldsim.recording import Recording
+
+STEPS = 24
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:
+    path = tmp_path_factory.mktemp("recordings") / "square"
+    return write_tiny_recording(path, steps=60, episodes=10)
+
+
+@pytest.fixture(scope="module")
+def held_out(recording: Recording) -> HeldOutWindows:
+    world = make_tiny_world()
+    return choose_windows(world, recording, [8, 9], horizons=(STEPS,), num_windows=12)
+
+
+@pytest.fixture(scope="module")
+def judge(recording: Recording) -> InverseDynamics:
+    return train_inverse_dynamics(recording, range(8), steps=150)
+
+
+class TestFidelity:
+    def test_values_are_those_of_the_plain_comparison(
+        self, recording: Recording, held_out: HeldOutWindows
+    ) -> None:
+        median = recording.median_frame()
+        predicted = np.roll(held_out.real, 1, axis=3)
+        found = fidelity({"world": predicted, "median": median}, held_out, median, (1, 8, 999))
+        plain = compare(predicted, held_out, median, (1, 8))
+        assert list(found) == [1, 8]
+        for horizon, row in plain.items():
+            for name in ("world", "median"):
+                for kind in ("psnr", "psnr_moving"):
+                    value, low, high = found[horizon][kind][name]
+                    assert value == pytest.approx(row[f"{kind}_{name}"])
+                    assert low <= value <= high
+
+    def test_perfect_is_perfect(self, recording: Recording, held_out: HeldOutWindows) -> None:
+        row = fidelity({"world": held_out.real}, held_out, recording.median_frame(), (4,))[4]
+        assert row["psnr_moving"]["world"].value == pytest.approx(58.92, abs=0.01)
+        assert row["ssim"]["world"].value == pytest.approx(1)
+        assert row["ssim_moving"]["world"].value == pytest.approx(1)
+
+    def test_ssim_equals_the_formula_on_flat_pictures(self) -> None:
+        """Without structure only the luminance term is left."""
+        real, shown = (np.full((1, SIDE, SIDE, 3), value, np.uint8) for value in (100, 150))
+        a, b = 100 / 255, 150 / 255
+        expected = (2 * a * b + 0.01**2) / (a**2 + b**2 + 0.01**2)
+        np.testing.assert_allclose(ssim_map(real, shown), expected, rtol=1e-4)
+
+    def test_lpips_is_measured_or_its_absence_explained(
+        self, recording: Recording, held_out: HeldOutWindows
+    ) -> None:
+        lpips, why_not = load_lpips()
+        assert (lpips is None) == bool(why_not)
+        assert "\n" not in why_not
+
+        def half(real: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
+            assert real.shape == shown.shape == (12, 3, SIDE, SIDE)
+            return (real - shown).abs().mean((1, 2, 3)) / 2
+
+        median = recording.median_frame()
+        found = fidelity({"world": held_out.real, "median": median}, held_out, median, (2,), half)
+        assert found[2]["lpips"]["world"].value == 0
+        assert found[2]["lpips"]["median"].value > 0
+
+
+def test_frechet_distance_equals_the_formula() -> None:
+    """Between Gaussians of the same shape it is the squared distance of their means."""
+    features = torch.randn(400, 8, generator=torch.Generator().manual_seed(0))
+    assert frechet(features, features) == pytest.approx(0, abs=1e-6)
+    assert frechet(features, features + 2) == pytest.approx(8 * 4, rel=1e-4)
+    # the same mean, three times the deviation: (3 - 1)^2 times the variance
+    wide = features.mean(0) + 3 * (features - features.mean(0))
+    assert frechet(features, wide) == pytest.approx(4 * float(features.var(0).sum()), rel=1e-3)
+
+
+class TestInverseDynamics:
+    def test_recognises_the_actions_of_real_frames(
+        self, judge: InverseDynamics, held_out: HeldOutWindows
+    ) -> None:
+        frames = held_out.windows.frames[:, held_out.context - 2 :]
+        taken = held_out.windows.actions[:, held_out.context - 1 :]
+        guessed, features = recognise(judge, frames)
+        assert guessed.shape == taken.shape
+        assert features.shape == (*taken.shape, 64)
+        assert (guessed == taken).mean() > 0.95
+        assert (accuracy_by_action(guessed, taken, 3) > 0.9).all()
+
+    def test_an_action_that_was_never_taken_has_no_accuracy(self) -> None:
+        found = accuracy_by_action(np.array([[0, 1, 1]]), np.array([[0, 1, 0]]), 3)
+        assert found[:2].tolist() == [0.5, 1.0]
+        assert np.isnan(found[2])
+
+    def test_same_seed_same_judge(self, recording: Recording) -> None:
+        first, again = (train_inverse_dynamics(recording, [0, 1], steps=3) for _ in range(2))
+        for a, b in zip(first.parameters(), again.parameters(), strict=True):
+            assert torch.equal(a, b)
+
+
+class TestWorseOnPurpose:
+    """A world that is right but for one fault: the figure that should notice does, others don't."""
+
+    def figures(
+        self,
+        shown: np.ndarray,
+        recording: Recording,
+        held_out: HeldOutWindows,
+        judge: InverseDynamics,
+    ) -> dict[str, float]:
+        median = recording.median_frame()
+        before = held_out.windows.frames[:, held_out.context - 2 : held_out.context]
+        whole, real = (np.concatenate((before, frames), 1) for frames in (shown, held_out.real))
+        taken = held_out.windows.actions[:, held_out.context - 1 :]
+        guessed, features = recognise(judge, whole)
+        _, real_features = recognise(judge, real)
+        row = fidelity({"world": shown}, held_out, median, (STEPS,))[STEPS]
+        return {
+            "psnr_moving": row["psnr_moving"]["world"].value,
+            "recognised": float((guessed == taken).mean()),
+            "frechet": frechet(real_features.flatten(0, 1), features.flatten(0, 1)),
+            "flicker": flicker(held_out.real[:3], shown[:3], np.arange(3)).ratio,
+        }
+
+    @pytest.fixture
+    def right(
+        self, recording: Recording, held_out: HeldOutWindows, judge: InverseDynamics
+    ) -> dict[str, float]:
+        return self.figures(held_out.real, recording, held_out, judge)
+
+    def test_noise(
+        self, right: dict, recording: Recording, held_out: HeldOutWindows, judge: InverseDynamics
+    ) -> None:
+        noise = np.random.default_rng(0).normal(0, 12, held_out.real.shape)
+        noisy = (held_out.real + noise).clip(0, 255).astype(np.uint8)
+        worse = self.figures(noisy, recording, held_out, judge)
+        assert worse["flicker"] > 1.5 * right["flicker"]
+        assert worse["psnr_moving"] < 35 < right["psnr_moving"]
+        assert worse["recognised"] > right["recognised"] - 0.1
+
+    def test_swapped_actions(
+        self, right: dict, recording: Recording, held_out: HeldOutWindows, judge: InverseDynamics
+    ) -> None:
+        """Mirrored, the square goes right where it should go left, as smoothly as ever."""
+        worse = self.figures(held_out.real[:, :, :, ::-1], recording, held_out, judge)
+        assert worse["recognised"] < right["recognised"] - 0.4
+        assert worse["flicker"] == pytest.approx(right["flicker"], rel=0.35)
+
+    def test_frozen_frames(
+        self, right: dict, recording: Recording, held_out: HeldOutWindows, judge: InverseDynamics
+    ) -> None:
+        frozen = np.repeat(held_out.last_context[:, None], STEPS, axis=1)
+        worse = self.figures(frozen, recording, held_out, judge)
+        assert worse["flicker"] < 0.3 * right["flicker"]
+        assert worse["recognised"] < right["recognised"] - 0.4
+        assert worse["psnr_moving"] < right["psnr_moving"] - 20
+
+    def test_a_lost_object(
+        self, right: dict, recording: Recording, held_out: HeldOutWindows, judge: InverseDynamics
+    ) -> None:
+        empty = np.broadcast_to(recording.median_frame(), held_out.real.shape).copy()
+        empty[:, : STEPS // 2] = held_out.real[:, : STEPS // 2]
+        worse = self.figures(empty, recording, held_out, judge)
+        assert worse["psnr_moving"] < right["psnr_moving"] - 20
+        assert worse["frechet"] > right["frechet"] + 1

@@ -1,0 +1,384 @@
+"""Everything that `worldsim eval` finds out about one world, in the order of its report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from worldsim import events
+from worldsim.bands import estimate
+from worldsim.chance import CannotReplayError, replay
+from worldsim.control import Counterfactuals, commotion, counterfactuals, effect
+from worldsim.fidelity import HORIZONS, fidelity, frechet, load_lpips
+from worldsim.held_out import (
+    HeldOutWindows,
+    check_match,
+    choose_windows,
+    comes_from,
+    roll_out,
+)
+from worldsim.inverse_dynamics import (
+    FRAMES,
+    InverseDynamics,
+    accuracy_by_action,
+    recognise,
+    train_inverse_dynamics,
+)
+from worldsim.memory import remember
+from worldsim.metrics import action_shuffle_ratio, step_latency
+from worldsim.optical_flow import flicker
+from worldsim.recording import Recording
+from worldsim.stability import drift
+from worldsim.world_model import WorldModel
+
+from .bench import peak_memory
+
+Frames = NDArray[np.uint8]
+Advance = Callable[[], None]
+Stage = Callable[[str, int], AbstractContextManager[Advance]]
+"""A bar of the progress display: what is done and how often ``advance`` will be called."""
+
+MEMORY_STEPS = 64
+FLICKER_STEPS = 32
+COUNTERFACTUAL_STEPS = 16
+COUNTERFACTUAL_LANES = 48  # about as many are worth a batch on a CPU
+
+
+class Effort(NamedTuple):
+    """How much is measured; a quick look takes about a tenth of the time."""
+
+    windows: int
+    horizon: int
+    flicker_windows: int
+    event_stretches: int
+    drift_bounds: tuple[int, ...]
+    drift_sessions: int
+    shuffle_batches: int
+    inverse_steps: int
+    latency_steps: tuple[int, ...]
+
+
+FULL = Effort(
+    windows=64,
+    horizon=256,
+    flicker_windows=6,
+    event_stretches=256,
+    drift_bounds=(10, 100, 200, 500, 1000, 1500, 2000),
+    drift_sessions=4,
+    shuffle_batches=8,
+    inverse_steps=600,
+    latency_steps=(10, 1000, 5000),
+)
+QUICK = Effort(
+    windows=16,
+    horizon=64,
+    flicker_windows=2,
+    event_stretches=64,
+    drift_bounds=(10, 100, 200),
+    drift_sessions=2,
+    shuffle_batches=4,
+    inverse_steps=120,
+    latency_steps=(10, 200),
+)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One world, measured.
+
+    Attributes:
+        name: As it was asked for.
+        world: The world.
+        figures: What ``report.json`` holds of it.
+        held_out: The windows.
+        dreamed: What the world made of them, ``uint8`` (b horizon h w c).
+        counterfactuals: Every action from a few moments.
+        latency: Milliseconds of steps, by how far into a session.
+    """
+
+    name: str
+    world: WorldModel
+    figures: dict[str, Any]
+    held_out: HeldOutWindows
+    dreamed: Frames
+    counterfactuals: Counterfactuals
+    latency: dict[int, NDArray[np.float64]]
+
+
+def learn_to_recognise(recording: Recording, effort: Effort, stage: Stage) -> InverseDynamics:
+    """Train the inverse dynamics model, which judges all worlds of a recording."""
+    train_episodes, _ = recording.split()
+    with stage("learning what actions look like", effort.inverse_steps) as advance:
+        return train_inverse_dynamics(
+            recording, train_episodes, steps=effort.inverse_steps, on_step=advance
+        )
+
+
+def measure(
+    name: str,
+    world: WorldModel,
+    recording: Recording,
+    judge: InverseDynamics,
+    effort: Effort,
+    stage: Stage,
+    *,
+    num_passes: int | None = None,
+    seed: int = 0,
+) -> Measured:
+    """Measure a world on the held-out episodes of a recording.
+
+    Args:
+        name: What to call it.
+        world: The world.
+        recording: A recording of its game.
+        judge: From `learn_to_recognise`.
+        effort: `FULL` or `QUICK`.
+        stage: Opens a bar of the progress display.
+        num_passes: Denoising passes a frame; None takes the world's own number.
+        seed: Decides windows, permutations and noise.
+
+    Raises:
+        ValueError: If world and recording do not fit, or the episodes are too short.
+    """
+    check_match(world, recording)
+    _, episodes = recording.split()
+    median = recording.median_frame()
+    horizons = [h for h in HORIZONS if h <= effort.horizon]
+    held_out = choose_windows(
+        world, recording, episodes, horizons=horizons, num_windows=effort.windows, seed=seed
+    )
+    batches = -(-len(held_out.real) // 64)
+    with stage("rolling out", batches * held_out.horizon) as advance:
+        dreamed = roll_out(world, held_out, num_passes=num_passes, seed=seed, on_step=advance)
+    figures: dict[str, Any] = {
+        "world": name,
+        "world_env_id": world.game.env_id,
+        "trained_on_this_recording": comes_from(world, recording, episodes),
+        "windows": len(held_out.real),
+        "num_passes": world.num_passes if num_passes is None else num_passes,
+        "parameters": sum(parameter.numel() for parameter in world.parameters()),
+        "device": str(world.device),
+        "threads": torch.get_num_threads(),
+        "fidelity": _fidelity(recording, held_out, dreamed, median, horizons, seed, stage),
+        "frechet": _frechet(recording, held_out, dreamed, judge, seed),
+        "flicker": _flicker(held_out, dreamed, effort, stage),
+    }
+
+    control, tried = _control(
+        world, recording, held_out, dreamed, judge, effort, stage, num_passes, seed
+    )
+    figures["control"] = control
+    sessions, last = effort.drift_sessions, effort.drift_bounds[-1]
+    with stage(f"playing {sessions} sessions of {last:,} steps", last) as advance:
+        played = drift(
+            world,
+            recording,
+            bounds=effort.drift_bounds,
+            num_sessions=sessions,
+            num_passes=num_passes,
+            seed=seed,
+            on_step=advance,
+        )
+    figures["stability"] = {
+        "steps": played.steps,
+        "nearest": played.nearest.mean(1).tolist(),
+        "nearest_low": played.nearest.min(1).tolist(),
+        "nearest_high": played.nearest.max(1).tolist(),
+        "objects": played.objects.mean(1).tolist(),
+        "motion": played.motion.mean(1).tolist(),
+        "still_db": played.still.tolist(),
+        "held_out_nearest": played.held_out_nearest,
+        "slope_per_1000_steps": played.slope,
+        "ends": played.ends,
+    }
+    near = held_out.first(len(held_out.real), MEMORY_STEPS)
+    with stage("asking what it remembers", batches * near.horizon) as advance:
+        figures["memory"] = {
+            str(age): found._asdict()
+            for age, found in remember(
+                world,
+                near,
+                dreamed[:, : near.horizon],
+                median,
+                num_passes=num_passes,
+                seed=seed,
+                on_step=advance,
+            ).items()
+        }
+    with stage("foretelling events", events.num_batches(effort.event_stretches)) as advance:
+        foretold = events.foretell(
+            world,
+            recording,
+            episodes,
+            num_stretches=effort.event_stretches,
+            num_passes=num_passes,
+            seed=seed,
+            on_step=advance,
+        )
+    figures["events"] = events.summarize(foretold)
+    with stage("timing steps", max(effort.latency_steps) + 1) as advance:
+        latency = step_latency(world, effort.latency_steps, num_passes=num_passes, on_step=advance)
+    figures["speed"] = {
+        "step_ms": {
+            str(step): {f"p{p}": float(np.percentile(ms, p)) for p in (50, 95)}
+            for step, ms in latency.items()
+        },
+        "peak_mb": peak_memory(world.device),
+    }
+    return Measured(name, world, figures, held_out, dreamed, tried, latency)
+
+
+def _fidelity(
+    recording: Recording,
+    held_out: HeldOutWindows,
+    dreamed: Frames,
+    median: Frames,
+    horizons: Sequence[int],
+    seed: int,
+    stage: Stage,
+) -> dict[str, Any]:
+    """Beside copy-last, the median frame and, where it can be had, the game played once more."""
+    predictions = {
+        "world": dreamed,
+        "copy_last": held_out.last_context[:, None],
+        "median": median,
+    }
+    places = [(episode, first + held_out.context - 1) for episode, first in held_out.places]
+    actions = held_out.windows.actions[:, held_out.context - 1 :]
+    why_not = ""
+    with stage("playing the real game again", len(places)) as advance:
+        try:
+            predictions["game_again"] = replay(
+                recording,
+                places,
+                actions,
+                chance=range(seed + 1, seed + 1 + len(places)),
+                on_place=advance,
+            )
+        except CannotReplayError as error:
+            why_not = str(error)
+    lpips, no_lpips = load_lpips()
+    return {
+        "horizons": {
+            str(horizon): row
+            for horizon, row in fidelity(predictions, held_out, median, horizons, lpips).items()
+        },
+        "no_game_again": why_not,
+        "no_lpips": no_lpips,
+    }
+
+
+def _frechet(
+    recording: Recording,
+    held_out: HeldOutWindows,
+    dreamed: Frames,
+    judge: InverseDynamics,
+    seed: int,
+) -> dict[str, float]:
+    """Distances to recorded play, over features of triples of frames: not FID, nor FVD."""
+    train_episodes, _ = recording.split()
+    horizon = min(held_out.horizon, MEMORY_STEPS)
+    length = horizon + FRAMES - 1
+    rng = np.random.default_rng(seed)
+    known = recording.sample_windows(rng, len(dreamed), length, train_episodes).frames
+    context = held_out.windows.frames[:, held_out.context - FRAMES + 1 : held_out.context]
+    copied = np.repeat(context[:, -1:], horizon, axis=1)
+    features = {
+        name: recognise(judge, frames)[1].flatten(0, 1)
+        for name, frames in (
+            ("known", known),
+            ("held_out", np.concatenate((context, held_out.real[:, :horizon]), 1)),
+            ("world", np.concatenate((context, dreamed[:, :horizon]), 1)),
+            ("copy_last", np.concatenate((context, copied), 1)),
+        )
+    }
+    reference = features.pop("known")
+    return {name: frechet(reference, found) for name, found in features.items()}
+
+
+def _flicker(
+    held_out: HeldOutWindows, dreamed: Frames, effort: Effort, stage: Stage
+) -> dict[str, Any]:
+    """Flow warping error of real and imagined videos."""
+    some = held_out.first(effort.flicker_windows, FLICKER_STEPS)
+    given = some.last_context[:, None]
+    with stage("following the flow", 2 * len(given)) as advance:
+        found = flicker(
+            np.concatenate((given, some.real), axis=1),
+            np.concatenate((given, dreamed[: len(given), : some.horizon]), axis=1),
+            some.episodes,
+            advance,
+        )
+    return {**found._asdict(), "ratio": found.ratio}
+
+
+def _control(
+    world: WorldModel,
+    recording: Recording,
+    held_out: HeldOutWindows,
+    dreamed: Frames,
+    judge: InverseDynamics,
+    effort: Effort,
+    stage: Stage,
+    num_passes: int | None,
+    seed: int,
+) -> tuple[dict[str, Any], Counterfactuals]:
+    """Shuffled actions, recognised actions, and every action from a few moments."""
+    _, episodes = recording.split()
+    game = world.game
+    with stage("shuffling actions", effort.shuffle_batches) as advance:
+        ratio = action_shuffle_ratio(
+            world,
+            recording,
+            episodes,
+            seed=seed,
+            num_batches=effort.shuffle_batches,
+            on_batch=advance,
+        )
+    horizon = min(held_out.horizon, MEMORY_STEPS)
+    context = held_out.windows.frames[:, held_out.context - FRAMES + 1 : held_out.context]
+    taken = held_out.windows.actions[:, held_out.context - 1 :][:, :horizon]
+    accuracy: dict[str, Any] = {}
+    for name, frames in (("real", held_out.real), ("world", dreamed)):
+        guessed, _ = recognise(judge, np.concatenate((context, frames[:, :horizon]), axis=1))
+        hits = guessed == taken
+        accuracy[name] = estimate(hits.sum(1), np.full(len(hits), hits.shape[1]), held_out.episodes)
+        by_action = accuracy_by_action(guessed, taken, game.num_actions)
+        accuracy[f"{name}_by_action"] = dict(
+            zip(game.action_meanings, by_action.tolist(), strict=True)
+        )
+    starts = held_out.first(max(2, COUNTERFACTUAL_LANES // game.num_actions), 1)
+    with stage("trying every action", COUNTERFACTUAL_STEPS) as advance:
+        tried = counterfactuals(
+            world,
+            recording,
+            starts,
+            num_steps=COUNTERFACTUAL_STEPS,
+            num_passes=num_passes,
+            seed=seed,
+            on_step=advance,
+        )
+    sides = {"world": tried.imagined} | ({} if tried.real is None else {"real": tried.real})
+    noop = game.noop_action
+    figures: dict[str, Any] = {
+        "action_shuffle_ratio": ratio.overall,
+        "action_shuffle_ratio_by_action": ratio.by_action,
+        "recognised": accuracy,
+        "effect_by_action": {},
+        "noop_pixels_a_step": {},
+        "no_real_counterfactuals": tried.why_not,
+    }
+    for name, frames in sides.items():
+        figures["effect_by_action"][name] = dict(
+            zip(game.action_meanings, effect(frames, noop).mean(0).tolist(), strict=True)
+        )
+        figures["noop_pixels_a_step"][name] = estimate(
+            commotion(frames[:, noop], starts.last_context), np.ones(len(frames)), starts.episodes
+        )
+    return figures, tried

@@ -1,0 +1,66 @@
+"""Figures with a confidence band: episodes, not frames, are what was drawn at random."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+RESAMPLES = 1000
+
+
+class Estimate(NamedTuple):
+    """A figure and its 95 % confidence band; all three are nan where there is nothing to measure.
+
+    Attributes:
+        value: The figure.
+        low: Lower end of the band.
+        high: Upper end.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+def estimate(
+    sums: ArrayLike,
+    counts: ArrayLike,
+    episodes: ArrayLike,
+    transform: Callable[[NDArray[Any]], NDArray[Any]] = np.asarray,
+) -> Estimate:
+    """The ratio of two sums, with a band by the bootstrap over whole episodes.
+
+    Windows of one episode resemble one another, so episodes are drawn anew, with replacement, and
+    not windows (the cluster bootstrap, Davison and Hinkley 1997). The same call gives the same
+    band.
+
+    Args:
+        sums: What each window adds above the line, (n), such as its squared error.
+        counts: What it adds below, (n), such as its pixels.
+        episodes: The episode that each comes from, (n).
+        transform: Applied to the ratio, such as the way from squared error to decibels.
+
+    Returns:
+        The figure of all windows. With a single episode the band is nan.
+
+    Example:
+        >>> estimate([1.0, 3.0], [1, 1], [0, 1])
+        Estimate(value=2.0, low=1.0, high=3.0)
+    """
+    sums, counts = np.asarray(sums, np.float64), np.asarray(counts, np.float64)
+    _, rows = np.unique(np.asarray(episodes), return_inverse=True)
+    above, below = np.bincount(rows, sums), np.bincount(rows, counts)
+    if not below.sum():
+        return Estimate(float("nan"), float("nan"), float("nan"))
+    value = float(transform(above.sum() / below.sum()))
+    if len(above) < 2:
+        return Estimate(value, float("nan"), float("nan"))
+    even = np.full(len(above), 1 / len(above))
+    times = np.random.default_rng(0).multinomial(len(above), even, size=RESAMPLES)
+    drawn = times @ below
+    ratios = transform((times @ above)[drawn > 0] / drawn[drawn > 0])
+    low, high = np.percentile(ratios, (2.5, 97.5))
+    return Estimate(value, float(low), float(high))

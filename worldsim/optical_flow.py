@@ -1,0 +1,147 @@
+"""Flicker: how far a video is from its own past, moved along its optical flow.
+
+The flow warping error of Lai et al. (2018), "Learning blind video temporal consistency", with the
+flow of OpenCV's DIS (Kroeger et al. 2016), which needs no weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from worldsim.bands import Estimate, estimate
+
+SMALLEST = 128  # pixels: DIS looks at patches of 8 on a pyramid, so smaller frames are enlarged
+
+
+class Warping(NamedTuple):
+    """What each step of a video is like, (t - 1).
+
+    Attributes:
+        errors: Mean absolute difference between a frame and the one before it moved along the
+            flow, in values of 255, over what is seen in both.
+        magnitudes: Mean length of the flow, in pixels.
+    """
+
+    errors: NDArray[np.float64]
+    magnitudes: NDArray[np.float64]
+
+
+def warping(frames: NDArray[np.uint8]) -> Warping:
+    """Measure the flow warping error of each step of a video.
+
+    A still video has none and one that is merely shifted next to none; brightness that flickers by
+    x values of 255 adds about x.
+
+    Args:
+        frames: ``uint8`` (t h w c), c of 1 or 3, t of at least 2.
+
+    Raises:
+        ValueError: If there are fewer than two frames.
+    """
+    if len(frames) < 2:
+        raise ValueError(f"the flow warping error needs at least two frames, got {len(frames)}")
+    scale = -(-SMALLEST // min(frames.shape[1:3]))
+    size = (frames.shape[2] * scale, frames.shape[1] * scale)
+    pictures = [_as_colour(cv2.resize(f, size, interpolation=cv2.INTER_LINEAR)) for f in frames]
+    greys = [cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in pictures]
+    dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    errors, magnitudes = [], []
+    for before, after, grey_before, grey_after in zip(
+        pictures, pictures[1:], greys, greys[1:], strict=False
+    ):
+        if np.array_equal(before, after):
+            errors.append(0.0)
+            magnitudes.append(0.0)
+            continue
+        back = _flow(dis, grey_after, grey_before)  # where each pixel was
+        forth = _flow(dis, grey_before, grey_after)
+        moved = _warp(before, back)
+        seen = ~_occluded(back, _warp(forth, back))
+        difference = np.abs(moved.astype(np.float64) - after).mean(-1)
+        errors.append(float(difference[seen].mean()) if seen.any() else float("nan"))
+        magnitudes.append(float(np.linalg.norm(back, axis=-1).mean()) / scale)
+    return Warping(np.array(errors), np.array(magnitudes))
+
+
+def _as_colour(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Three channels; OpenCV drops the axis of a single one."""
+    return picture if picture.ndim == 3 else np.repeat(picture[..., None], 3, axis=-1)
+
+
+class Flicker(NamedTuple):
+    """Real and imagined videos of the same moments.
+
+    Attributes:
+        warping_error_real: Of the real ones, in values of 255.
+        warping_error_world: Of the imagined ones.
+        flow_real: Mean length of the flow, in pixels a step.
+        flow_world: The same.
+    """
+
+    warping_error_real: Estimate
+    warping_error_world: Estimate
+    flow_real: Estimate
+    flow_world: Estimate
+
+    @property
+    def ratio(self) -> float:
+        """Imagined warping error over the real one; nan where the real videos are still."""
+        real = self.warping_error_real.value
+        return self.warping_error_world.value / real if real else float("nan")
+
+
+def flicker(
+    real: NDArray[np.uint8],
+    imagined: NDArray[np.uint8],
+    episodes: NDArray[np.integer],
+    on_video: Callable[[], None] | None = None,
+) -> Flicker:
+    """Measure the warping error of videos of the same moments.
+
+    Args:
+        real: ``uint8`` (b t h w c).
+        imagined: The same.
+        episodes: The episode that each is from (b).
+        on_video: Called after each of the 2b videos, for a progress bar.
+    """
+    found: dict[str, Estimate] = {}
+    for name, videos in (("real", real), ("world", imagined)):
+        errors, magnitudes = [], []
+        for video in videos:
+            step = warping(video)
+            errors.append(np.nanmean(step.errors))
+            magnitudes.append(step.magnitudes.mean())
+            if on_video is not None:
+                on_video()
+        ones = np.ones(len(videos))
+        found[f"warping_error_{name}"] = estimate(errors, ones, episodes)
+        found[f"flow_{name}"] = estimate(magnitudes, ones, episodes)
+    return Flicker(**found)
+
+
+def _flow(dis: cv2.DISOpticalFlow, here: Any, there: Any) -> NDArray[np.float32]:
+    """For each pixel of one picture, how far away it is in the other, (h w 2) as (x, y)."""
+    return np.asarray(dis.calc(here, there, np.zeros((*here.shape, 2), np.float32)), np.float32)
+
+
+def _warp(picture: NDArray, flow: NDArray[np.float32]) -> NDArray:
+    """The picture as it looks when each pixel is fetched from where the flow points."""
+    height, width = flow.shape[:2]
+    x, y = np.meshgrid(
+        np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32), indexing="xy"
+    )
+    return cv2.remap(
+        picture, x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR, None, cv2.BORDER_REPLICATE
+    )
+
+
+def _occluded(back: NDArray, forth_there: NDArray) -> NDArray[np.bool_]:
+    """Pixels whose flow there and back does not come home (Sundaram et al. 2010)."""
+    gap = np.square(back + forth_there).sum(-1)
+    size = np.square(back).sum(-1) + np.square(forth_there).sum(-1)
+    return gap > 0.01 * size + 0.5
