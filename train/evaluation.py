@@ -54,7 +54,7 @@ class EvalConfig:
     quick: bool = False
     """A look instead of a study: fewer and shorter windows, in about a tenth of the time."""
     windows: int | None = None
-    """Held-out windows to predict; none: 64, or 16 for a quick look."""
+    """Held-out windows to predict; none: 32, or 16 for a quick look."""
     passes: int | None = None
     """Denoising passes a frame; none: the world's own number."""
     seed: int = 0
@@ -112,6 +112,8 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
         @contextmanager
         def stage(words: str, total: int) -> Iterator[Advance]:
             bar = progress.add_task(words, total=total)
+            if not console.is_terminal:
+                console.print(f"{words} …", highlight=False, markup=False)
             yield lambda: progress.advance(bar)
             progress.update(bar, completed=total)
 

@@ -65,7 +65,7 @@ class Effort(NamedTuple):
 
 
 FULL = Effort(
-    windows=64,
+    windows=32,
     horizon=256,
     flicker_windows=6,
     event_stretches=256,

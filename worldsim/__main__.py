@@ -27,6 +27,7 @@ COMMANDS = {
     "train": Command("worldsim.train.dynamics", "train a world on a recording"),
     "play": Command("worldsim.play.window", "play a world or a game in a window"),
     "eval": Command("worldsim.train.evaluation", "measure a world against a recording"),
+    "probe": Command("worldsim.train.probe", "train worlds on scenes of known physics, and ask"),
     "agent": Command("worldsim.train.agent", "train a PPO agent inside a world"),
     "bench": Command("worldsim.train.bench", "time the steps of a world on this machine"),
 }

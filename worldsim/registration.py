@@ -1,4 +1,4 @@
-"""Gymnasium ids of worldsim: the bundled games and the learned world.
+"""Gymnasium ids of worldsim: the bundled games, the scenes of `worldsim probe`, the learned world.
 
 ``import worldsim`` registers them. Entry points are strings, so registering imports neither the
 games nor a model. Gymnasium 1.x loads no plugins by itself; where nothing imports worldsim,
@@ -16,6 +16,14 @@ GAMES: dict[str, tuple[str, int]] = {
 }
 """Id of each bundled game -> (entry point, steps after which an episode is truncated)."""
 
+SCENE_ID = "worldsim/Scene-v0"  # what `worldsim probe` trains on and asks about
+
+PROBES: dict[str, str] = {
+    f"worldsim/Probe{scene.capitalize()}-v0": scene
+    for scene in ("motion", "collision", "parabola", "occlusion", "pour", "candle", "counting")
+}
+"""Id of each scene of `worldsim probe` -> the scene."""
+
 WORLD_MODEL_ID = "worldsim/WorldModel-v0"
 
 
@@ -30,6 +38,12 @@ def register_envs() -> None:
     for env_id, (entry_point, max_episode_steps) in GAMES.items():
         if env_id not in gymnasium.registry:
             gymnasium.register(env_id, entry_point=entry_point, max_episode_steps=max_episode_steps)
+    if SCENE_ID not in gymnasium.registry:
+        gymnasium.register(SCENE_ID, entry_point="worldsim.envs.scenes:Scene")
+    for env_id, scene in PROBES.items():
+        if env_id not in gymnasium.registry:
+            entry_point = "worldsim.envs.scenes:Scene"
+            gymnasium.register(env_id, entry_point=entry_point, kwargs={"scene": scene})
     if WORLD_MODEL_ID not in gymnasium.registry:
         gymnasium.register(
             WORLD_MODEL_ID,

@@ -1,0 +1,317 @@
+"""Scenes for probes: small worlds of which every quantity is known, in and out of a band.
+
+Nobody plays in them: there is one action, and all is decided at the reset. The first three are
+those of Kang et al. (2024), "How far is video generation from world model: a physical law
+perspective"; as there, a world is trained on a band of speeds and sizes and asked about others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from worldsim.probes import (
+    BACKGROUND,
+    CANDLE_WIDTH,
+    COLOURS,
+    CONTEXT,
+    COUNTED_RADIUS,
+    FLAME,
+    FLOOR,
+    GLASS,
+    GRAVITY,
+    HEIGHT,
+    LIQUID,
+    PILLAR,
+    PILLAR_COLOUR,
+    VESSELS,
+    WAX,
+    WIDTH,
+)
+
+LENGTH = 40  # steps of an episode
+
+State = dict[str, np.ndarray]  # each quantity over time, (t ...)
+
+
+class Scene(gymnasium.Env[np.ndarray, np.int64]):
+    """A scene that plays by itself.
+
+    ``info`` (at reset too) holds the true state of the frame; see the scene's function below.
+
+    Args:
+        scene: One of ``motion``, ``collision``, ``parabola``, ``occlusion``, ``pour``, ``candle``
+            and ``counting``.
+        band: ``"in"``, where worlds are trained, or ``"out"``, beyond it.
+        render_mode: ``"rgb_array"`` or None.
+
+    Raises:
+        ValueError: If an argument is none of these.
+
+    Example:
+        >>> frame, info = Scene("motion").reset(seed=0)
+        >>> frame.shape, sorted(info)
+        ((32, 64, 3), ['position', 'radius', 'velocity'])
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
+        "render_modes": ["rgb_array"],
+        "render_fps": 15,
+    }
+
+    def __init__(
+        self, scene: str = "motion", band: str = "in", render_mode: str | None = None
+    ) -> None:
+        for name, value, known in (
+            ("scene", scene, tuple(SCENES)),
+            ("band", band, ("in", "out")),
+            ("render_mode", render_mode, (None, "rgb_array")),
+        ):
+            if value not in known:
+                raise ValueError(f"{name} must be one of {known}, got {value!r}")
+        self.scene, self.band, self.render_mode = scene, band, render_mode
+        self.observation_space = spaces.Box(0, 255, (HEIGHT, WIDTH, 3), np.uint8)
+        self.action_space = spaces.Discrete(1)
+
+    def get_action_meanings(self) -> list[str]:
+        """Return the word of the one action."""
+        return ["WATCH"]
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Decide all that will happen."""
+        super().reset(seed=seed)
+        decide, self._paint = SCENES[self.scene]
+        self._states = decide(self.np_random, self.band)
+        self._t = 0
+        return self._draw(), self._info()
+
+    def step(self, action: int | np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Let a frame pass."""
+        if not self.action_space.contains(action):
+            raise ValueError(f"action must be 0, got {action!r}")
+        self._t = min(self._t + 1, LENGTH)
+        return self._draw(), 0.0, False, self._t == LENGTH, self._info()
+
+    def render(self) -> np.ndarray | None:  # type: ignore[override]
+        """Return the frame, ``uint8`` of shape (32 64 3), or None without a render mode."""
+        return self._draw() if self.render_mode == "rgb_array" else None
+
+    def _info(self) -> dict[str, Any]:
+        return {name: values[self._t] for name, values in self._states.items()}
+
+    def _draw(self) -> np.ndarray:
+        canvas = np.empty((HEIGHT, WIDTH, 3))
+        canvas[:] = BACKGROUND
+        self._paint(canvas, self._info())
+        return np.round(canvas).astype(np.uint8)
+
+
+# ------------------------------------------------------------------ what happens
+
+_TIME = np.arange(LENGTH + 1.0)
+
+
+def _pick(
+    rng: np.random.Generator, band: str, inside: tuple[float, float], *outside: tuple[float, float]
+) -> float:
+    """A number from the band, or from one of the ranges beyond it."""
+    low, high = inside if band == "in" else outside[rng.integers(len(outside))]
+    return float(rng.uniform(low, high))
+
+
+def _constant(value: Any) -> np.ndarray:
+    return np.repeat(np.asarray(value)[None], LENGTH + 1, axis=0)
+
+
+def _speed(rng: np.random.Generator, band: str) -> float:
+    return _pick(rng, band, (0.5, 1.0), (0.15, 0.3), (1.2, 1.4))
+
+
+def _radius(rng: np.random.Generator, band: str) -> float:
+    return _pick(rng, band, (2.5, 3.5), (1.8, 2.1), (4.0, 4.6))
+
+
+def motion(rng: np.random.Generator, band: str) -> State:
+    """One ball in a straight line: ``position`` (2,) as (x, y), ``velocity`` (2,), ``radius``."""
+    radius, velocity = _radius(rng, band), np.array([_speed(rng, band), 0.0])
+    start = np.array([radius + 1, rng.uniform(radius + 1, HEIGHT - radius - 1)])
+    position = start + _TIME[:, None] * velocity
+    if rng.random() < 0.5:
+        position[:, 0], velocity = WIDTH - position[:, 0], -velocity
+    return {
+        "position": position,
+        "velocity": _constant(velocity),
+        "radius": _constant(radius),
+    }
+
+
+def parabola(rng: np.random.Generator, band: str) -> State:
+    """One ball thrown sideways under gravity: ``position``, ``velocity``, ``radius``."""
+    radius, speed = _radius(rng, band), _speed(rng, band)
+    x = radius + 1 + speed * _TIME
+    y = radius + 1 + 0.5 * GRAVITY * _TIME**2
+    if rng.random() < 0.5:
+        x, speed = WIDTH - x, -speed
+    return {
+        "position": np.stack((x, y), axis=-1),
+        "velocity": np.stack((_constant(speed), GRAVITY * _TIME), axis=-1),
+        "radius": _constant(radius),
+    }
+
+
+def collision(rng: np.random.Generator, band: str) -> State:
+    """Two balls meet head-on, some steps after the context, without loss; mass is radius squared.
+
+    ``position`` (2 2), ``velocity`` (2 2), ``radius`` (2,).
+    """
+    radius = np.array([_radius(rng, band), _radius(rng, band)])
+    speed = np.array([_speed(rng, band), -_speed(rng, band)])
+    mass = radius**2
+    meeting = rng.uniform(CONTEXT + 1, CONTEXT + 5)
+    middle = rng.uniform(0.42, 0.58) * WIDTH
+    contact = np.array([middle - radius[0], middle + radius[1]])
+    after = speed - 2 * mass[::-1] / mass.sum() * (speed - speed[::-1])
+    passed = (_TIME - meeting)[:, None]
+    velocity = np.where(passed < 0, speed, after)
+    x = contact + velocity * passed
+    y = rng.uniform(radius.max() + 1, HEIGHT - radius.max() - 1)
+    return {
+        "position": np.stack((x, np.full_like(x, y)), axis=-1),
+        "velocity": np.stack((velocity, np.zeros_like(x)), axis=-1),
+        "radius": _constant(radius),
+    }
+
+
+def occlusion(rng: np.random.Generator, band: str) -> State:
+    """A ball of one of three colours passes behind a pillar.
+
+    ``position``, ``velocity``, ``radius`` and ``kind``, the number of its colour.
+    """
+    state = motion(rng, band)
+    speed = _pick(rng, band, (1.1, 1.5), (0.92, 1.0), (1.7, 1.9))
+    x = state["radius"] + 1 + speed * _TIME
+    sign = np.sign(state["velocity"][0, 0])
+    state["position"][:, 0] = x if sign > 0 else WIDTH - x
+    state["velocity"][:, 0] = sign * speed
+    return {**state, "kind": _constant(rng.integers(len(COLOURS)))}
+
+
+def pour(rng: np.random.Generator, band: str) -> State:
+    """Liquid runs from one vessel into the other: ``volume`` (2,) in pixels, ``rate`` a step."""
+    total = _pick(rng, band, (100.0, 160.0), (60.0, 80.0), (180.0, 220.0))
+    rate = _pick(rng, band, (2.0, 4.0), (0.8, 1.4), (5.0, 6.0))
+    first = np.maximum(total - rate * _TIME, 0.0)
+    volume = np.stack((first, total - first), axis=-1)
+    if rng.random() < 0.5:
+        volume = volume[:, ::-1]
+    return {"volume": volume, "rate": _constant(rate)}
+
+
+def candle(rng: np.random.Generator, band: str) -> State:
+    """A candle burns down: its ``height`` in pixels, ``rate`` a step and place ``x``."""
+    rate = _pick(rng, band, (0.2, 0.35), (0.08, 0.14), (0.45, 0.55))
+    height = np.maximum(rng.uniform(16, 21) - rate * _TIME, 0.0)
+    x = rng.uniform(10, WIDTH - 10)
+    return {"height": height, "rate": _constant(rate), "x": _constant(x)}
+
+
+def counting(rng: np.random.Generator, band: str) -> State:
+    """Balls of three colours cross and bounce off the walls; the first is drawn last.
+
+    ``position`` (6 2) and ``kind`` (6,), -1 where there is none.
+    """
+    number = int(rng.integers(2, 5)) if band == "in" else int(rng.choice([1, 5, 6]))
+    low = COUNTED_RADIUS + 1
+    size = np.array([WIDTH, HEIGHT]) - 2 * low
+    start = rng.uniform(0, 1, (number, 2)) * size
+    angle = rng.uniform(0, 2 * np.pi, number)
+    velocity = rng.uniform(0.6, 1.2, (number, 1)) * np.stack((np.cos(angle), np.sin(angle)), -1)
+    free = start + _TIME[:, None, None] * velocity
+    position = np.full((LENGTH + 1, 6, 2), -1.0)
+    position[:, :number] = low + np.abs((free + size) % (2 * size) - size)  # a bounce is a fold
+    kind = np.full(6, -1)
+    kind[:number] = rng.integers(len(COLOURS), size=number)
+    return {"position": position, "kind": _constant(kind)}
+
+
+# ------------------------------------------------------------------ how it looks
+
+_X, _Y = np.meshgrid(np.arange(WIDTH) + 0.5, np.arange(HEIGHT) + 0.5)
+
+
+def _blend(canvas: np.ndarray, alpha: np.ndarray, colour: tuple[int, int, int]) -> None:
+    canvas += alpha[..., None] * (np.array(colour) - canvas)
+
+
+def _disc(
+    canvas: np.ndarray, position: np.ndarray, radius: float, colour: tuple[int, int, int]
+) -> None:
+    distance = np.hypot(_X - position[0], _Y - position[1])
+    _blend(canvas, np.clip(radius + 0.5 - distance, 0.0, 1.0), colour)
+
+
+def _column(
+    canvas: np.ndarray,
+    sides: tuple[float, float],
+    height: float,
+    colour: tuple[int, int, int],
+) -> None:
+    """A column on the floor with sides and a top to a fraction of a pixel."""
+    across = np.clip(np.minimum(_X + 0.5, sides[1]) - np.maximum(_X - 0.5, sides[0]), 0, 1)
+    up = np.clip(height - (FLOOR - _Y - 0.5), 0, 1) * (FLOOR > _Y)
+    _blend(canvas, across * up, colour)
+
+
+def _paint_ball(canvas: np.ndarray, state: dict[str, Any]) -> None:
+    _disc(canvas, state["position"], state["radius"], COLOURS[0])
+
+
+def _paint_two(canvas: np.ndarray, state: dict[str, Any]) -> None:
+    for position, radius, colour in zip(state["position"], state["radius"], COLOURS, strict=False):
+        _disc(canvas, position, radius, colour)
+
+
+def _paint_occlusion(canvas: np.ndarray, state: dict[str, Any]) -> None:
+    _disc(canvas, state["position"], state["radius"], COLOURS[state["kind"]])
+    canvas[:, PILLAR[0] : PILLAR[1]] = PILLAR_COLOUR
+
+
+def _paint_pour(canvas: np.ndarray, state: dict[str, Any]) -> None:
+    for (left, right), volume in zip(VESSELS, state["volume"], strict=True):
+        for wall in (left - 1, right):
+            canvas[FLOOR - 24 : FLOOR, wall] = GLASS
+        canvas[FLOOR, left - 1 : right + 1] = GLASS
+        _column(canvas, (left, right), volume / (right - left), LIQUID)
+
+
+def _paint_candle(canvas: np.ndarray, state: dict[str, Any]) -> None:
+    x, height = state["x"], state["height"]
+    _column(canvas, (x - CANDLE_WIDTH / 2, x + CANDLE_WIDTH / 2), height, WAX)
+    canvas[FLOOR:] = PILLAR_COLOUR
+    _disc(canvas, np.array([x, FLOOR - height - 3]), 1.5, FLAME)
+
+
+def _paint_counting(canvas: np.ndarray, state: dict[str, Any]) -> None:
+    for position, kind in zip(state["position"][::-1], state["kind"][::-1], strict=True):
+        if kind >= 0:
+            _disc(canvas, position, COUNTED_RADIUS, COLOURS[kind])
+
+
+Decide = Callable[[np.random.Generator, str], State]
+Paint = Callable[[np.ndarray, dict[str, Any]], None]
+SCENES: dict[str, tuple[Decide, Paint]] = {
+    "motion": (motion, _paint_ball),
+    "collision": (collision, _paint_two),
+    "parabola": (parabola, _paint_ball),
+    "occlusion": (occlusion, _paint_occlusion),
+    "pour": (pour, _paint_pour),
+    "candle": (candle, _paint_candle),
+    "counting": (counting, _paint_counting),
+}
+"""Name -> what happens, and how it looks."""

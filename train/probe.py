@@ -1,0 +1,333 @@
+"""`worldsim probe`: is what a world dreams true? Asked of scenes of which everything is known."""
+
+from __future__ import annotations
+
+import io
+import math
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import gymnasium
+import numpy as np
+import tyro
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from worldsim.bands import Estimate, estimate
+from worldsim.game import describe_game, make_game
+from worldsim.probes import CONTEXT, PROBES, SHARE, Errors, Probe, Truth, asked
+from worldsim.recording import Episode, RecordingWriter
+from worldsim.registration import SCENE_ID
+from worldsim.rollout import Rollout
+from worldsim.video import filmstrip
+from worldsim.world_model import WorldModel, load
+
+from .config import TrainConfig
+from .dynamics import train
+from .files import write_json, write_text
+
+Frames = NDArray[np.uint8]
+BANDS = ("in", "out")
+ASKED_SEED = 1_000_000  # episodes from this seed on are never trained on
+STRIP_STEPS = (0, 4, 8, 12, 16, 20, 24, 28, 31)
+SHOWN = {"reader": "reader", "world": "world", "copy_last": "last copied"}
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """Train a world on a small scene of known physics and see whether it keeps to it.
+
+    Each world is shown a band of speeds and sizes, and then asked to go on from frames within that
+    band and beyond it. What it draws is read back into numbers: velocity, momentum and energy,
+    whether what was hidden comes out, whether a total is kept, how many there are. Beyond the band
+    it should fail, and the table tells by how much.
+    """
+
+    scene: tyro.conf.Positional[
+        Literal["all", "motion", "collision", "parabola", "occlusion", "pour", "candle", "counting"]
+    ]
+    """The scene, or all of them in turn."""
+    out: Path = Path("runs/probes")
+    """Folder for recordings and worlds, and a table (text and JSON), a figure and a filmstrip for
+    each scene. What is there already is not done again."""
+    minutes: float = 3.0
+    """How long to train each world."""
+    episodes: tuple[int, ...] = (32, 512)
+    """Episodes to train on: one world for each number, so that it shows what more data does."""
+    steps: int | None = None
+    """How long to train, in optimizer steps; alternative to --minutes."""
+    size: Literal["tiny", "small", "base"] = "tiny"
+    """Size of the model."""
+    questions: int = 64
+    """Episodes to ask about, in each band."""
+    seed: int = 0
+    """Seed of the training."""
+    device: str | None = None
+    """Where to train, such as cuda or cpu; a GPU if there is one."""
+
+
+class Asked(NamedTuple):
+    """Episodes of one band, the same for every world.
+
+    Attributes:
+        frames: ``uint8`` (n t h w 3).
+        truths: The state of each over time.
+    """
+
+    frames: Frames
+    truths: list[Truth]
+
+
+class Answer(NamedTuple):
+    """How one world does on one scene in one band.
+
+    Attributes:
+        quantity: To who is measured (reader, world, copy_last) to the mean error over episodes.
+        each: The world's errors by quantity, episode by episode.
+        against: The true quantity that each is drawn against.
+        imagined: The world's frames, ``uint8`` (n t h w 3).
+    """
+
+    quantity: dict[str, dict[str, Estimate]]
+    each: dict[str, NDArray[np.float64]]
+    against: NDArray[np.float64]
+    imagined: Frames
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command.
+
+    Args:
+        argv: What follows ``worldsim probe``.
+
+    Returns:
+        Exit status: 0 when all is measured, 130 when a training was stopped.
+
+    Raises:
+        ValueError: In one sentence, if an option does not serve.
+    """
+    config = tyro.cli(ProbeConfig, prog="worldsim probe", args=list(argv))
+    if not probe(config):
+        again = shlex.join(["worldsim", "probe", *argv])
+        print(f"stopped; {config.out} keeps what there is; to continue: {again}")
+        return 130
+    return 0
+
+
+def probe(config: ProbeConfig) -> bool:
+    """Train what is missing, ask, print the table and write it beside a figure for each scene.
+
+    Args:
+        config: What to probe.
+
+    Returns:
+        Whether it was done to the end; False after Ctrl-C in a training.
+
+    Raises:
+        ValueError: If an option is out of range.
+    """
+    if config.questions < 2 or not config.episodes or min(config.episodes) < 2:
+        raise ValueError(
+            "--questions and each of --episodes must be 2 or more, got "
+            f"{config.questions} and {config.episodes}"
+        )
+    names = list(PROBES) if config.scene == "all" else [config.scene]
+    console = Console()
+    total, done = len(names) * len(config.episodes), 0
+    for name in names:
+        bands = {band: ask_about(name, band, config.questions) for band in BANDS}
+        answers: dict[tuple[int, str], Answer] = {}
+        for episodes in config.episodes:
+            done += 1
+            console.print(
+                f"{name} ({PROBES[name].about}), {episodes} episodes: world {done} of {total}, "
+                f"about {(total - done + 1) * config.minutes:.0f} minutes to go",
+                highlight=False,
+                soft_wrap=True,
+            )
+            world = train_world(config, name, episodes)
+            if world is None:
+                return False
+            for band, questions in bands.items():
+                answers[episodes, band] = answer(PROBES[name], name, world, questions)
+        report = {
+            f"{episodes} episodes, {band}": one.quantity
+            for (episodes, band), one in answers.items()
+        }
+        console.print(table_of(name, answers))
+        draw(config.out / f"{name}.png", name, answers)
+        draw_strip(config.out / f"{name}_strip.png", bands, answers, max(config.episodes))
+        text = io.StringIO()
+        Console(file=text, width=110).print(table_of(name, answers))
+        write_text(config.out / f"{name}.txt", text.getvalue())
+        write_json(config.out / f"{name}.json", report)
+    console.print(
+        f"Tables, figures and filmstrips in {config.out}; a world is played as any other: "
+        f"worldsim play {config.out / names[0] / f'world_{config.episodes[-1]}'}",
+        soft_wrap=True,
+        highlight=False,
+    )
+    return True
+
+
+def train_world(config: ProbeConfig, name: str, episodes: int) -> WorldModel | None:
+    """Record and train, as far as that is not done; None if the training was stopped."""
+    folder = config.out / name
+    recording = folder / f"recording_{episodes}"
+    game = describe_game(SCENE_ID, frame_size=(32, 64), env_kwargs={"scene": name, "band": "in"})
+    with RecordingWriter(recording, game, {"scene": name}) as writer:
+        for seed in range(len(writer.episode_steps()), episodes):
+            frames, _ = watch(make_game(game), seed)
+            steps = len(frames) - 1
+            writer.write_episode(
+                Episode(
+                    frames=frames,
+                    actions=np.zeros(steps, np.int64),
+                    rewards=np.zeros(steps, np.float32),
+                    terminations=np.zeros(steps, bool),
+                    truncations=np.arange(steps) == steps - 1,
+                    seed=seed,
+                    policy="none",
+                )
+            )
+    out = folder / f"world_{episodes}"
+    outcome = train(
+        TrainConfig(
+            recording=recording,
+            out=out,
+            minutes=config.minutes if config.steps is None else None,
+            steps=config.steps,
+            size=config.size,
+            resume=out.exists(),
+            seed=config.seed,
+            wandb="disabled",
+            device=config.device,
+            num_frames=2 * CONTEXT,
+            evals=0,
+        )
+    )
+    return None if outcome.ended == "stopped" else load(str(out), device=config.device)
+
+
+def watch(env: gymnasium.Env, seed: int) -> tuple[Frames, Truth]:
+    """Frames (t h w 3) of a scene to its end, and its true state at each."""
+    frame, info = env.reset(seed=seed)
+    frames, infos, over = [frame], [info], False
+    while not over:
+        frame, _, _, over, info = env.step(0)
+        frames.append(frame)
+        infos.append(info)
+    return np.stack(frames), {key: np.stack([one[key] for one in infos]) for key in infos[0]}
+
+
+def ask_about(name: str, band: str, number: int) -> Asked:
+    """Episodes that no world was trained on."""
+    env = gymnasium.make(SCENE_ID, scene=name, band=band)
+    seen = [watch(env, ASKED_SEED + i) for i in range(number)]
+    return Asked(np.stack([frames for frames, _ in seen]), [truth for _, truth in seen])
+
+
+def answer(probe: Probe, name: str, world: WorldModel, asked_about: Asked) -> Answer:
+    """Let a world go on from the first frames, and read what it draws."""
+    frames = asked_about.frames
+    number, steps = len(frames), frames.shape[1] - CONTEXT
+    rollout = Rollout(world, number)
+    rollout.reset(frames[:, :CONTEXT], np.zeros((number, CONTEXT - 1), int), range(number))
+    nothing = np.zeros(number, int)
+    imagined = np.stack([rollout.step(nothing).frames for _ in range(steps)], axis=1)
+    real = frames[:, CONTEXT:]
+    copied = np.repeat(frames[:, CONTEXT - 1 : CONTEXT], steps, axis=1)
+    truths = [{k: v[CONTEXT:] for k, v in truth.items()} for truth in asked_about.truths]
+
+    def read(shown: Frames) -> dict[str, NDArray[np.float64]]:
+        errors: list[Errors] = [probe.read(*one) for one in zip(shown, truths, real, strict=True)]
+        return {key: np.array([error[key] for error in errors]) for key in probe.units}
+
+    readings = {"reader": read(real), "world": read(imagined), "copy_last": read(copied)}
+    quantity = {
+        key: {who: _mean(values[key]) for who, values in readings.items()} for key in probe.units
+    }
+    against = np.array([asked(name, truth) for truth in asked_about.truths])
+    return Answer(quantity, readings["world"], against, imagined)
+
+
+def _mean(values: NDArray[np.float64]) -> Estimate:
+    """Mean over the episodes in which there was something to read, with its band."""
+    known = values[np.isfinite(values)]
+    return estimate(known, np.ones(len(known)), np.arange(len(known)))
+
+
+def table_of(name: str, answers: dict[tuple[int, str], Answer]) -> Table:
+    """Errors by quantity, data and band."""
+    table = Table(title=f"{name}: errors, mean over episodes ± half of the 95 % band")
+    for column in ("quantity", "episodes", "band", *SHOWN.values()):
+        left = column == "quantity"
+        table.add_column(column, justify="left" if left else "right", no_wrap=True)
+    for key, unit in PROBES[name].units.items():
+        for (episodes, band), one in answers.items():
+            cells = [_cell(one.quantity[key][who], unit) for who in SHOWN]
+            words = f"{key}, %" if unit == SHARE else f"{key}, {unit}"
+            table.add_row(words, str(episodes), band, *cells)
+        table.add_section()
+    return table
+
+
+def _cell(figure: Estimate, unit: str) -> str:
+    if not math.isfinite(figure.value):
+        return "-"
+    scale, digits = (100, 1) if unit == SHARE else (1, 3)
+    half = scale * (figure.high - figure.low) / 2
+    band = f" ± {half:.{digits}f}" if half > 0 else ""
+    return f"{scale * figure.value:.{digits}f}{band}"
+
+
+def draw(path: Path, name: str, answers: dict[tuple[int, str], Answer]) -> None:
+    """The world's errors against what was asked, the training band shaded."""
+    import matplotlib
+
+    matplotlib.use("Agg")  # before pyplot, which else looks for a display
+    from matplotlib import pyplot as plt
+
+    units = PROBES[name].units
+    figure, axes = plt.subplots(1, len(units), figsize=(4.2 * len(units), 3.4), squeeze=False)
+    numbers = sorted({episodes for episodes, _ in answers})
+    inside = next(one.against for (_, band), one in answers.items() if band == "in")
+    for axis, (key, unit) in zip(axes[0], units.items(), strict=True):
+        axis.axvspan(inside.min(), inside.max(), color="#3c9d5b", alpha=0.12, linewidth=0)
+        for (episodes, _), one in answers.items():
+            colour = f"C{numbers.index(episodes)}"
+            axis.plot(one.against, one.each[key], "o", markersize=3, alpha=0.6, color=colour)
+        axis.set_xlabel(f"true {PROBES[name].against}")
+        axis.set_title(key if unit == SHARE else f"{key}, {unit}", fontsize=10)
+        axis.spines[["top", "right"]].set_visible(False)
+    for number in numbers:
+        axes[0][0].plot([], [], "o", color=f"C{numbers.index(number)}", label=f"{number} episodes")
+    axes[0][0].legend(fontsize=8)
+    figure.suptitle(f"{PROBES[name].about}: the world's errors, the band it was trained on shaded")
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def draw_strip(
+    path: Path,
+    bands: dict[str, Asked],
+    answers: dict[tuple[int, str], Answer],
+    episodes: int,
+) -> None:
+    """Two episodes of each band: real above, the world that had most data below."""
+    rows, labels = [], []
+    for band, questions in bands.items():
+        for i in range(2):
+            given = questions.frames[i, CONTEXT - 1][None]
+            for label, frames in (
+                (f"real, {band}", questions.frames[i, CONTEXT:]),
+                ("world", answers[episodes, band].imagined[i]),
+            ):
+                rows.append(np.concatenate([given, frames[list(STRIP_STEPS)]]))
+                labels.append(label)
+    filmstrip(rows, path, 2, labels, ["given", *(f"+{step + 1}" for step in STRIP_STEPS)])
