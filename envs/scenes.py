@@ -194,7 +194,7 @@ def occlusion(rng: np.random.Generator, band: str) -> State:
     ``position``, ``velocity``, ``radius`` and ``kind``, the number of its colour.
     """
     state = motion(rng, band)
-    speed = _pick(rng, band, (1.1, 1.5), (0.92, 1.0), (1.7, 1.9))
+    speed = _pick(rng, band, (1.1, 1.5), (0.95, 1.02), (1.7, 1.9))
     x = state["radius"] + 1 + speed * _TIME
     sign = np.sign(state["velocity"][0, 0])
     state["position"][:, 0] = x if sign > 0 else WIDTH - x

@@ -114,7 +114,7 @@ class TestReaders:
             hidden = np.repeat(real[:1], len(real), axis=0)
             assert errors("occlusion", hidden, truth, real)["vanished"] == 1
             other = dye(real)
-            other[:, :, 24:36] = real[:, :, 24:36]  # the pillar
+            other[:, :, 26:38] = real[:, :, 26:38]  # the pillar
             found = errors("occlusion", other, truth, real)
             assert found["vanished"] == 0
             assert found["other kind"] == 1
