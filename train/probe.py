@@ -34,7 +34,7 @@ Frames = NDArray[np.uint8]
 BANDS = ("in", "out")
 ASKED_SEED = 1_000_000  # episodes from this seed on are never trained on
 STRIP_STEPS = (0, 4, 8, 12, 16, 20, 24, 28, 31)
-SHOWN = {"reader": "reader", "world": "world", "copy_last": "last copied"}
+SHOWN = {"reader": "reader", "world": "world", "copy_last": "copied"}
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class ProbeConfig:
     out: Path = Path("runs/probes")
     """Folder for recordings and worlds, and a table (text and JSON), a figure and a filmstrip for
     each scene. What is there already is not done again."""
-    minutes: float = 3.0
+    minutes: float = 4.0
     """How long to train each world."""
     episodes: tuple[int, ...] = (32, 512)
     """Episodes to train on: one world for each number, so that it shows what more data does."""
@@ -264,24 +264,23 @@ def _mean(values: NDArray[np.float64]) -> Estimate:
 def table_of(name: str, answers: dict[tuple[int, str], Answer]) -> Table:
     """Errors by quantity, data and band."""
     table = Table(title=f"{name}: errors, mean over episodes ± half of the 95 % band")
-    for column in ("quantity", "episodes", "band", *SHOWN.values()):
-        left = column == "quantity"
+    for column in ("quantity", "unit", "episodes", "band", *SHOWN.values()):
+        left = column in ("quantity", "unit")
         table.add_column(column, justify="left" if left else "right", no_wrap=True)
     for key, unit in PROBES[name].units.items():
         for (episodes, band), one in answers.items():
-            cells = [_cell(one.quantity[key][who], unit) for who in SHOWN]
-            words = f"{key}, %" if unit == SHARE else f"{key}, {unit}"
-            table.add_row(words, str(episodes), band, *cells)
+            cells = [_cell(one.quantity[key][who], unit, who == "world") for who in SHOWN]
+            table.add_row(key, "%" if unit == SHARE else unit, str(episodes), band, *cells)
         table.add_section()
     return table
 
 
-def _cell(figure: Estimate, unit: str) -> str:
+def _cell(figure: Estimate, unit: str, with_band: bool) -> str:
     if not math.isfinite(figure.value):
         return "-"
     scale, digits = (100, 1) if unit == SHARE else (1, 3)
     half = scale * (figure.high - figure.low) / 2
-    band = f" ± {half:.{digits}f}" if half > 0 else ""
+    band = f" ± {half:.{digits}f}" if with_band and half > 0 else ""
     return f"{scale * figure.value:.{digits}f}{band}"
 
 

@@ -217,7 +217,7 @@ class Probe(NamedTuple):
     Attributes:
         about: What it is, in a few words.
         read: (frames, truth, real frames), all over the same steps, to errors by quantity.
-        units: Of each quantity; a share is printed in per cent.
+        units: Of each quantity: pixels (a step), steps, or a share, printed in per cent.
         against: The true quantity that its figure has below.
     """
 
@@ -232,32 +232,32 @@ PROBES = {
     "motion": Probe(
         "a ball in a straight line",
         read_motion,
-        {"velocity": "pixels a step", "lost": SHARE},
+        {"velocity": "px/step", "lost": SHARE},
         "speed",
     ),
     "collision": Probe(
         "two balls that meet",
         read_collision,
-        {"velocity": "pixels a step", "momentum": SHARE, "energy": SHARE, "lost": SHARE},
+        {"velocity": "px/step", "momentum": SHARE, "energy": SHARE, "lost": SHARE},
         "speed",
     ),
     "parabola": Probe(
         "a ball thrown under gravity",
         read_parabola,
-        {"velocity": "pixels a step", "energy": SHARE, "lost": SHARE},
+        {"velocity": "px/step", "energy": SHARE, "lost": SHARE},
         "speed",
     ),
     "occlusion": Probe(
         "a ball behind a pillar",
         read_occlusion,
-        {"vanished": SHARE, "other kind": SHARE, "time": "steps", "place": "pixels"},
+        {"vanished": SHARE, "other kind": SHARE, "time": "steps", "place": "px"},
         "speed",
     ),
     "pour": Probe(
         "liquid poured between vessels", read_pour, {"volume": SHARE, "total": SHARE}, "rate"
     ),
     "candle": Probe(
-        "a candle that burns down", read_candle, {"height": "pixels", "grows": SHARE}, "rate"
+        "a candle that burns down", read_candle, {"height": "px", "grows": SHARE}, "rate"
     ),
     "counting": Probe(
         "balls that cross", read_counting, {"number": SHARE, "kinds": SHARE}, "number of balls"
