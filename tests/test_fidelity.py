@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from tests.tiny_worlds import SIDE, make_tiny_world, write_tiny_recording
-from worldsim.fidelity import fidelity, frechet, load_lpips, ssim_map
+from worldsim.fidelity import (
+    fidelity,
+    frechet,
+    frechet_video_distance,
+    load_lpips,
+    ssim_map,
+)
 from worldsim.held_out import HeldOutWindows, choose_windows
 from worldsim.inverse_dynamics import (
     InverseDynamics,
@@ -93,6 +101,35 @@ def test_frechet_distance_equals_the_formula() -> None:
     # the same mean, three times the deviation: (3 - 1)^2 times the variance
     wide = features.mean(0) + 3 * (features - features.mean(0))
     assert frechet(features, wide) == pytest.approx(4 * float(features.var(0).sum()), rel=1e-3)
+
+
+class TinyI3D(torch.nn.Module):
+    """Stands for the large network, with its way of being called."""
+
+    def forward(
+        self,
+        videos: torch.Tensor,
+        rescale: bool = False,
+        resize: bool = False,
+        return_features: bool = False,
+    ) -> torch.Tensor:
+        assert return_features
+        assert videos.shape[1] == 3
+        assert videos.shape[3] == 224
+        return videos.mean(2)[:, :, ::60, ::60].flatten(1)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_fvd_is_the_distance_of_the_features_of_a_network_in_a_file(tmp_path: Path) -> None:
+    torch.jit.script(TinyI3D()).save(str(tmp_path / "i3d.pt"))
+    rng = np.random.default_rng(0)
+    clips = rng.integers(0, 128, (20, 35, 8, 8, 3)).astype(np.uint8)
+    assert frechet_video_distance(tmp_path / "i3d.pt", clips, clips) == pytest.approx(0, abs=1e-4)
+    brighter = frechet_video_distance(tmp_path / "i3d.pt", clips, clips + 51)
+    assert brighter == pytest.approx(48 * (51 / 127.5) ** 2, rel=1e-3)  # 48 features, each off
+    assert np.isnan(frechet_video_distance(tmp_path / "i3d.pt", clips[:, :9], clips[:, :9]))
+    with pytest.raises(ValueError, match=r"no I3D network at .*nothing.pt"):
+        frechet_video_distance(tmp_path / "nothing.pt", clips, clips)
 
 
 class TestInverseDynamics:

@@ -57,6 +57,9 @@ class EvalConfig:
     """Held-out windows to predict; none: 32, or 16 for a quick look."""
     passes: int | None = None
     """Denoising passes a frame; none: the world's own number."""
+    i3d: Path | None = None
+    """The network of FVD, as the TorchScript file i3d_torchscript.pt that is in common use (it is
+    not part of worldsim); none: no FVD. Slow without a GPU."""
     seed: int = 0
     """Decides the windows, the permutations of actions and the noise."""
     device: str | None = None
@@ -97,6 +100,8 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
     for option, value in (("windows", config.windows), ("passes", config.passes)):
         if value is not None and value < 1:
             raise ValueError(f"--{option} must be 1 or more, got {value}")
+    if config.i3d is not None and not config.i3d.is_file():
+        raise ValueError(f"there is no file {config.i3d}: --i3d wants i3d_torchscript.pt")
     recording = Recording(config.recording)
     names = [config.world, *config.beside]
     worlds = {name: load(name, device=config.device) for name in names}
@@ -132,6 +137,7 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
                     stage,
                     num_passes=config.passes,
                     seed=config.seed,
+                    i3d=config.i3d,
                 )
             )
 
@@ -260,6 +266,8 @@ def _details(figures: dict[str, Any]) -> list[str]:
         f"{frechet['world']:.3g}, held-out {frechet['held_out']:.3g}, copy-last "
         f"{frechet['copy_last']:.3g}"
     )
+    if figures["fvd"] is not None:
+        lines.append(f"FVD of clips of 16 frames: {figures['fvd']:.1f}")
     lines.append(
         f"flow warping error: world {_band(flicker['warping_error_world'])}, game "
         f"{_band(flicker['warping_error_real'])} of 255"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +16,13 @@ from worldsim import events
 from worldsim.bands import estimate
 from worldsim.chance import CannotReplayError, replay
 from worldsim.control import Counterfactuals, commotion, counterfactuals, effect
-from worldsim.fidelity import HORIZONS, fidelity, frechet, load_lpips
+from worldsim.fidelity import (
+    HORIZONS,
+    fidelity,
+    frechet,
+    frechet_video_distance,
+    load_lpips,
+)
 from worldsim.held_out import (
     HeldOutWindows,
     check_match,
@@ -70,7 +77,7 @@ FULL = Effort(
     flicker_windows=6,
     event_stretches=256,
     drift_bounds=(10, 100, 200, 500, 1000, 1500, 2000),
-    drift_sessions=4,
+    drift_sessions=3,
     shuffle_batches=8,
     inverse_steps=600,
     latency_steps=(10, 1000, 5000),
@@ -130,6 +137,7 @@ def measure(
     *,
     num_passes: int | None = None,
     seed: int = 0,
+    i3d: Path | None = None,
 ) -> Measured:
     """Measure a world on the held-out episodes of a recording.
 
@@ -142,6 +150,7 @@ def measure(
         stage: Opens a bar of the progress display.
         num_passes: Denoising passes a frame; None takes the world's own number.
         seed: Decides windows, permutations and noise.
+        i3d: The network of FVD, where it is at hand.
 
     Raises:
         ValueError: If world and recording do not fit, or the episodes are too short.
@@ -167,6 +176,7 @@ def measure(
         "threads": torch.get_num_threads(),
         "fidelity": _fidelity(recording, held_out, dreamed, median, horizons, seed, stage),
         "frechet": _frechet(recording, held_out, dreamed, judge, seed),
+        "fvd": None if i3d is None else frechet_video_distance(i3d, held_out.real, dreamed),
         "flicker": _flicker(held_out, dreamed, effort, stage),
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import shlex
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,12 +55,10 @@ class ProbeConfig:
     out: Path = Path("runs/probes")
     """Folder for recordings and worlds, and a table (text and JSON), a figure and a filmstrip for
     each scene. What is there already is not done again."""
-    minutes: float = 4.0
-    """How long to train each world."""
+    steps: int = 600
+    """Optimizer steps of each training; four minutes or so on a core."""
     episodes: tuple[int, ...] = (32, 512)
     """Episodes to train on: one world for each number, so that it shows what more data does."""
-    steps: int | None = None
-    """How long to train, in optimizer steps; alternative to --minutes."""
     size: Literal["tiny", "small", "base"] = "tiny"
     """Size of the model."""
     questions: int = 64
@@ -137,15 +136,15 @@ def probe(config: ProbeConfig) -> bool:
         )
     names = list(PROBES) if config.scene == "all" else [config.scene]
     console = Console()
-    total, done = len(names) * len(config.episodes), 0
+    total, done, begun = len(names) * len(config.episodes), 0, time.monotonic()
     for name in names:
         bands = {band: ask_about(name, band, config.questions) for band in BANDS}
         answers: dict[tuple[int, str], Answer] = {}
         for episodes in config.episodes:
             done += 1
             console.print(
-                f"{name} ({PROBES[name].about}), {episodes} episodes: world {done} of {total}, "
-                f"about {(total - done + 1) * config.minutes:.0f} minutes to go",
+                f"{name} ({PROBES[name].about}), {episodes} episodes: world {done} of {total}"
+                + _to_go(begun, done - 1, total),
                 highlight=False,
                 soft_wrap=True,
             )
@@ -174,6 +173,13 @@ def probe(config: ProbeConfig) -> bool:
     return True
 
 
+def _to_go(begun: float, done: int, total: int) -> str:
+    if not done:
+        return ""
+    minutes = (time.monotonic() - begun) / done * (total - done) / 60
+    return f", about {minutes:.0f} minutes to go"
+
+
 def train_world(config: ProbeConfig, name: str, episodes: int) -> WorldModel | None:
     """Record and train, as far as that is not done; None if the training was stopped."""
     folder = config.out / name
@@ -199,7 +205,6 @@ def train_world(config: ProbeConfig, name: str, episodes: int) -> WorldModel | N
         TrainConfig(
             recording=recording,
             out=out,
-            minutes=config.minutes if config.steps is None else None,
             steps=config.steps,
             size=config.size,
             resume=out.exists(),

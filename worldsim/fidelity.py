@@ -1,4 +1,4 @@
-"""How like the real frames a rollout is, by horizon: PSNR, SSIM, LPIPS and a Frechet distance.
+"""How like the real frames a rollout is: PSNR, SSIM, LPIPS by horizon, and Frechet distances.
 
 Metrics are those of torchmetrics; each has a confidence band over episodes (`worldsim.bands`).
 """
@@ -6,9 +6,11 @@ Metrics are those of torchmetrics; each has a confidence band over episodes (`wo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
 
 import numpy as np
 import torch
+from einops import rearrange
 from numpy.typing import NDArray
 from torchmetrics.functional.image import structural_similarity_index_measure
 from torchmetrics.image.fid import FrechetInceptionDistance
@@ -23,7 +25,7 @@ Lpips = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Fidelity = dict[str, dict[str, Estimate]]  # by metric and predictor
 
 HORIZONS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-LOWER_IS_BETTER = ("lpips",)
+CLIP = 16  # frames, as FVD is usually measured
 
 
 def fidelity(
@@ -117,6 +119,49 @@ def frechet(real: torch.Tensor, imagined: torch.Tensor) -> float:
     distance.update(real.double().cpu(), real=True)
     distance.update(imagined.double().cpu(), real=False)
     return float(distance.compute())
+
+
+def frechet_video_distance(
+    i3d: str | PathLike[str], real: Frames, imagined: Frames, *, batch_size: int = 4
+) -> float:
+    """FVD (Unterthiner et al. 2019): the Frechet distance of features of an I3D network.
+
+    Args:
+        i3d: The network as the TorchScript file ``i3d_torchscript.pt`` that is in common use (of
+            StyleGAN-V, Skorokhodov et al. 2022), which is not part of worldsim.
+        real: Videos, ``uint8`` (b t h w c), cut into clips of 16 frames.
+        imagined: The same.
+        batch_size: Clips looked at together.
+
+    Returns:
+        The distance; nan if the videos are shorter than a clip.
+
+    Raises:
+        ValueError: If there is no such file, or it is no such network.
+    """
+    try:
+        network = torch.jit.load(str(i3d), map_location="cpu").eval()
+    except (ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"no I3D network at {i3d} ({reason}): give the TorchScript file i3d_torchscript.pt"
+        ) from error
+    whole = real.shape[1] // CLIP * CLIP
+    if not whole:
+        return float("nan")
+    features = []
+    for videos in (real, imagined):
+        clips = rearrange(videos[:, :whole], "b (n t) h w c -> (b n) t h w c", t=CLIP)
+        parts = []
+        for begin in range(0, len(clips), batch_size):
+            some = rearrange(clips[begin : begin + batch_size], "n t h w c -> (n t) h w c")
+            latents = _three_channels(pixels_to_latents(some))
+            large = torch.nn.functional.interpolate(latents, (224, 224), mode="bilinear")
+            seen = rearrange(large, "(n t) c h w -> n c t h w", t=CLIP)
+            with torch.no_grad():
+                parts.append(network(seen, rescale=False, resize=False, return_features=True))
+        features.append(torch.cat(parts))
+    return frechet(*features)
 
 
 def _three_channels(images: torch.Tensor) -> torch.Tensor:
