@@ -15,8 +15,8 @@ from worldsim.probes import CONTEXT, PROBES, SHARE, Errors, Frames, Truth, asked
 from worldsim.train.probe import main, watch
 
 # What a reader may be off on real frames, by the unit of what it reads.
-PRECISION = {"px/step": 0.06, "px": 0.05, "steps": 0.0, SHARE: 0.0}
-SHARES = {"momentum": 0.06, "energy": 0.15, "volume": 0.002, "total": 0.002}
+PRECISION = {"px/step": 0.02, "px": 0.05, "steps": 0.0, SHARE: 0.0}
+SHARES = {"momentum": 0.03, "energy": 0.06, "volume": 0.002, "total": 0.002}
 
 
 def episode(name: str, band: str, seed: int) -> tuple[Frames, Truth]:

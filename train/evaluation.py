@@ -306,6 +306,7 @@ def _details(figures: dict[str, Any]) -> list[str]:
             f"({1000 / times['p50']:.0f} frames per second, {figures['device']}, "
             f"{figures['threads']} threads)"
         )
+    lines.append(f"most memory in use: {figures['speed']['peak_mb']:,.0f} MB")
     return lines
 
 

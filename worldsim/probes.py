@@ -30,6 +30,7 @@ GLASS, LIQUID = (150, 150, 165), (70, 160, 235)
 WAX, FLAME, CANDLE_WIDTH = (232, 220, 190), (255, 150, 30), 6.0
 COUNTED_RADIUS = 3.0
 
+SPAN = 4  # steps over which velocities are taken, so that a jitter of less than a pixel cancels
 SMALLEST = 4.0  # pixels of area: less is nothing
 HAZE = 0.1  # of a colour: less is nothing where pixels are summed over half a frame
 GROWS = 0.15  # pixels a step that a candle must gain to have grown
@@ -70,13 +71,18 @@ def _inside(position: NDArray[np.float64], radius: NDArray[np.float64]) -> NDArr
 def _follow(
     frames: Frames, position: NDArray[np.float64], radius: NDArray[np.float64], colour: int
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_], float]:
-    """Velocities (t-1 2) of a ball, where they can be read (t-1), and the share of lost frames."""
+    """Velocities (t-4 2) of a ball, where they can be read (t-4), and the share of lost frames."""
     centre, area = locate(cover(frames, *COLOURS)[colour])
     whole = _inside(position, radius)
     there = whole & (area > 0.5 * np.pi * radius**2) & (area < 2 * np.pi * radius**2)
-    known = there[1:] & there[:-1]
+    known = there[SPAN:] & there[:-SPAN]
     lost = 1 - there[whole].mean() if whole.any() else float("nan")
-    return np.diff(centre, axis=0), known, float(lost)
+    return _velocity(centre), known, float(lost)
+
+
+def _velocity(position: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Pixels a step (t-4 ...) from places (t ...)."""
+    return (position[SPAN:] - position[:-SPAN]) / SPAN
 
 
 def _mean(values: NDArray[np.float64]) -> float:
@@ -86,18 +92,19 @@ def _mean(values: NDArray[np.float64]) -> float:
 def read_motion(frames: Frames, truth: Truth, real: Frames) -> Errors:
     """Velocity of a ball in a straight line, in pixels a step, where it is still one ball."""
     velocity, known, lost = _follow(frames, truth["position"], truth["radius"], 0)
-    error = np.linalg.norm(velocity - np.diff(truth["position"], axis=0), axis=-1)[known]
+    error = np.linalg.norm(velocity - _velocity(truth["position"]), axis=-1)[known]
     return {"velocity": _mean(error), "lost": lost}
 
 
 def read_parabola(frames: Frames, truth: Truth, real: Frames) -> Errors:
     """The same under gravity, and mechanical energy over the true kinetic one."""
     velocity, known, lost = _follow(frames, truth["position"], truth["radius"], 0)
-    step = np.diff(truth["position"], axis=0)
+    step = _velocity(truth["position"])
     error = np.linalg.norm(velocity - step, axis=-1)[known]
     centre, _ = locate(cover(frames, *COLOURS)[0])
-    height = (centre[1:, 1] + centre[:-1, 1]) / 2
-    true_height = (truth["position"][1:, 1] + truth["position"][:-1, 1]) / 2
+    height, true_height = (
+        (place[SPAN:, 1] + place[:-SPAN, 1]) / 2 for place in (centre, truth["position"])
+    )
     kinetic = 0.5 * np.square(step).sum(-1)
     energy = 0.5 * np.square(velocity).sum(-1) - GRAVITY * height
     off = np.abs(energy - (kinetic - GRAVITY * true_height)) / kinetic
@@ -119,7 +126,7 @@ def read_collision(frames: Frames, truth: Truth, real: Frames) -> Errors:
     known = followed[0][1] & followed[1][1]
     known[:first] = False
     read = np.stack([one[0][:, 0] for one in followed], axis=-1)[known]
-    true = np.diff(truth["position"][..., 0], axis=0)[known]
+    true = _velocity(truth["position"][..., 0])[known]
     momentum = np.abs((read - true) @ mass) / (np.abs(true) @ mass)
     energy = np.abs(np.square(read) @ mass - np.square(true) @ mass) / (np.square(true) @ mass)
     return {
