@@ -66,15 +66,15 @@ class TestFidelity:
     def test_perfect_is_perfect(self, recording: Recording, held_out: HeldOutWindows) -> None:
         row = fidelity({"world": held_out.real}, held_out, recording.median_frame(), (4,))[4]
         assert row["psnr_moving"]["world"].value == pytest.approx(58.92, abs=0.01)
-        assert row["ssim"]["world"].value == pytest.approx(1)
-        assert row["ssim_moving"]["world"].value == pytest.approx(1)
+        assert row["ssim"]["world"].value == pytest.approx(1, abs=1e-3)
+        assert row["ssim_moving"]["world"].value == pytest.approx(1, abs=1e-3)
 
     def test_ssim_equals_the_formula_on_flat_pictures(self) -> None:
         """Without structure only the luminance term is left."""
         real, shown = (np.full((1, SIDE, SIDE, 3), value, np.uint8) for value in (100, 150))
         a, b = 100 / 255, 150 / 255
         expected = (2 * a * b + 0.01**2) / (a**2 + b**2 + 0.01**2)
-        np.testing.assert_allclose(ssim_map(real, shown), expected, rtol=1e-4)
+        np.testing.assert_allclose(ssim_map(real, shown), expected, rtol=1e-3)
 
     def test_lpips_is_measured_or_its_absence_explained(
         self, recording: Recording, held_out: HeldOutWindows

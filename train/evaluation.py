@@ -122,7 +122,7 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
             yield lambda: progress.advance(bar)
             progress.update(bar, completed=total)
 
-        judge = learn_to_recognise(recording, effort, stage)
+        judge = learn_to_recognise(recording, effort, stage, worlds[config.world].device)
         measured = []
         for name, world in worlds.items():
             if len(worlds) > 1:

@@ -118,12 +118,14 @@ class Measured:
     latency: dict[int, NDArray[np.float64]]
 
 
-def learn_to_recognise(recording: Recording, effort: Effort, stage: Stage) -> InverseDynamics:
+def learn_to_recognise(
+    recording: Recording, effort: Effort, stage: Stage, device: torch.device | str = "cpu"
+) -> InverseDynamics:
     """Train the inverse dynamics model, which judges all worlds of a recording."""
     train_episodes, _ = recording.split()
     with stage("learning what actions look like", effort.inverse_steps) as advance:
         return train_inverse_dynamics(
-            recording, train_episodes, steps=effort.inverse_steps, on_step=advance
+            recording, train_episodes, steps=effort.inverse_steps, device=device, on_step=advance
         )
 
 

@@ -80,12 +80,11 @@ def ssim_map(real: Frames, shown: Frames) -> NDArray[np.float64]:
 
     A Gaussian of standard deviation 1.5 over 11 pixels, as in the paper.
     """
-    sides = [pixels_to_latents(side).double().add(1).div(2) for side in (real, shown)]
+    sides = [pixels_to_latents(side).add(1).div(2) for side in (real, shown)]
     result = structural_similarity_index_measure(
         sides[1], sides[0], data_range=1.0, reduction="none", return_full_image=True
     )
-    similar: NDArray[np.float64] = result[1].mean(1).numpy()
-    return similar
+    return np.asarray(result[1].mean(1).double().numpy())
 
 
 def load_lpips() -> tuple[Lpips | None, str]:
