@@ -302,16 +302,18 @@ def draw(path: Path, name: str, answers: dict[tuple[int, str], Answer]) -> None:
     inside = next(one.against for (_, band), one in answers.items() if band == "in")
     for axis, (key, unit) in zip(axes[0], units.items(), strict=True):
         axis.axvspan(inside.min(), inside.max(), color="#3c9d5b", alpha=0.12, linewidth=0)
-        for (episodes, _), one in answers.items():
-            colour = f"C{numbers.index(episodes)}"
-            axis.plot(one.against, one.each[key], "o", markersize=3, alpha=0.6, color=colour)
+        for (episodes, band), one in answers.items():
+            style = {"color": f"C{numbers.index(episodes)}", "markersize": 4, "alpha": 0.6}
+            axis.plot(one.against, one.each[key], "o" if band == "in" else "x", **style)
         axis.set_xlabel(f"true {PROBES[name].against}")
         axis.set_title(key if unit == SHARE else f"{key}, {unit}", fontsize=10)
         axis.spines[["top", "right"]].set_visible(False)
     for number in numbers:
         axes[0][0].plot([], [], "o", color=f"C{numbers.index(number)}", label=f"{number} episodes")
     axes[0][0].legend(fontsize=8)
-    figure.suptitle(f"{PROBES[name].about}: the world's errors, the band it was trained on shaded")
+    figure.suptitle(
+        f"{PROBES[name].about}: the world's errors within (o) and beyond (x) what it was trained on"
+    )
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)
