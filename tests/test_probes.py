@@ -100,6 +100,13 @@ class TestReaders:
         frozen = np.repeat(real[start : start + 1], len(real), axis=0)
         assert errors(name, frozen, truth, real)[quantity] > least
 
+    def test_are_not_misled_by_a_tint_of_the_whole_frame(self) -> None:
+        real, truth = episode("motion", "in", 0)
+        tint = np.random.default_rng(0).integers(0, 9, (len(real), 1, 1, 1), dtype=np.uint8)
+        right = np.arange(real.shape[2])[:, None] >= real.shape[2] // 2
+        tinted = np.where(right, np.minimum(real, 255 - tint) + tint, real)
+        assert errors("motion", tinted, truth, real)["velocity"] < 0.06
+
     def test_notice_a_lost_ball(self) -> None:
         real, truth = episode("motion", "in", 1)
         gone = real.copy()

@@ -54,6 +54,7 @@ def cover(frames: Frames, *colours: tuple[int, int, int]) -> NDArray[np.float64]
 
 def locate(alpha: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Centre (t 2) as (x, y), nan where there is nothing, and area (t) of covers (t h w)."""
+    alpha = np.where(alpha < HAZE, 0.0, alpha)  # far from a ball, a tint would pull its centre
     area = alpha.sum((-2, -1))
     y, x = np.mgrid[: alpha.shape[-2], : alpha.shape[-1]] + 0.5
     with np.errstate(invalid="ignore", divide="ignore"):

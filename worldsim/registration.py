@@ -18,12 +18,6 @@ GAMES: dict[str, tuple[str, int]] = {
 
 SCENE_ID = "worldsim/Scene-v0"  # what `worldsim probe` trains on and asks about
 
-PROBES: dict[str, str] = {
-    f"worldsim/Probe{scene.capitalize()}-v0": scene
-    for scene in ("motion", "collision", "parabola", "occlusion", "pour", "candle", "counting")
-}
-"""Id of each scene of `worldsim probe` -> the scene."""
-
 WORLD_MODEL_ID = "worldsim/WorldModel-v0"
 
 
@@ -40,10 +34,6 @@ def register_envs() -> None:
             gymnasium.register(env_id, entry_point=entry_point, max_episode_steps=max_episode_steps)
     if SCENE_ID not in gymnasium.registry:
         gymnasium.register(SCENE_ID, entry_point="worldsim.envs.scenes:Scene")
-    for env_id, scene in PROBES.items():
-        if env_id not in gymnasium.registry:
-            entry_point = "worldsim.envs.scenes:Scene"
-            gymnasium.register(env_id, entry_point=entry_point, kwargs={"scene": scene})
     if WORLD_MODEL_ID not in gymnasium.registry:
         gymnasium.register(
             WORLD_MODEL_ID,
