@@ -57,7 +57,7 @@ worlds: $(READY)
 	    --minutes 60 --passes 1 --final-presence 0.15 --own-history 0.8
 
 test: $(READY)
-	.venv/bin/pytest
+	.venv/bin/pytest -n auto --maxprocesses 4  # each test runs on one thread
 
 test-slow: $(READY)
 	.venv/bin/pytest -m slow

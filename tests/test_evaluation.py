@@ -76,6 +76,7 @@ def test_command_reports_as_page_text_json_and_picture(
         assert words in printed
     for name in SECTIONS.values():
         assert f"\n{name}: " in text
+    assert "rewards and ends foretold up to 8 steps ahead" in text
 
     report = json.loads((out / "report.json").read_text())
     assert report["held_out_episodes"] == recording.split()[1]
@@ -94,6 +95,8 @@ def test_command_reports_as_page_text_json_and_picture(
     assert list(figures["speed"]["step_ms"]) == ["3", "20"]
     assert figures["control"]["action_shuffle_ratio"] > 0
     assert set(figures["verdicts"]) == set(SECTIONS)
+    bins = figures["events"]["termination_reliability"]
+    assert sum(one["steps"] for one in bins) == figures["events"]["steps"] > 0
 
     with Image.open(out / "filmstrip.png") as picture:
         scale = 128 // SIDE

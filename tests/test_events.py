@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -79,16 +77,3 @@ def test_calibration_is_about_frequencies_not_about_being_sure() -> None:
     assert sure["termination_calibration_error"] == pytest.approx(0.5)
     assert fair["reward_positive"]["number"] == 0
     assert np.isnan(fair["reward_positive"]["f1"])
-
-
-def test_the_report_tells_them(recording: Recording, tmp_path: Path) -> None:
-    from worldsim.train.evaluation import EvalConfig, evaluate
-
-    make_tiny_world().save(tmp_path / "world")
-    report = evaluate(EvalConfig(str(tmp_path / "world"), recording.path, quick=True, windows=2))
-    events = report["worlds"][0]["events"]
-    assert events["steps"] > 0
-    assert sum(bin["steps"] for bin in events["termination_reliability"]) == events["steps"]
-    text = (tmp_path / "world" / "eval" / "report.txt").read_text()
-    assert "rewards and ends foretold up to 8 steps ahead" in text
-    assert "ends: none, and none foretold" in text or "ends: 1, precision" in text
