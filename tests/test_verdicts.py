@@ -111,6 +111,16 @@ def test_a_fault_is_told_in_its_section_alone(path: str, value: object, words: s
     }
 
 
+def test_a_band_that_holds_the_real_figure_proves_nothing() -> None:
+    unsure = figures()
+    unsure["flicker"] = {
+        "ratio": 1.4,
+        "warping_error_real": exact(1.0),
+        "warping_error_world": Estimate(1.4, 0.9, 1.9),
+    }
+    assert verdicts(unsure)["flicker"].startswith("It flickers no more than an eye can see")
+
+
 def test_nothing_to_say() -> None:
     nothing = figures()
     nan = exact(float("nan"))

@@ -82,7 +82,8 @@ def tell_flicker(found: dict[str, Any]) -> str:
         return "Nothing moves in these windows."
     real, ours = found["warping_error_real"].value, found["warping_error_world"].value
     told = f"its warping error is {ours:.2f} of 255 where the game has {real:.2f}"
-    if ratio > FLICKER and ours - real > SEEN:
+    surely = not found["warping_error_world"].low <= real  # nan: too few episodes for a band
+    if ratio > FLICKER and ours - real > SEEN and surely:
         return f"It flickers or blurs where it moves: {told}."
     if ratio < 1 / FLICKER:
         return f"It is calmer than the game, so something may be missing: {told}."
