@@ -9,6 +9,7 @@ AS_GOOD = 1.0  # dB: a difference in PSNR that an eye may miss
 FLICKER = 1.25  # times the real warping error
 SEEN = 0.2  # of 255 over a frame: less flicker than that is not seen
 LISTENS = 1.2  # action-shuffle ratio
+TOLD = 0.5  # part of its steps in which an action must be recognised in real frames to judge by
 RISE = 0.1  # of the held-out distance, over a thousand steps
 FAR = 2.0  # times the held-out distance
 FEW, MANY = 0.8, 1.25  # objects, over those of the recording
@@ -101,14 +102,14 @@ def _control(found: dict[str, Any]) -> str:
     )
     known = found["recognised"]
     losses = {
-        name: known["real_by_action"][name] - known["world_by_action"][name]
-        for name in known["real_by_action"]
-        if math.isfinite(known["real_by_action"][name] - known["world_by_action"][name])
+        name: real_share - known["world_by_action"][name]
+        for name, real_share in known["real_by_action"].items()
+        if real_share > TOLD  # nan for an action that was never taken
     }
-    worst = max(losses, key=lambda name: losses[name])
+    worst = max(losses, key=lambda name: losses[name], default="")
     if ratio < LISTENS:
         return f"It hardly listens: {told}."
-    if losses[worst] > 0.1:
+    if losses and losses[worst] > 0.1:
         return f"It obeys, {worst} least: {told}."
     return f"It obeys: {told}."
 
