@@ -127,6 +127,19 @@ class TestWindows:
         with pytest.raises(ValueError, match=words):
             check_match(make_tiny_world(make_tiny_game(**changes)), recording)
 
+    def test_what_was_given_stands_before_what_followed(
+        self, world: WorldModel, recording: Recording
+    ) -> None:
+        held_out = choose_windows(world, recording, [1, 4], horizons=(6,), num_windows=5)
+        whole = held_out.windows.frames
+        assert np.array_equal(held_out.with_context(held_out.real, 2), whole[:, WINDOW - 2 :])
+        more = held_out.with_context(held_out.real, WINDOW + 1)  # the first frame is repeated
+        assert np.array_equal(more, np.concatenate((whole[:, :1], whole), axis=1))
+        few = held_out.first(3, 2)
+        assert np.array_equal(few.real, held_out.real[:3, :2])
+        assert few.windows.actions.shape == (3, WINDOW + 1)
+        assert few.places == held_out.places[:3]
+
 
 class TestRollout:
     def test_recorded_actions_drive_the_world_from_the_context(

@@ -32,7 +32,7 @@ class Evaluation(NamedTuple):
     Attributes:
         horizons: The figures of ``worldsim.metrics.compare`` by horizon.
         action_shuffle_ratio: Loss under other actions over loss under the true ones.
-        flicker: Warping errors, as `worldsim.optical_flow.flicker` and their ``ratio``.
+        flicker: Warping errors, as `worldsim.optical_flow.Flicker`.
         events: Rewards and ends, as `worldsim.events.summarize`.
         held_out: The windows, recorded.
         imagined: The world's frames for the same actions, uint8 (b t h w c).
@@ -89,10 +89,9 @@ def evaluate_run(
         for name, value in row.items()
     }
     some = held_out.first(FLICKER_WINDOWS, held_out.horizon)
-    given = some.last_context[:, None]
     flickers = flicker(
-        np.concatenate((given, some.real), axis=1),
-        np.concatenate((given, imagined[: len(given)]), axis=1),
+        some.with_context(some.real, 1),
+        some.with_context(imagined[: len(some.real)], 1),
         some.episodes,
     )
     foretold = events.summarize(
@@ -109,8 +108,7 @@ def evaluate_run(
     log.log(figures, step)
     video = log.run_dir / "videos" / f"step_{step:08d}.mp4"
     log.log_video("rollout", write_comparison(video, held_out, imagined, world.game.fps), step)
-    told = {**flickers._asdict(), "ratio": flickers.ratio}
-    return Evaluation(horizons, ratio, told, foretold, held_out, imagined)
+    return Evaluation(horizons, ratio, flickers._asdict(), foretold, held_out, imagined)
 
 
 def summarize(losses: Sequence[Losses]) -> dict[str, float]:

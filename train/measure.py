@@ -51,6 +51,9 @@ Advance = Callable[[], None]
 Stage = Callable[[str, int], AbstractContextManager[Advance]]
 """A bar of the progress display: what is done and how often ``advance`` will be called."""
 
+Judged = tuple[NDArray[np.int64], torch.Tensor]
+"""Actions guessed and features, by `recognise`."""
+
 MEMORY_STEPS = 64
 FLICKER_STEPS = 32
 COUNTERFACTUAL_STEPS = 16
@@ -77,7 +80,7 @@ FULL = Effort(
     flicker_windows=6,
     event_stretches=256,
     drift_bounds=(10, 100, 200, 500, 1000, 1500, 2000),
-    drift_sessions=3,
+    drift_sessions=4,
     shuffle_batches=8,
     inverse_steps=600,
     latency_steps=(10, 1000, 5000),
@@ -167,6 +170,11 @@ def measure(
     batches = -(-len(held_out.real) // 64)
     with stage("rolling out", batches * held_out.horizon) as advance:
         dreamed = roll_out(world, held_out, num_passes=num_passes, seed=seed, on_step=advance)
+    steps = min(held_out.horizon, MEMORY_STEPS)
+    judged = {
+        side: recognise(judge, held_out.with_context(frames[:, :steps], FRAMES - 1))
+        for side, frames in (("real", held_out.real), ("world", dreamed))
+    }
     figures: dict[str, Any] = {
         "world": name,
         "world_env_id": world.game.env_id,
@@ -177,14 +185,12 @@ def measure(
         "device": str(world.device),
         "threads": torch.get_num_threads(),
         "fidelity": _fidelity(recording, held_out, dreamed, median, horizons, seed, stage),
-        "frechet": _frechet(recording, held_out, dreamed, judge, seed),
+        "frechet": _frechet(recording, held_out, judge, judged, seed),
         "fvd": None if i3d is None else frechet_video_distance(i3d, held_out.real, dreamed),
         "flicker": _flicker(held_out, dreamed, effort, stage),
     }
 
-    control, tried = _control(
-        world, recording, held_out, dreamed, judge, effort, stage, num_passes, seed
-    )
+    control, tried = _control(world, recording, held_out, judged, effort, stage, num_passes, seed)
     figures["control"] = control
     sessions, last = effort.drift_sessions, effort.drift_bounds[-1]
     with stage(f"playing {sessions} sessions of {last:,} steps", last) as advance:
@@ -289,29 +295,23 @@ def _fidelity(
 def _frechet(
     recording: Recording,
     held_out: HeldOutWindows,
-    dreamed: Frames,
     judge: InverseDynamics,
+    judged: dict[str, Judged],
     seed: int,
 ) -> dict[str, float]:
     """Distances to recorded play, over features of triples of frames: not FID, nor FVD."""
     train_episodes, _ = recording.split()
-    horizon = min(held_out.horizon, MEMORY_STEPS)
-    length = horizon + FRAMES - 1
+    number, steps = judged["real"][0].shape
     rng = np.random.default_rng(seed)
-    known = recording.sample_windows(rng, len(dreamed), length, train_episodes).frames
-    context = held_out.windows.frames[:, held_out.context - FRAMES + 1 : held_out.context]
-    copied = np.repeat(context[:, -1:], horizon, axis=1)
+    known = recording.sample_windows(rng, number, steps + FRAMES - 1, train_episodes).frames
+    copied = np.repeat(held_out.last_context[:, None], steps, axis=1)
     features = {
-        name: recognise(judge, frames)[1].flatten(0, 1)
-        for name, frames in (
-            ("known", known),
-            ("held_out", np.concatenate((context, held_out.real[:, :horizon]), 1)),
-            ("world", np.concatenate((context, dreamed[:, :horizon]), 1)),
-            ("copy_last", np.concatenate((context, copied), 1)),
-        )
+        "held_out": judged["real"][1],
+        "world": judged["world"][1],
+        "copy_last": recognise(judge, held_out.with_context(copied, FRAMES - 1))[1],
     }
-    reference = features.pop("known")
-    return {name: frechet(reference, found) for name, found in features.items()}
+    reference = recognise(judge, known)[1].flatten(0, 1)
+    return {name: frechet(reference, found.flatten(0, 1)) for name, found in features.items()}
 
 
 def _flicker(
@@ -319,23 +319,21 @@ def _flicker(
 ) -> dict[str, Any]:
     """Flow warping error of real and imagined videos."""
     some = held_out.first(effort.flicker_windows, FLICKER_STEPS)
-    given = some.last_context[:, None]
-    with stage("following the flow", 2 * len(given)) as advance:
-        found = flicker(
-            np.concatenate((given, some.real), axis=1),
-            np.concatenate((given, dreamed[: len(given), : some.horizon]), axis=1),
+    imagined = dreamed[: len(some.real), : some.horizon]
+    with stage("following the flow", 2 * len(some.real)) as advance:
+        return flicker(
+            some.with_context(some.real, 1),
+            some.with_context(imagined, 1),
             some.episodes,
             advance,
-        )
-    return {**found._asdict(), "ratio": found.ratio}
+        )._asdict()
 
 
 def _control(
     world: WorldModel,
     recording: Recording,
     held_out: HeldOutWindows,
-    dreamed: Frames,
-    judge: InverseDynamics,
+    judged: dict[str, Judged],
     effort: Effort,
     stage: Stage,
     num_passes: int | None,
@@ -353,12 +351,10 @@ def _control(
             num_batches=effort.shuffle_batches,
             on_batch=advance,
         )
-    horizon = min(held_out.horizon, MEMORY_STEPS)
-    context = held_out.windows.frames[:, held_out.context - FRAMES + 1 : held_out.context]
-    taken = held_out.windows.actions[:, held_out.context - 1 :][:, :horizon]
+    steps = judged["real"][0].shape[1]
+    taken = held_out.windows.actions[:, held_out.context - 1 :][:, :steps]
     accuracy: dict[str, Any] = {}
-    for name, frames in (("real", held_out.real), ("world", dreamed)):
-        guessed, _ = recognise(judge, np.concatenate((context, frames[:, :horizon]), axis=1))
+    for name, (guessed, _) in judged.items():
         hits = guessed == taken
         accuracy[name] = estimate(hits.sum(1), np.full(len(hits), hits.shape[1]), held_out.episodes)
         by_action = accuracy_by_action(guessed, taken, game.num_actions)

@@ -56,7 +56,7 @@ class ProbeConfig:
     """Folder for recordings and worlds, and a table (text and JSON), a figure and a filmstrip for
     each scene. What is there already is not done again."""
     steps: int = 600
-    """Optimizer steps of each training; four minutes or so on a core."""
+    """Optimizer steps of each training; some six minutes on a core."""
     episodes: tuple[int, ...] = (32, 512)
     """Episodes to train on: one world for each number, so that it shows what more data does."""
     size: Literal["tiny", "small", "base"] = "tiny"

@@ -77,7 +77,7 @@ def _fidelity(horizons: dict[str, Any]) -> str:
 
 
 def tell_flicker(found: dict[str, Any]) -> str:
-    """Whether videos flicker, of `worldsim.optical_flow.Flicker` as a dict with its ratio."""
+    """Whether videos flicker, of `worldsim.optical_flow.Flicker` as a dict."""
     ratio = found["ratio"]
     if not math.isfinite(ratio):
         return "Nothing moves in these windows."

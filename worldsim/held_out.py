@@ -49,6 +49,11 @@ class HeldOutWindows:
         """The episode of each window (b)."""
         return np.array([episode for episode, _ in self.places], np.int64)
 
+    def with_context(self, frames: Frames, num_given: int) -> Frames:
+        """Put the last given frames before what followed, real or imagined (b t h w c)."""
+        last = np.maximum(np.arange(self.context - num_given, self.context), 0)
+        return np.concatenate((self.windows.frames[:, last], frames), axis=1)
+
     def first(self, num_windows: int, horizon: int) -> HeldOutWindows:
         """The first windows alone, and fewer steps of them."""
         windows, horizon = self.windows, min(horizon, self.horizon)

@@ -81,18 +81,14 @@ class Flicker(NamedTuple):
         warping_error_world: Of the imagined ones.
         flow_real: Mean length of the flow, in pixels a step.
         flow_world: The same.
+        ratio: Imagined warping error over the real one; nan where the real videos are still.
     """
 
     warping_error_real: Estimate
     warping_error_world: Estimate
     flow_real: Estimate
     flow_world: Estimate
-
-    @property
-    def ratio(self) -> float:
-        """Imagined warping error over the real one; nan where the real videos are still."""
-        real = self.warping_error_real.value
-        return self.warping_error_world.value / real if real else float("nan")
+    ratio: float
 
 
 def flicker(
@@ -121,7 +117,9 @@ def flicker(
         ones = np.ones(len(videos))
         found[f"warping_error_{name}"] = estimate(errors, ones, episodes)
         found[f"flow_{name}"] = estimate(magnitudes, ones, episodes)
-    return Flicker(**found)
+    real_error = found["warping_error_real"].value
+    ratio = found["warping_error_world"].value / real_error if real_error else float("nan")
+    return Flicker(**found, ratio=ratio)
 
 
 def _flow(dis: cv2.DISOpticalFlow, here: Any, there: Any) -> NDArray[np.float32]:
