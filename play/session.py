@@ -26,12 +26,16 @@ class Source:
         kind: ``"world"`` or ``"real game"``.
         config: Frames, actions and keys.
         open: Makes the environment; raises ValueError with a sentence where it cannot.
+        options: Of every reset: what its episodes begin from.
+        note: What a person should know before playing it.
     """
 
     name: str
     kind: str
     config: GameConfig
     open: Callable[[], gymnasium.Env[np.ndarray, int]]
+    options: dict[str, Any] | None = None
+    note: str | None = None
 
 
 def format_score(score: float) -> str:
@@ -186,7 +190,8 @@ class Session:
         env = self._opened(index)
         self._current = index
         self._seed = int(self.rng.integers(2**31))
-        self.observation, self.info = env.reset(seed=self._seed)
+        options = self.sources[index].options
+        self.observation, self.info = env.reset(seed=self._seed, options=options)
         self.last_action = None
         self.score = 0.0
         self.num_steps = 0

@@ -25,6 +25,7 @@ def find_sources(
     frame_size: tuple[int, int] = (64, 64),
     grey: bool = False,
     frame_skip: int | None = None,
+    start: Path | None = None,
 ) -> list[Source]:
     """Find what a name means: an environment's id, or a world and the game that it learned.
 
@@ -34,14 +35,21 @@ def find_sources(
         frame_size: Height and width of an environment's frames; a world has its own.
         grey: Whether an environment's frames are grey.
         frame_skip: Game steps a frame of an environment; None for its own.
+        start: A picture, or a video, that every episode in a world begins from.
 
     Returns:
         The target, and for a world also its real game, which is opened only when it is played.
 
     Raises:
-        ValueError: If there is no such world or environment, or it cannot be played.
+        ValueError: If there is no such world or environment, or it cannot be played; if a start
+            is given to a real game, or cannot be read.
     """
     if ENV_ID.fullmatch(target) and not Path(target).exists():
+        if start is not None:
+            raise ValueError(
+                f"only a world can begin from a picture, and {target} is a real game: train a "
+                "world of it, or leave out --start"
+            )
         config = describe_game(
             target,
             frame_size=frame_size,
@@ -49,17 +57,19 @@ def find_sources(
             frame_skip=frame_skip,
         )
         return [_game_source(config)]
-    return _world_sources(target)
+    return _world_sources(target, start)
 
 
 def _game_source(config: GameConfig) -> Source:
     return Source(config.env_id, "real game", config, lambda: make_game(config))
 
 
-def _world_sources(target: str) -> list[Source]:
+def _world_sources(target: str, start: Path | None) -> list[Source]:
     # Here, since torch takes seconds to import and a real game does not need it.
     import torch
 
+    from worldsim.start import start_from
+    from worldsim.video import read_frames
     from worldsim.world_model import load
     from worldsim.world_model_env import WorldModelEnv
 
@@ -84,4 +94,9 @@ def _world_sources(target: str) -> list[Source]:
     def open_world() -> gymnasium.Env[Any, Any]:
         return WorldModelEnv(world, horizon=FOR_EVER)
 
-    return [Source(folder.name or target, "world", config, open_world), _game_source(world.game)]
+    options, note = None, None
+    if start is not None:
+        begun = start_from(read_frames(start, last=world.window), world)
+        options, note = {"start": begun.frames}, begun.note
+    dream = Source(folder.name or target, "world", config, open_world, options, note)
+    return [dream, _game_source(world.game)]

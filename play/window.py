@@ -25,6 +25,9 @@ class PlayConfig:
     target: Annotated[str, tyro.conf.Positional]
     """A world that ships (pong, maze, balls), the folder of a world or of a run, or the id of a
     Gymnasium environment (ALE/Pong-v5)."""
+    start: Path | None = None
+    """Begin in a world from this picture (a photo, a drawing, a screenshot), or from the end of
+    this video."""
     record: Path | None = None
     """Keep what is played as a recording in this folder; it grows with each session."""
     policy: Annotated[str | None, tyro.conf.arg(aliases=["--agent"])] = None
@@ -89,7 +92,10 @@ def play(config: PlayConfig) -> str:
         frame_size=config.frame_size,
         grey=config.grey,
         frame_skip=config.frame_skip,
+        start=config.start,
     )
+    if sources[0].note:
+        print(sources[0].note)
     make_policy = _policy_maker(config.policy, sources[0].config)
     with ExitStack() as stack:
         writer = None

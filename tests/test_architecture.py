@@ -21,7 +21,8 @@ MAX_LINES = 400
 HOMES = {
     "pygame": ("play/",),
     "wandb": ("train/",),
-    "matplotlib": ("train/",),
+    "matplotlib": ("train/", "play/animate.py"),
+    "transformers": ("worldsim/pipelines.py", "worldsim/pretrained.py"),
     "torchmetrics": ("worldsim/fidelity.py",),
     "stable_baselines3": ("worldsim/sb3.py", "train/agent.py"),
     "diffusers": (
@@ -29,6 +30,9 @@ HOMES = {
         "worldsim/codec.py",
         "worldsim/world_model.py",
         "worldsim/sampling.py",
+        "worldsim/pipelines.py",
+        "worldsim/pretrained.py",
+        "worldsim/cost.py",
     ),
     "h5py": (
         "worldsim/recording.py",

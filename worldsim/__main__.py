@@ -30,12 +30,18 @@ COMMANDS = {
     "probe": Command("worldsim.train.probe", "train worlds on scenes of known physics, and ask"),
     "agent": Command("worldsim.train.agent", "train a PPO agent inside a world"),
     "bench": Command("worldsim.train.bench", "time the steps of a world on this machine"),
+    "animate": Command("worldsim.play.animate", "make a clip of a photo, and measure its flicker"),
+    "imagine": Command("worldsim.play.imagine", "make a video of words, a picture, or a world"),
+    "cost": Command("worldsim.train.cost", "count what a video costs, in one or in windows"),
 }
 """Name -> the module whose ``main(argv) -> int`` runs it."""
 
 EXTRAS = {
     "pygame": ("pygame-ce", "play"),
     "wandb": ("wandb", "wandb"),
+    "transformers": ("transformers", "video"),
+    "accelerate": ("accelerate", "video"),
+    "psutil": ("psutil", "video"),
     "stable_baselines3": ("stable-baselines3", "rl"),
     "minari": ("minari", "minari"),
     "ale_py": ("ale-py", "atari"),

@@ -6,7 +6,7 @@ flow of OpenCV's DIS (Kroeger et al. 2016), which needs no weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import cv2
@@ -18,59 +18,91 @@ from worldsim.bands import Estimate, estimate
 SMALLEST = 128  # pixels: DIS looks at patches of 8 on a pyramid, so smaller frames are enlarged
 
 
-class Warping(NamedTuple):
+class Steps(NamedTuple):
     """What each step of a video is like, (t - 1).
 
     Attributes:
-        errors: Mean absolute difference between a frame and the one before it moved along the
-            flow, in values of 255, over what is seen in both.
+        errors: Flow warping error: mean absolute difference between a frame and the one before it
+            moved along the flow, in values of 255, over what is seen in both; nan where nothing is.
         magnitudes: Mean length of the flow, in pixels.
+        colour_shifts: Change of the mean colour, in values of 255, the mean over the channels.
     """
 
     errors: NDArray[np.float64]
     magnitudes: NDArray[np.float64]
+    colour_shifts: NDArray[np.float64]
 
 
-def warping(frames: NDArray[np.uint8]) -> Warping:
-    """Measure the flow warping error of each step of a video.
+class Watch:
+    """Measures the steps of a video frame by frame, in memory for one frame.
 
-    A still video has none and one that is merely shifted next to none; brightness that flickers by
-    x values of 255 adds about x.
+    A still video has no warping error and one that is merely shifted next to none; brightness that
+    flickers by x values of 255 adds about x.
+    """
+
+    def __init__(self) -> None:
+        self._dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        self._before: NDArray[np.uint8] | None = None
+        self._steps: list[tuple[float, float, float]] = []
+
+    def through(self, frames: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
+        """Pass frames (h w c) on, c of 1 or 3, and measure them on their way."""
+        for frame in frames:
+            self.add(frame)
+            yield frame
+
+    def add(self, frame: NDArray[np.uint8]) -> None:
+        """Measure the step to the next frame (h w c), c of 1 or 3."""
+        before, self._before = self._before, frame
+        if before is not None:
+            self._steps.append(self._measure(before, frame))
+
+    @property
+    def steps(self) -> Steps:
+        """Of the frames until now."""
+        return Steps(*np.array(self._steps, np.float64).reshape(-1, 3).T)
+
+    def _measure(
+        self, before: NDArray[np.uint8], after: NDArray[np.uint8]
+    ) -> tuple[float, float, float]:
+        if np.array_equal(before, after):
+            return 0.0, 0.0, 0.0
+        shift = np.abs(after.mean((0, 1)) - before.mean((0, 1))).mean()
+        scale = -(-SMALLEST // min(before.shape[:2]))
+        size = (before.shape[1] * scale, before.shape[0] * scale)
+        before, after = (_enlarge(frame, size) for frame in (before, after))
+        grey_before, grey_after = (cv2.cvtColor(p, cv2.COLOR_RGB2GRAY) for p in (before, after))
+        back = _flow(self._dis, grey_after, grey_before)  # where each pixel was
+        forth = _flow(self._dis, grey_before, grey_after)
+        moved = _warp(before, back)
+        seen = ~_occluded(back, _warp(forth, back))
+        difference = np.abs(moved.astype(np.float64) - after).mean(-1)
+        error = float(difference[seen].mean()) if seen.any() else float("nan")
+        return error, float(np.linalg.norm(back, axis=-1).mean()) / scale, float(shift)
+
+
+def measure_steps(frames: Iterable[NDArray[np.uint8]]) -> Steps:
+    """Measure the steps of a video, as `Watch` does.
 
     Args:
-        frames: ``uint8`` (t h w c), c of 1 or 3, t of at least 2.
+        frames: At least two of ``uint8`` (h w c), c of 1 or 3.
 
     Raises:
         ValueError: If there are fewer than two frames.
     """
-    if len(frames) < 2:
-        raise ValueError(f"the flow warping error needs at least two frames, got {len(frames)}")
-    scale = -(-SMALLEST // min(frames.shape[1:3]))
-    size = (frames.shape[2] * scale, frames.shape[1] * scale)
-    pictures = [_as_colour(cv2.resize(f, size, interpolation=cv2.INTER_LINEAR)) for f in frames]
-    greys = [cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in pictures]
-    dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    errors, magnitudes = [], []
-    for before, after, grey_before, grey_after in zip(
-        pictures, pictures[1:], greys, greys[1:], strict=False
-    ):
-        if np.array_equal(before, after):
-            errors.append(0.0)
-            magnitudes.append(0.0)
-            continue
-        back = _flow(dis, grey_after, grey_before)  # where each pixel was
-        forth = _flow(dis, grey_before, grey_after)
-        moved = _warp(before, back)
-        seen = ~_occluded(back, _warp(forth, back))
-        difference = np.abs(moved.astype(np.float64) - after).mean(-1)
-        errors.append(float(difference[seen].mean()) if seen.any() else float("nan"))
-        magnitudes.append(float(np.linalg.norm(back, axis=-1).mean()) / scale)
-    return Warping(np.array(errors), np.array(magnitudes))
+    watch = Watch()
+    seen = sum(1 for _ in watch.through(frames))
+    if seen < 2:
+        raise ValueError(f"the flow warping error needs at least two frames, got {seen}")
+    return watch.steps
 
 
-def _as_colour(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Three channels; OpenCV drops the axis of a single one."""
-    return picture if picture.ndim == 3 else np.repeat(picture[..., None], 3, axis=-1)
+def _enlarge(frame: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """A frame of three channels at another size (w, h)."""
+    picture = np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_LINEAR), np.uint8)
+    if picture.ndim == 3:
+        return picture
+    return np.repeat(picture[..., None], 3, axis=-1)  # OpenCV drops the axis of a single one
 
 
 class Flicker(NamedTuple):
@@ -109,9 +141,9 @@ def flicker(
     for name, videos in (("real", real), ("world", imagined)):
         errors, magnitudes = [], []
         for video in videos:
-            step = warping(video)
-            errors.append(np.nanmean(step.errors))
-            magnitudes.append(step.magnitudes.mean())
+            steps = measure_steps(video)
+            errors.append(np.nanmean(steps.errors))
+            magnitudes.append(steps.magnitudes.mean())
             if on_video is not None:
                 on_video()
         ones = np.ones(len(videos))

@@ -209,7 +209,8 @@ class Rollout:
         """Play one action in each session, without decoding what can stay latent.
 
         Args:
-            actions: Integers in [0, num_actions), (b).
+            actions: Integers in [0, num_actions], (b); ``num_actions`` stands for an action that
+                is not known.
 
         Returns:
             Rewards and ends.
@@ -227,11 +228,11 @@ class Rollout:
         if (
             actions.shape != (self.batch_size,)
             or not np.issubdtype(actions.dtype, np.integer)
-            or not ((actions >= 0) & (actions < world.game.num_actions)).all()
+            or not ((actions >= 0) & (actions <= world.game.num_actions)).all()
         ):
             raise ValueError(
                 f"actions must be {self.batch_size} integers in 0..{world.game.num_actions - 1}, "
-                f"got {actions!r}"
+                f"or {world.game.num_actions} where unknown, got {actions!r}"
             )
         taken = torch.as_tensor(actions, dtype=torch.int64, device=world.device)
         shape = (world.codec.latent_channels, *self._latent_size)

@@ -8,6 +8,7 @@ is whole.
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
@@ -18,8 +19,9 @@ from pathlib import Path
 import av
 import numpy as np
 from einops import repeat
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
+LARGE = 256  # pixels of the shorter side, from which on no picture hangs on single pixels
 GIF_TICK = 0.01  # seconds: the format counts hundredths, and viewers slow down below two
 GIF_MAX_FPS = 50.0
 GIF_COLOURS = 255  # one of the 256 is left for "as in the frame before"
@@ -31,8 +33,9 @@ def write_mp4(
     """Write frames as H.264 in an MP4, close to lossless (crf 12).
 
     Colours are kept at full resolution (yuv444p), since one-pixel coloured things vanish
-    without. Where a source pixel covers whole colour samples (an even ``scale`` of 4 or more) the
-    common yuv420p loses next to nothing and is used instead, since every player shows it.
+    without. Where a source pixel covers whole colour samples (an even ``scale`` of 4 or more), and
+    in frames of 256 pixels or more, the common yuv420p loses next to nothing and is used instead,
+    since every player shows it.
 
     Args:
         path: The file to write; its folder is made.
@@ -50,7 +53,8 @@ def write_mp4(
     first, frames = _peek(_checked(frames, fps, scale))
     height, width = (scale * size for size in first.shape[:2])
     even_height, even_width = height + height % 2, width + width % 2
-    pixel_format = "yuv420p" if scale >= 4 and scale % 2 == 0 else "yuv444p"
+    is_coarse = (scale >= 4 and scale % 2 == 0) or min(first.shape[:2]) >= LARGE
+    pixel_format = "yuv420p" if is_coarse else "yuv444p"
     with (
         _written_aside(path) as aside,
         av.open(str(aside), "w", format="mp4", options={"movflags": "faststart"}) as container,
@@ -64,6 +68,38 @@ def write_mp4(
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode(None))
     return Path(path)
+
+
+def read_frames(path: str | PathLike[str], last: int = 1) -> np.ndarray:
+    """Read a picture, or the last frames of a video, in colour and upright.
+
+    Args:
+        path: Of any format that Pillow or FFmpeg's libraries read.
+        last: Frames to take of a video, at least 1; all of a shorter one.
+
+    Returns:
+        ``uint8`` (t h w 3), t of 1 for a picture.
+
+    Raises:
+        ValueError: If there is no such file, or it is neither.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"there is no picture or video {path}")
+    try:
+        with Image.open(path) as picture:
+            return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))[None].copy()
+    except UnidentifiedImageError:
+        pass
+    try:
+        with av.open(str(path)) as container:
+            decoded = container.decode(video=0)
+            frames = deque((f.to_ndarray(format="rgb24") for f in decoded), maxlen=last)
+    except (av.FFmpegError, IndexError) as error:  # IndexError: no video in it
+        raise ValueError(f"{path} is neither a picture nor a video that can be read") from error
+    if not frames:
+        raise ValueError(f"there is no frame in {path}")
+    return np.stack(frames)
 
 
 def write_gif(

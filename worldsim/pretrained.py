@@ -1,0 +1,152 @@
+"""Models of others: where one is, what its index says it is, and whether it fits into memory."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+import re
+from pathlib import Path
+
+import diffusers
+import torch
+from diffusers import DiffusionPipeline
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def hush() -> None:
+    """Let the libraries keep to themselves what they only say to their developers."""
+    from transformers.utils import logging as transformers_logging
+
+    diffusers.utils.logging.set_verbosity_error()
+    diffusers.utils.logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+
+
+def fetch_model(model: str, variant: str | None = None) -> Path:
+    """The folder that a model is in, fetched from the Hub where it is an id.
+
+    Raises:
+        ValueError: If there is none, or it cannot be had; says what to do.
+    """
+    folder = Path(model)
+    if folder.is_dir():
+        if not (folder / "model_index.json").is_file():
+            raise ValueError(
+                f"{folder} holds no diffusers pipeline: it has no model_index.json; give a folder "
+                "that save_pretrained wrote, or the id of a model on the Hub"
+            )
+        return folder
+    if not HUB_ID.fullmatch(model) or folder.exists():
+        raise ValueError(
+            f"there is no folder {model}, and an id on the Hub looks like owner/name; "
+            "give the folder of a diffusers pipeline or such an id"
+        )
+    try:
+        return Path(DiffusionPipeline.download(model, variant=variant, use_safetensors=True))
+    except (OSError, ValueError) as error:  # the Hub's own errors are OSErrors
+        raise ValueError(why_not_fetched(model, error)) from error
+
+
+def why_not_fetched(model: str, error: BaseException) -> str:
+    """One sentence for what the Hub, or the way to it, said."""
+    causes: list[BaseException] = [error]
+    while (before := causes[-1].__cause__ or causes[-1].__context__) is not None:
+        causes.append(before)
+    if any(isinstance(cause, GatedRepoError) for cause in causes):
+        return (
+            f"{model} is gated: accept its terms at https://huggingface.co/{model}, then log in "
+            "with `hf auth login`"
+        )
+    if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
+        return (
+            f"the Hub has no model {model}, or it is private: check the name, or log in with "
+            "`hf auth login`"
+        )
+    if "cached" in str(error) or "connect" in str(error).lower():
+        return (
+            f"{model} is neither on this machine nor can the Hub be reached: connect to the "
+            f"network, or fetch it elsewhere with `hf download {model}` and give its folder"
+        )
+    return f"{model} cannot be fetched: {one_line(error)}"
+
+
+def class_of(folder: Path) -> str:
+    """The class of the pipeline in a folder, by its index.
+
+    Raises:
+        ValueError: If diffusers has no such class, or it makes no video.
+    """
+    name = str(DiffusionPipeline.load_config(folder).get("_class_name"))
+    cls = getattr(diffusers, name, None)
+    if cls is None:
+        raise ValueError(
+            f"the model in {folder} is a {name}, which diffusers {diffusers.__version__} does not "
+            "have: a later version may (pip install -U diffusers)"
+        )
+    if "num_frames" not in inspect.signature(cls.__call__).parameters:
+        raise ValueError(f"the model in {folder} is a {name}, which makes no video")
+    return name
+
+
+def precision_on(device: str, dtype: str) -> torch.dtype:
+    """What ``--dtype`` means on a device."""
+    if dtype == "auto":
+        if device == "cpu":
+            return torch.float32
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return DTYPES[dtype]
+
+
+def check_memory(
+    folder: Path, variant: str | None, device: str, precision: torch.dtype, offload: str
+) -> None:
+    """Say before anything is loaded that the weights alone do not fit.
+
+    Raises:
+        ValueError: If they do not.
+    """
+    import psutil
+
+    sizes = {part.name: _num_weights(part, variant) for part in folder.iterdir() if part.is_dir()}
+    sizes = {part: size * precision.itemsize for part, size in sizes.items()}
+    needed = {"cpu": sum(sizes.values())}
+    free = {"cpu": psutil.virtual_memory().available}
+    if device == "cuda" and offload != "sequential":
+        needed["cuda"] = (
+            sum(sizes.values()) if offload == "none" else max(sizes.values(), default=0)
+        )
+        free["cuda"] = torch.cuda.mem_get_info()[0]
+        if offload == "none":
+            del needed["cpu"]  # they only pass through
+    for place, much in needed.items():
+        if much > free[place]:
+            where = "this machine" if place == "cpu" else "the GPU"
+            raise ValueError(
+                f"too little memory: the weights in {folder} take {much / 2**30:,.1f} GiB as "
+                f"{str(precision).removeprefix('torch.')} and {where} has "
+                f"{free[place] / 2**30:,.1f} GiB free; try --dtype bf16, --offload sequential on "
+                "a GPU, or a smaller model"
+            )
+
+
+def _num_weights(part: Path, variant: str | None) -> int:
+    """Numbers in the weights of a part, those of the variant where it has them."""
+    files = list(part.glob("*.safetensors"))
+    chosen = [f for f in files if variant and f".{variant}" in f.name]
+    total = 0
+    for file in chosen or [f for f in files if "." not in f.stem]:
+        with file.open("rb") as opened:  # a length, a header in JSON, and then the weights
+            header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
+        header.pop("__metadata__", None)
+        total += sum(math.prod(tensor["shape"]) for tensor in header.values())
+    return total
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of what an error says."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
