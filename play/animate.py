@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -33,7 +34,7 @@ class AnimateConfig(PipelineConfig):
     models, see `worldsim imagine --image PHOTO`.
     """
 
-    photo: Annotated[Path, tyro.conf.Positional] = tyro.MISSING
+    photo: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PHOTO")] = tyro.MISSING
     """The photo; what does not fit the shape of the frames is cut off at the sides."""
     model: str = "stabilityai/stable-video-diffusion-img2vid-xt"
     """Id on the Hub, or the folder, of a StableVideoDiffusionPipeline."""
@@ -137,8 +138,8 @@ def make_clips(config: AnimateConfig, photo: NDArray[np.uint8]) -> list[Clip]:
     }
     if asked["num_frames"] < 2:
         raise ValueError(f"a clip has at least 2 frames, got --num-frames {asked['num_frames']}")
-    clips = []
-    with progress_bar() as bar:
+    clips: list[Clip] = []
+    with progress_bar() as bar, suppress(KeyboardInterrupt):  # Ctrl-C keeps the clips made by then
         total = len(config.motion_bucket_ids) * asked["num_inference_steps"]
         task = bar.add_task("", total=total)
         for bucket in config.motion_bucket_ids:
@@ -149,6 +150,8 @@ def make_clips(config: AnimateConfig, photo: NDArray[np.uint8]) -> list[Clip]:
             steps = measure_steps(frames)
             error = float(np.nanmean(steps.errors))
             clips.append(Clip(bucket, frames, error, float(steps.magnitudes.mean())))
+    if not clips:
+        raise KeyboardInterrupt
     return clips
 
 

@@ -37,8 +37,8 @@ class PipelineConfig:
     dtype: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
     """Precision: fp32, fp16, bf16, or auto: bf16 on a GPU that has it, fp32 on a CPU."""
     offload: Literal["auto", "none", "model", "sequential"] = "auto"
-    """Keeps networks that rest out of the GPU's memory: none, model (little slower), sequential
-    (least memory, slow), or auto: model on a GPU."""
+    """What waits outside the GPU's memory while it rests: none, each model (little slower), each
+    layer (sequential: least memory, slow), or auto: each model where there is a GPU."""
     variant: str | None = None
     """Variant of the weights to fetch or read, such as fp16, where a model has several."""
     tiled: bool = False

@@ -32,7 +32,7 @@ class ImagineConfig(PipelineConfig):
     which tells how much the video flickers, at the seams of its windows and elsewhere.
     """
 
-    prompt: Annotated[str | None, tyro.conf.Positional] = None
+    prompt: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="PROMPT")] = None
     """What is to be seen, in words."""
     model: str = "Lightricks/LTX-Video"
     """Id on the Hub, or the folder, of a video pipeline; or a world of ours."""

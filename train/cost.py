@@ -199,19 +199,19 @@ def read_configs(target: str) -> tuple[str, dict[str, Mapping[str, Any]]]:
     Raises:
         ValueError: If a config is missing or the pipeline is none for video.
     """
+    from huggingface_hub import hf_hub_download
+
     from worldsim.cost import PIPELINES
+    from worldsim.pretrained import one_line, why_not_fetched
 
     def read(name: str) -> dict[str, Any]:
+        is_here = Path(target).is_dir()
         try:
-            path = Path(target) / name
-            if not Path(target).is_dir():
-                from huggingface_hub import hf_hub_download
-
-                path = Path(hf_hub_download(target, name))
+            path = Path(target) / name if is_here else Path(hf_hub_download(target, name))
             return json.loads(path.read_text())
-        except Exception as error:  # the Hub's are of many kinds
-            reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
-            raise ValueError(f"{target} has no {name} that can be read: {reason}") from error
+        except (OSError, ValueError) as error:  # the Hub's own errors are OSErrors
+            damaged = f"{target} has no {name} that can be read: {one_line(error)}"
+            raise ValueError(damaged if is_here else why_not_fetched(target, error)) from error
 
     index = read("model_index.json")
     name = index.get("_class_name", "?")
@@ -301,7 +301,7 @@ def device_rate(config: CostConfig) -> tuple[float, str]:
         return config.tflops, "as given"
     import torch
 
-    from worldsim.cost import DTYPES
+    from worldsim.pretrained import DTYPES
 
     from .bench import matrix_rate
 

@@ -26,10 +26,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from worldsim.pretrained import DTYPES, fps_of
+
 Config = Mapping[str, Any]
 Size = tuple[int, int, int]  # latent frames, rows, columns
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 HALVINGS = {"block_out_channels": (128, 256, 512, 512)}  # three, in every published VAE
 TEXT_WIDTH = ("text_embed_dim", "caption_channels", "text_dim", "cross_attention_dim")
 IMAGE_TOKENS = 257  # of a picture, as CLIP sees it
@@ -166,7 +167,6 @@ class Family:
     Attributes:
         denoiser: Class of the denoiser.
         vae: Class of the autoencoder.
-        fps: Frames a second of its videos.
         reductions: The VAE's config to frames a latent frame and pixels a latent pixel.
         published: By pipeline: in what its published model differs from the class's defaults.
         layout: Axes of the noisy latents.
@@ -176,7 +176,6 @@ class Family:
 
     denoiser: str
     vae: str
-    fps: float
     reductions: Callable[[Config], tuple[int, int]]
     published: dict[str, dict[str, Any]]
     layout: str = "bcthw"
@@ -257,7 +256,6 @@ FAMILIES = (
     Family(
         "CogVideoXTransformer3DModel",
         "AutoencoderKLCogVideoX",
-        fps=8,
         reductions=lambda c: (int(c["temporal_compression_ratio"]), _halvings(c)),
         published={"CogVideoXPipeline": {}, "CogVideoXImageToVideoPipeline": COGVIDEOX_5B_I2V},
         layout="btchw",
@@ -266,7 +264,6 @@ FAMILIES = (
     Family(
         "LTXVideoTransformer3DModel",
         "AutoencoderKLLTXVideo",
-        fps=25,
         reductions=_ltx_reductions,
         published={"LTXPipeline": {}, "LTXImageToVideoPipeline": {}, "LTXConditionPipeline": {}},
         layout="bnc",
@@ -274,7 +271,6 @@ FAMILIES = (
     Family(
         "WanTransformer3DModel",
         "AutoencoderKLWan",
-        fps=16,
         reductions=lambda c: (c["scale_factor_temporal"], c["scale_factor_spatial"]),
         published={"WanPipeline": {}, "WanImageToVideoPipeline": WAN_I2V},
         guided=(1, 2),
@@ -282,7 +278,6 @@ FAMILIES = (
     Family(
         "HunyuanVideoTransformer3DModel",
         "AutoencoderKLHunyuanVideo",
-        fps=15,
         reductions=lambda c: (c["temporal_compression_ratio"], c["spatial_compression_ratio"]),
         published={"HunyuanVideoPipeline": {}},
         joint=True,
@@ -291,7 +286,6 @@ FAMILIES = (
     Family(
         "MochiTransformer3DModel",
         "AutoencoderKLMochi",
-        fps=30,
         reductions=lambda c: (6, 8),  # fixed in the pipeline
         published={"MochiPipeline": {}},
         joint=True,
@@ -299,7 +293,6 @@ FAMILIES = (
     Family(
         "UNetSpatioTemporalConditionModel",
         "AutoencoderKLTemporalDecoder",
-        fps=7,
         reductions=lambda c: (1, _halvings(c)),
         published={"StableVideoDiffusionPipeline": {}},
         layout="btchw",
@@ -367,7 +360,7 @@ def pipeline_denoiser(
     return Denoiser(
         name=name,
         frame_size=(height, width),
-        fps=family.fps,
+        fps=fps_of(name),
         window=defaults["num_frames"] or c.get("sample_frames") or c["num_frames"],
         reduction=reduction,
         patch_frames=patch[0],

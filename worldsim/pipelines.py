@@ -22,21 +22,11 @@ from worldsim.pretrained import (
     check_memory,
     class_of,
     fetch_model,
+    fps_of,
     hush,
     one_line,
     precision_on,
 )
-
-FPS = {
-    "StableVideoDiffusion": 7.0,
-    "CogVideoX": 8.0,
-    "LTX": 25.0,
-    "Wan": 16.0,
-    "HunyuanVideo": 15.0,
-    "Mochi": 30.0,
-}
-"""Beginning of a class's name -> frames a second of the videos that it was trained on."""
-OTHER_FPS = 16.0
 
 
 class VideoPipeline:
@@ -77,7 +67,7 @@ class VideoPipeline:
         hush()
         folder = fetch_model(model, variant)
         self.name = class_of(folder)
-        self.fps = next((fps for name, fps in FPS.items() if self.name.startswith(name)), OTHER_FPS)
+        self.fps = fps_of(self.name)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         precision = precision_on(device, dtype)
         if offload == "auto":
@@ -136,6 +126,8 @@ class VideoPipeline:
     @property
     def needs_image(self) -> bool:
         """Whether a window must begin from a picture."""
+        if self.name.endswith("ImageToVideoPipeline"):  # LTX's says that it is optional
+            return True
         return self.takes_image and self._parameters["image"].default is inspect.Parameter.empty
 
     @property
