@@ -1,3 +1,5 @@
+"""What a video costs: counted on fake tensors, by closed form, and for real."""
+
 from __future__ import annotations
 
 import functools
@@ -160,7 +162,6 @@ def test_the_published_models_whole(name: str, billions: float) -> None:
     assert forward.activations < denoiser.weights + 60e9
     if denoiser.rule:
         rule = denoiser.rule(latents)
-        print(name, rule[0] / forward.attention, rule[1] / forward.rest)
         assert rule[0] == pytest.approx(forward.attention, rel=1e-3)
         assert rule[1] == pytest.approx(forward.rest, rel=0.05)
 
