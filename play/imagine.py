@@ -167,7 +167,9 @@ def plan_world(config: ImagineConfig, context: Frames | None, on_step: Callable[
         chosen = int(np.random.default_rng(config.seed).integers(len(world.starts.frames)))
         context = world.starts.frames[chosen][-overlap:]
     else:
-        context = start_from(context, world).frames
+        start = start_from(context, world)
+        print(start.note)
+        context = start.frames
 
     def make_window(given: Frames | None, index: int) -> Frames:
         assert given is not None
