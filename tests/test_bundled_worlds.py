@@ -77,12 +77,14 @@ def test_the_maze_keeps_what_is_lit_and_remembers_what_was() -> None:
     assert again > forgotten + 3
 
 
+@pytest.mark.slow
 def test_pong_has_one_ball_for_as_long_as_it_is_played() -> None:
     balls = play(worldsim.load("pong", device="cpu"), None, steps=150, sessions=8).balls
     assert (balls == 1).mean() > 0.9
     assert (balls[-50:] == 1).mean() > 0.85
 
 
+@pytest.mark.slow
 def test_balls_move_as_they_should_and_neither_vanish_nor_multiply() -> None:
     played = imagine(worldsim.load("balls", device="cpu"), sessions=8, steps=120)
     early = slice(0, 8)

@@ -243,6 +243,7 @@ def test_four_times_the_tokens_cost_four_times_the_attention_of_four_windows() -
     assert whole.memory > chained.memory
 
 
+@pytest.mark.slow
 def test_a_world_in_all_three_ways(tmp_path: Path) -> None:
     out, path = tmp_path / "a.png", str(save_tiny_world(tmp_path / "square"))
     schemes = cost(CostConfig(path, seconds=3.2, tflops=1.0, out=out))
@@ -317,6 +318,7 @@ def test_command_on_a_folder_and_on_a_world(
     assert (tmp_path / "pong.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_command_on_a_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--windows", "1", "--tflops", "100", "--out", str(tmp_path / "a.png")]
     assert main(["LTXPipeline", *arguments]) == 0
