@@ -169,7 +169,7 @@ def plan_world(config: ImagineConfig, context: Frames | None, on_step: Callable[
     else:
         start = start_from(context, world)
         print(start.note)
-        context = start.frames
+        context = start.frames[-overlap:]
 
     def make_window(given: Frames | None, index: int) -> Frames:
         assert given is not None
@@ -178,7 +178,8 @@ def plan_world(config: ImagineConfig, context: Frames | None, on_step: Callable[
         frames = list(given)
         for _ in range(window - len(given)):
             frames.append(rollout.step(unknown).frames[0])
-            on_step()
+            if len(frames) > overlap:  # the first window may be given less
+                on_step()
         return np.stack(frames)
 
     fps = config.fps or world.game.fps
@@ -331,7 +332,7 @@ def write_results(config: ImagineConfig, film: Film, chain: Chain, plan: Plan) -
 def describe_seams(seams: Seams, places: list[range], fps: float) -> Iterator[str]:
     """Say in words how the seams of a video compare with the rest of it."""
     yield (
-        f"at the {len(places)} seams of its windows: warping error {seams.warping_error:.2f} "
+        f"at the {len(places)} seam{'s' * (len(places) > 1)} of its windows: warping error {seams.warping_error:.2f} "
         f"(elsewhere {seams.warping_error_elsewhere:.2f}), shift of the mean colour "
         f"{seams.colour_shift:.2f} (elsewhere {seams.colour_shift_elsewhere:.2f})"
     )
