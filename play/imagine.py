@@ -331,8 +331,10 @@ def write_results(config: ImagineConfig, film: Film, chain: Chain, plan: Plan) -
 
 def describe_seams(seams: Seams, places: list[range], fps: float) -> Iterator[str]:
     """Say in words how the seams of a video compare with the rest of it."""
+    plural = "s" if len(places) > 1 else ""
     yield (
-        f"at the {len(places)} seam{'s' * (len(places) > 1)} of its windows: warping error {seams.warping_error:.2f} "
+        f"at the {len(places)} seam{plural} of its windows: warping error "
+        f"{seams.warping_error:.2f} "
         f"(elsewhere {seams.warping_error_elsewhere:.2f}), shift of the mean colour "
         f"{seams.colour_shift:.2f} (elsewhere {seams.colour_shift_elsewhere:.2f})"
     )
