@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from worldsim.files import write_json, written_aside
 from worldsim.optical_flow import measure_steps
-from worldsim.pipelines import VideoPipeline
-from worldsim.video import filmstrip, read_frames, write_mp4
+from worldsim.video import filmstrip, fit_frame, read_frames, write_mp4
 
-from .film import PipelineConfig, progress_bar, spread, thumbnail, write_figures
+from .film import PipelineConfig, load_pipeline, progress_bar, spread
 
 FPS = 7  # that StableVideoDiffusion was trained at
 
@@ -87,7 +87,7 @@ def main(argv: Sequence[str]) -> int:
     photo = read_frames(config.photo)
     clips = make_clips(config, photo)
     chosen = choose(clips, config.flicker_limit)
-    for line in write_results(config, clips, chosen):
+    for line in write_results(config, photo[0], clips, chosen):
         print(line)
     limit = config.max_warping_error
     if limit is not None and not chosen.warping_error <= limit:
@@ -114,13 +114,7 @@ def make_clips(config: AnimateConfig, photo: NDArray[np.uint8]) -> list[Clip]:
     Raises:
         ValueError: If the model is of another kind, or does not fit into memory.
     """
-    pipeline = VideoPipeline(
-        config.model,
-        dtype=config.dtype,
-        offload=config.offload,
-        variant=config.variant,
-        tiled=config.tiled,
-    )
+    pipeline = load_pipeline(config.model, config)
     if not pipeline.takes("motion_bucket_id"):
         raise ValueError(
             f"{config.model} is a {pipeline.name}, which has no motion_bucket_id; "
@@ -163,7 +157,9 @@ def choose(clips: Sequence[Clip], flicker_limit: float) -> Clip:
     return min(clips, key=lambda clip: clip.warping_error)
 
 
-def write_results(config: AnimateConfig, clips: Sequence[Clip], chosen: Clip) -> list[str]:
+def write_results(
+    config: AnimateConfig, photo: NDArray[np.uint8], clips: Sequence[Clip], chosen: Clip
+) -> list[str]:
     """Print the table, and write the chosen clip, the sheet, the plot and the figures.
 
     Returns:
@@ -183,8 +179,8 @@ def write_results(config: AnimateConfig, clips: Sequence[Clip], chosen: Clip) ->
         out.with_name(out.stem + end) for end in ("_sheet.png", "_trade_off.png", ".json")
     )
     rows = [spread(clip.frames) for clip in clips]
-    photo = thumbnail(clips[0].frames[0])
-    rows.insert(0, [fitted_photo(config.photo, photo.shape[:2])])
+    height, width = rows[0][0].shape[:2]
+    rows.insert(0, [fit_frame(photo, (height, width))])
     labels = ["photo"]
     labels += [
         f"{c.motion_bucket_id}: error {c.warping_error:.2f}, flow {c.flow:.2f}"
@@ -193,7 +189,7 @@ def write_results(config: AnimateConfig, clips: Sequence[Clip], chosen: Clip) ->
     ]
     filmstrip([np.stack(row) for row in rows], sheet, scale=1, labels=labels)
     draw_trade_off(clips, chosen, config.flicker_limit, plot)
-    write_figures(
+    write_json(
         figures,
         {
             "model": config.model,
@@ -220,15 +216,6 @@ def write_results(config: AnimateConfig, clips: Sequence[Clip], chosen: Clip) ->
     ]
 
 
-def fitted_photo(path: Path, frame_size: tuple[int, int]) -> NDArray[np.uint8]:
-    """The photo as the clips begin from it, at the size of a thumbnail."""
-    from PIL import Image
-
-    from worldsim.pipelines import fit_picture
-
-    return np.asarray(fit_picture(Image.fromarray(read_frames(path)[0]), frame_size))
-
-
 def draw_trade_off(clips: Sequence[Clip], chosen: Clip, flicker_limit: float, path: Path) -> None:
     """Draw motion against warping error, a point for each clip, as a PNG."""
     import matplotlib
@@ -252,7 +239,6 @@ def draw_trade_off(clips: Sequence[Clip], chosen: Clip, flicker_limit: float, pa
     axis.grid(alpha=0.25)
     axis.legend(fontsize=8)
     figure.tight_layout()
-    aside = path.with_name(f".{path.name}.part")
-    figure.savefig(aside, format="png", dpi=150)
+    with written_aside(path) as aside:
+        figure.savefig(aside, format="png", dpi=150)
     plt.close(figure)
-    aside.replace(path)

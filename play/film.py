@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +22,9 @@ from rich.progress import (
 
 from worldsim.optical_flow import Steps, Watch
 from worldsim.video import write_mp4
+
+if TYPE_CHECKING:
+    from worldsim.pipelines import VideoPipeline
 
 SHEET_COLUMNS = 6
 THUMBNAIL = 192  # pixels of the longer side
@@ -51,6 +52,19 @@ class PipelineConfig:
     """Denoising steps of a window; by default the pipeline's own number."""
     seed: int = 0
     """Of the noise: the same seed makes the same video on the same machine."""
+
+
+def load_pipeline(model: str, config: PipelineConfig) -> VideoPipeline:
+    """Load a pipeline as a command was told to."""
+    from worldsim.pipelines import VideoPipeline  # slow to import, and --help does without
+
+    return VideoPipeline(
+        model,
+        dtype=config.dtype,
+        offload=config.offload,
+        variant=config.variant,
+        tiled=config.tiled,
+    )
 
 
 @dataclass
@@ -108,23 +122,6 @@ def spread(frames: Frames) -> list[Frames]:
     """Thumbnails of frames spread over a clip (t h w c)."""
     chosen = np.linspace(0, len(frames) - 1, min(SHEET_COLUMNS, len(frames))).round().astype(int)
     return [thumbnail(frames[i]) for i in chosen]
-
-
-def write_figures(path: Path, figures: dict[str, Any]) -> None:
-    """Write figures as JSON, whole or not at all; nan becomes null."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    aside.write_text(json.dumps(_plain(figures), indent=2) + "\n")
-    aside.replace(path)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
-    if isinstance(value, float):
-        return round(value, 4) if np.isfinite(value) else None
-    return value
 
 
 def progress_bar() -> Progress:

@@ -13,9 +13,10 @@ import tyro
 from numpy.typing import NDArray
 
 from worldsim.chain import Chain, MakeWindow, Seams, measure_seams
+from worldsim.files import write_json
 from worldsim.video import filmstrip, read_frames
 
-from .film import Film, PipelineConfig, progress_bar, write_figures, write_film
+from .film import Film, PipelineConfig, load_pipeline, progress_bar, write_film
 
 Frames = NDArray[np.uint8]
 
@@ -190,18 +191,7 @@ def plan_pipeline(
     config: ImagineConfig, context: Frames | None, on_step: Callable[[], None]
 ) -> Plan:
     """Windows of a pipeline of diffusers."""
-    from worldsim.pipelines import VideoPipeline
-
-    def load(model: str) -> VideoPipeline:
-        return VideoPipeline(
-            model,
-            dtype=config.dtype,
-            offload=config.offload,
-            variant=config.variant,
-            tiled=config.tiled,
-        )
-
-    pipeline = load(config.model)
+    pipeline = load_pipeline(config.model, config)
     check_words(config, pipeline)
     if context is not None and not pipeline.takes_image and pipeline.sibling:
         pipeline.become_sibling()
@@ -226,7 +216,7 @@ def plan_pipeline(
     def make_window(given: Frames | None, index: int) -> Frames:
         nonlocal pipeline
         if index == 1 and config.continue_with is not None:
-            pipeline = load(config.continue_with)
+            pipeline = load_pipeline(config.continue_with, config)
         elif given is not None and not pipeline.takes_image:
             pipeline.become_sibling()
         options: dict[str, Any] = {
@@ -323,7 +313,7 @@ def write_results(config: ImagineConfig, film: Film, chain: Chain, plan: Plan) -
         seams = measure_seams(film.steps, chain.seams)
         found["seams"] = seams._asdict()
         lines.extend(describe_seams(seams, chain.seams, plan.fps))
-    write_figures(figures, found)
+    write_json(figures, found)
     seconds = film.num_frames / plan.fps
     lines.append(f"wrote {out} ({film.num_frames} frames, {seconds:.1f} s), {sheet} and {figures}")
     return lines

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import (
-    AutoencoderKLLTXVideo,
     CogVideoXTransformer3DModel,
     HunyuanVideoTransformer3DModel,
     LTXVideoTransformer3DModel,
@@ -25,6 +24,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.tiny_pipelines import save_tiny_pipeline
 from tests.tiny_worlds import WINDOW, make_tiny_world, save_tiny_world
 from worldsim.cost import PIPELINES, Denoiser, count, pipeline_denoiser
 from worldsim.train.cost import CostConfig, cost, main, open_target, plan, world_denoiser
@@ -280,27 +280,10 @@ def test_a_world_counted_is_a_world_run_and_its_closed_form() -> None:
     assert forward.activations == pytest.approx(measured, rel=0.15)
 
 
-def save_pipeline(path: Path, name: str = "LTXPipeline") -> Path:
-    """A pipeline's folder, as far as it is read: the configs of random components."""
-    LTXVideoTransformer3DModel(**TINY["LTXPipeline"][1]).save_config(path / "transformer")
-    AutoencoderKLLTXVideo(
-        latent_channels=8,
-        block_out_channels=(8, 8, 8, 8),
-        decoder_block_out_channels=(8, 8, 8, 8),
-        layers_per_block=(1, 1, 1, 1, 1),
-        decoder_layers_per_block=(1, 1, 1, 1, 1),
-        spatio_temporal_scaling=(True, True, False, False),
-        decoder_spatio_temporal_scaling=(True, True, False, False),
-        patch_size=1,
-    ).save_config(path / "vae")
-    (path / "model_index.json").write_text(json.dumps({"_class_name": name}))
-    return path
-
-
 def test_command_on_a_folder_and_on_a_world(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = save_pipeline(tmp_path / "pipeline")
+    folder = save_tiny_pipeline("LTXPipeline", tmp_path / "pipeline")
     size, rate = ["--frame-size", "16", "32"], ["--tflops", "2"]
     out = tmp_path / "plots"
     assert main([str(folder), *size, *rate, "--seconds", "2", "--out", str(out)]) == 0
@@ -348,13 +331,16 @@ def test_mistakes(arguments: list[str], sentence: str) -> None:
 def test_folders_that_do_not_serve(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no world at"):
         open_target(CostConfig(str(tmp_path / "none")))
-    picture = save_pipeline(tmp_path / "picture", "StableDiffusionPipeline")
-    with pytest.raises(ValueError, match="is a StableDiffusionPipeline, no video pipeline"):
-        open_target(CostConfig(str(picture)))
-    other = save_pipeline(tmp_path / "other", "WanPipeline")
-    with pytest.raises(ValueError, match="must be a WanTransformer3DModel, got LTXVideo"):
-        open_target(CostConfig(str(other)))
-    torn = save_pipeline(tmp_path / "torn")
-    (torn / "vae" / "config.json").unlink()
+    folder = save_tiny_pipeline("LTXPipeline", tmp_path / "pipeline")
+    index, right = folder / "model_index.json", (folder / "model_index.json").read_text()
+    for name, sentence in (
+        ("StableDiffusionPipeline", "is a StableDiffusionPipeline, no video pipeline"),
+        ("WanPipeline", "must be a WanTransformer3DModel, got LTXVideo"),
+    ):
+        index.write_text(json.dumps({"_class_name": name}))
+        with pytest.raises(ValueError, match=sentence):
+            open_target(CostConfig(str(folder)))
+    index.write_text(right)
+    (folder / "vae" / "config.json").unlink()
     with pytest.raises(ValueError, match=r"has no vae/config.json that can be read"):
-        open_target(CostConfig(str(torn)))
+        open_target(CostConfig(str(folder)))

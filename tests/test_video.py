@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from worldsim.video import filmstrip, write_gif, write_mp4
+from worldsim.video import filmstrip, fit_frame, write_gif, write_mp4
 
 
 def make_frames(num_frames: int = 12, height: int = 20, width: int = 30) -> np.ndarray:
@@ -128,3 +128,11 @@ def test_a_broken_source_leaves_the_older_file_and_no_litter(tmp_path: Path) -> 
         write_mp4(path, breaking(), 15)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_frame_that_was_enlarged_is_fitted_back_to_what_it_was() -> None:
+    frame = np.random.default_rng(0).integers(0, 255, (12, 16, 3), dtype=np.uint8)
+    large = frame.repeat(5, axis=0).repeat(5, axis=1)
+    np.testing.assert_array_equal(fit_frame(large, (12, 16)), frame)
+    np.testing.assert_array_equal(fit_frame(large, (12, 8)), frame[:, 4:12])
+    assert fit_frame(frame, (50, 40)).shape == (50, 40, 3)

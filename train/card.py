@@ -11,13 +11,13 @@ import torch
 from einops import rearrange
 
 from worldsim import events
+from worldsim.files import write_json, write_text
 from worldsim.held_out import HeldOutWindows, choose_windows, roll_out
 from worldsim.metrics import action_shuffle_ratio, compare
 from worldsim.optical_flow import flicker
 from worldsim.recording import Recording
 from worldsim.world_model import Losses, WorldModel
 
-from .files import write_json, write_text
 from .run_log import RunLog
 from .verdicts import tell_events, tell_flicker
 

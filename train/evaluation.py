@@ -17,11 +17,11 @@ from rich.table import Table
 
 from worldsim import events
 from worldsim.bands import Estimate
+from worldsim.files import write_json, write_text
 from worldsim.held_out import check_match
 from worldsim.recording import Recording
 from worldsim.world_model import load
 
-from .files import write_json, write_text
 from .measure import FULL, QUICK, Advance, Measured, learn_to_recognise, measure
 from .verdicts import SECTIONS, verdicts
 

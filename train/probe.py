@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from worldsim.bands import Estimate, estimate
+from worldsim.files import write_json, write_text
 from worldsim.game import describe_game, make_game
 from worldsim.probes import CONTEXT, PROBES, SHARE, Errors, Probe, Truth, asked
 from worldsim.recording import Episode, RecordingWriter
@@ -29,7 +30,6 @@ from worldsim.world_model import WorldModel, load
 
 from .config import TrainConfig
 from .dynamics import train
-from .files import write_json, write_text
 
 Frames = NDArray[np.uint8]
 BANDS = ("in", "out")

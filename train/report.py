@@ -10,9 +10,9 @@ from pathlib import Path
 import jinja2
 import numpy as np
 
+from worldsim.files import write_text
 from worldsim.video import filmstrip, write_mp4
 
-from .files import write_text
 from .measure import Frames, Measured
 from .plots import colour_of, plot
 from .verdicts import SECTIONS, verdicts

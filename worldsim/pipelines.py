@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from worldsim.pretrained import (
     check_memory,
@@ -27,6 +27,7 @@ from worldsim.pretrained import (
     one_line,
     precision_on,
 )
+from worldsim.video import fit_frame
 
 
 class VideoPipeline:
@@ -239,7 +240,7 @@ class VideoPipeline:
         if context is None and self.needs_image:
             raise ValueError(f"{self.name} begins from a picture: give one with --image")
         if context is not None:
-            pictures = [fit_picture(Image.fromarray(frame), frame_size) for frame in context]
+            pictures = [Image.fromarray(fit_frame(frame, frame_size)) for frame in context]
             if len(pictures) > 1 and self.takes_video:
                 whole = (len(pictures) - 1) // self.stride * self.stride + 1
                 # Given as the one video of a list: of a bare list it would take the first picture.
@@ -289,9 +290,3 @@ def explained_memory() -> Iterator[None]:
             "--frame-size, --tiled, a smaller --decode-chunk-size where there is one, or "
             "--offload sequential on a GPU"
         ) from error
-
-
-def fit_picture(picture: Image.Image, frame_size: tuple[int, int]) -> Image.Image:
-    """A picture at another size: scaled to fill it, and cut at the sides where it is too long."""
-    height, width = frame_size
-    return ImageOps.fit(picture.convert("RGB"), (width, height), Image.Resampling.LANCZOS)

@@ -11,8 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from einops import rearrange
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
+from worldsim.video import fit_frame
 from worldsim.world_model import WorldModel
 
 
@@ -59,13 +60,10 @@ def start_from(frames: NDArray[np.uint8], world: WorldModel) -> Start:
         frames: ``uint8`` (t h w 3), of any size; the last ``world.window`` of them are taken.
         world: The world.
     """
-    height, width = world.game.frame_size
-    mode = "RGB" if world.game.channels == 3 else "L"
-    fitted = [
-        ImageOps.fit(Image.fromarray(frame).convert(mode), (width, height), Image.Resampling.BOX)
-        for frame in frames[-world.window :]
-    ]
-    small = np.stack([np.asarray(p).reshape(height, width, -1) for p in fitted])
+    fitted = [fit_frame(frame, world.game.frame_size) for frame in frames[-world.window :]]
+    if world.game.channels == 1:
+        fitted = [np.asarray(Image.fromarray(frame).convert("L"))[..., None] for frame in fitted]
+    small = np.stack(fitted)
     known = rearrange(world.starts.frames, "b t h w c -> b t (h w c)")
     usual = [_nearest(known[i, -1], np.delete(known, i, axis=0)) for i in range(len(known))]
     return Start(small, _nearest(small[-1].ravel(), known), float(np.median(usual)))

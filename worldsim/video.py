@@ -7,10 +7,8 @@ is whole.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from fractions import Fraction
 from itertools import chain
 from os import PathLike
@@ -20,6 +18,8 @@ import av
 import numpy as np
 from einops import repeat
 from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
+
+from worldsim.files import written_aside
 
 LARGE = 256  # pixels of the shorter side, from which on no picture hangs on single pixels
 GIF_TICK = 0.01  # seconds: the format counts hundredths, and viewers slow down below two
@@ -56,7 +56,7 @@ def write_mp4(
     is_coarse = (scale >= 4 and scale % 2 == 0) or min(first.shape[:2]) >= LARGE
     pixel_format = "yuv420p" if is_coarse else "yuv444p"
     with (
-        _written_aside(path) as aside,
+        written_aside(path) as aside,
         av.open(str(aside), "w", format="mp4", options={"movflags": "faststart"}) as container,
     ):
         stream = container.add_stream("h264", rate=Fraction(fps).limit_denominator(1001))
@@ -102,6 +102,16 @@ def read_frames(path: str | PathLike[str], last: int = 1) -> np.ndarray:
     return np.stack(frames)
 
 
+def fit_frame(frame: np.ndarray, frame_size: tuple[int, int]) -> np.ndarray:
+    """Scale a frame (h w 3) to fill another size (h, w), and cut the sides where it is too long."""
+    height, width = frame_size
+    # Means of areas give the pixels of an enlarged game back as they were; a photo that is too
+    # small would look like tiles.
+    shrinks = frame.shape[0] >= height and frame.shape[1] >= width
+    how = Image.Resampling.BOX if shrinks else Image.Resampling.LANCZOS
+    return np.asarray(ImageOps.fit(Image.fromarray(frame), (width, height), how))
+
+
 def write_gif(
     path: str | PathLike[str], frames: Iterable[np.ndarray], fps: float, scale: int = 1
 ) -> Path:
@@ -133,7 +143,7 @@ def write_gif(
     ]
     size = (kept[0].shape[1] * scale, kept[0].shape[0] * scale)
     pictures = [picture.resize(size, Image.Resampling.NEAREST) for picture in pictures]
-    with _written_aside(path) as aside:
+    with written_aside(path) as aside:
         pictures[0].save(
             aside,
             format="GIF",
@@ -207,22 +217,9 @@ def filmstrip(
             draw.text((8, y + height // 2), labels[index], ink, font, anchor="lm")
         for column, picture in enumerate(strip):
             canvas.paste(Image.fromarray(picture), (left + column * (width + gap), y))
-    with _written_aside(path) as aside:
+    with written_aside(path) as aside:
         canvas.save(aside, format="PNG", optimize=True)
     return Path(path)
-
-
-@contextmanager
-def _written_aside(path: str | PathLike[str]) -> Iterator[Path]:
-    """Give a name beside ``path`` to write to; it becomes ``path`` when all went well."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield aside
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _checked(frames: Iterable[np.ndarray], fps: float, scale: int) -> Iterator[np.ndarray]:

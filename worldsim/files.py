@@ -1,18 +1,34 @@
-"""Files of words and figures, written whole or not at all."""
+"""Files that are written whole or not at all."""
 
 from __future__ import annotations
 
 import json
 import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 
+@contextmanager
+def written_aside(path: str | PathLike[str]) -> Iterator[Path]:
+    """Give a name beside ``path`` to write to; it becomes ``path`` when all went well."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield aside
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write a text file under another name and rename it."""
-    aside = path.with_name(f".{path.name}.part")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)
+    """Write a text file."""
+    with written_aside(path) as aside:
+        aside.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, values: Any) -> None:
