@@ -7,19 +7,18 @@ stopped, or killed, is continued by recording the numbers that are missing.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
+from worldsim.files import locked
 from worldsim.game import describe_game, load_policy
 from worldsim.recording import RecordingWriter
 
@@ -126,7 +125,8 @@ def record(config: RecordConfig, out: Path) -> tuple[int, int]:
         "max_episode_steps": config.max_episode_steps,
     }
     writer = RecordingWriter(out, game, settings)
-    with _alone(out / "data" / "lock", out):
+    busy = f"{out} is being recorded by another process: wait for it"
+    with locked(out / "data" / "lock", busy):
         writer.steps_asked = max(writer.steps_asked, config.steps)
         for leftover in out.glob("data/**/.*.tmp"):  # of a process that was killed
             leftover.unlink(missing_ok=True)
@@ -177,17 +177,6 @@ def _whole_episodes(episode_steps: dict[int, int], steps: int) -> int | None:
             return number
         number += 1
     return None
-
-
-@contextlib.contextmanager
-def _alone(lock: Path, out: Path) -> Iterator[None]:
-    """Hold the recording for this process; the system lets go of it when the process ends."""
-    with lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"{out} is being recorded by another process: wait for it") from None
-        yield
 
 
 def _parse_env_kwargs(texts: Sequence[str]) -> dict[str, Any]:

@@ -10,7 +10,6 @@ so that a kill at any moment leaves whole ones only; the last two are kept.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import math
 import shutil
@@ -22,6 +21,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from worldsim.files import locked
 from worldsim.world_model import Losses, WorldModel, load
 
 _DAMAGE = (OSError, KeyError, RuntimeError, TypeError, ValueError, SafetensorError)
@@ -91,13 +91,8 @@ def alone(run: Path) -> Iterator[None]:
         ValueError: If another process is training in the same folder.
     """
     run.mkdir(parents=True, exist_ok=True)
-    with (run / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"another process is training in {run}: wait for it, or choose another --out"
-            ) from None
+    busy = f"another process is training in {run}: wait for it, or choose another --out"
+    with locked(run / "lock", busy):
         for leftover in run.glob("step_*.partial*"):
             shutil.rmtree(leftover, ignore_errors=True)
         yield

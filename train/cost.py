@@ -202,7 +202,8 @@ def read_configs(target: str) -> tuple[str, dict[str, Mapping[str, Any]]]:
     from huggingface_hub import hf_hub_download
 
     from worldsim.cost import PIPELINES
-    from worldsim.pretrained import one_line, why_not_fetched
+    from worldsim.files import one_line
+    from worldsim.pretrained import why_not_fetched
 
     def read(name: str) -> dict[str, Any]:
         is_here = Path(target).is_dir()

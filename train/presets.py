@@ -9,6 +9,7 @@ import torch
 
 from worldsim.codec import PixelCodec
 from worldsim.dit import VideoDiT
+from worldsim.files import one_line
 from worldsim.heads import RewardTerminationHead
 from worldsim.recording import Recording, Windows
 from worldsim.world_model import WorldModel
@@ -65,8 +66,7 @@ def pick_device(name: str | None) -> torch.device:
     try:
         return torch.zeros((), device=name).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"cannot train on --device {name} here: {reason}") from error
+        raise ValueError(f"cannot train on --device {name} here: {one_line(error)}") from error
 
 
 def make_optimizers(world: WorldModel, weight_decay: float) -> list[torch.optim.Optimizer]:

@@ -18,6 +18,8 @@ from types import TracebackType
 from typing import Any, Literal, SupportsFloat, cast, get_args
 from urllib.parse import urlsplit
 
+from worldsim.files import one_line
+
 ChosenMode = Literal["online", "offline", "disabled"]
 WandbMode = Literal[ChosenMode, "auto"]
 
@@ -164,7 +166,7 @@ class RunLog:
         try:
             run.finish(exit_code=exit_code)
         except Exception as error:  # wandb's own trouble must not look like the run's
-            self.note(f"wandb: could not finish cleanly ({_first_line(error)})")
+            self.note(f"wandb: could not finish cleanly ({one_line(error)})")
             offline = True
         if offline:
             self.note(f"wandb: kept offline; `wandb sync {folder}` uploads it")
@@ -213,7 +215,7 @@ class RunLog:
                 )
             except Exception as error:  # no key, no network, a full disk: log without it
                 following = "offline" if attempt == "online" else "to metrics.jsonl alone"
-                self.note(f"wandb: {_first_line(error)}; this run is logged {following}")
+                self.note(f"wandb: {one_line(error)}; this run is logged {following}")
                 wandb.teardown()  # the failed attempt would keep the run's id in use
                 continue
             # Figures are drawn over our own step: wandb's must never go back, and a run that
@@ -237,9 +239,7 @@ class RunLog:
             self._run.log(dict(values))
         except Exception as error:  # a figure that wandb cannot take must not stop a run
             self._run = None
-            self.note(
-                f"wandb: {_first_line(error)}; from here on figures go to metrics.jsonl alone"
-            )
+            self.note(f"wandb: {one_line(error)}; from here on figures go to metrics.jsonl alone")
 
 
 def _as_number(key: str, value: SupportsFloat) -> int | float:
@@ -251,10 +251,6 @@ def _as_number(key: str, value: SupportsFloat) -> int | float:
         raise TypeError(
             f"a metric must be one number, got {type(value).__name__} for {key!r}"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def _drop_unfinished_line(path: Path) -> None:

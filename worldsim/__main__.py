@@ -133,7 +133,9 @@ def help_text() -> str:
 
 
 def _complain(sentence: str) -> int:
-    print(f"worldsim: {sentence}", file=sys.stderr)
+    from worldsim.files import printable
+
+    print(f"worldsim: {printable(sentence)}", file=sys.stderr)
     return 2
 
 

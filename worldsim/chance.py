@@ -13,6 +13,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from worldsim.files import one_line
 from worldsim.game import make_game
 from worldsim.recording import Episode, Recording
 
@@ -76,8 +77,9 @@ def _game_at(recording: Recording, episode: Episode, index: int, begin: int) -> 
     try:
         env = make_game(recording.game)
     except Exception as error:  # a missing package, another version: each says so in its own way
-        reason = str(error).strip().splitlines()[0]
-        raise CannotReplayError(f"{recording.game.env_id} cannot be made here: {reason}") from error
+        raise CannotReplayError(
+            f"{recording.game.env_id} cannot be made here: {one_line(error)}"
+        ) from error
     frame, _ = env.reset(seed=episode.seed)
     for action in episode.actions[:begin]:
         frame, *_ = env.step(int(action))

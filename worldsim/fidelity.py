@@ -16,6 +16,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from worldsim.bands import Estimate, estimate
+from worldsim.files import one_line
 from worldsim.frames import pixels_to_latents
 from worldsim.held_out import HeldOutWindows
 from worldsim.metrics import moving_mask, psnr, to_decibels
@@ -97,7 +98,7 @@ def load_lpips() -> tuple[Lpips | None, str]:
 
         net = LearnedPerceptualImagePatchSimilarity("squeeze").net
     except Exception as error:  # no torchvision, one of another torch, no network: each its own
-        reason = str(error).strip().splitlines()[0].rstrip(".")
+        reason = one_line(error)
         return None, f"LPIPS is not measured, since its network cannot be had here: {reason}"
 
     @torch.no_grad()
@@ -141,9 +142,9 @@ def frechet_video_distance(
     try:
         network = torch.jit.load(str(i3d), map_location="cpu").eval()
     except (ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise ValueError(
-            f"no I3D network at {i3d} ({reason}): give the TorchScript file i3d_torchscript.pt"
+            f"no I3D network at {i3d} ({one_line(error)}): give the TorchScript file "
+            "i3d_torchscript.pt"
         ) from error
     whole = real.shape[1] // CLIP * CLIP
     if not whole:

@@ -1,15 +1,26 @@
-"""Files that are written whole or not at all."""
+"""Files: written whole or not at all, read only where they are regular, locked by one process.
+
+Folders of worlds and recordings come from strangers too. What is read from them is a regular file:
+a link may point out of the folder, and opening a pipe waits for ever.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import os
+import stat
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any
+
+import filelock
+from safetensors import SafetensorError
+
+MAX_TEXT_BYTES = 16 * 2**20  # of a JSON file or a card: far above any real one
 
 
 @contextmanager
@@ -42,3 +53,128 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_without_nan(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def check_regular(path: str | PathLike[str]) -> Path:
+    """Give a path back if it is a regular file and no link.
+
+    Raises:
+        FileNotFoundError: If there is nothing.
+        ValueError: If it is a link, a folder, a pipe, a device or a socket.
+    """
+    path = Path(path)
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no {path}") from None
+    if not stat.S_ISREG(mode):
+        kind = "a link" if stat.S_ISLNK(mode) else "no regular file"
+        raise ValueError(f"{path} is {kind}, and only regular files are read: copy the file there")
+    return path
+
+
+def read_text(path: str | PathLike[str]) -> str:
+    """Read a text file in UTF-8.
+
+    Raises:
+        OSError: If there is none, or it may not be read.
+        ValueError: If it is no regular file, larger than 16 MiB, or not UTF-8.
+    """
+    path = check_regular(path)
+    size = path.stat().st_size
+    if size > MAX_TEXT_BYTES:
+        raise ValueError(f"{path} has {size:,} bytes, and at most {MAX_TEXT_BYTES:,} are read")
+    return path.read_text(encoding="utf-8")
+
+
+def read_json(path: str | PathLike[str]) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        OSError: If there is none, or it may not be read.
+        ValueError: As `read_text`, or if it is not JSON.
+    """
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError(f"{os.fspath(path)} is nested too deeply to be read") from None
+
+
+@contextmanager
+def naming_damage(what: str | PathLike[str], remedy: str) -> Iterator[None]:
+    """Turn whatever a damaged file makes a library say into one sentence.
+
+    Args:
+        what: What is read, such as a path or "the world in runs/pong".
+        remedy: What to do about it.
+
+    Raises:
+        PermissionError: In one sentence, where the file may not be read: it is not damaged.
+        ValueError: In one sentence, for all else.
+    """
+    try:
+        yield
+    except PermissionError as error:
+        raise PermissionError(
+            f"{error.filename or os.fspath(what)} may not be read by this user: "
+            "change its permissions, or ask its owner to"
+        ) from error
+    except _DAMAGE as error:
+        raise ValueError(f"{os.fspath(what)} is damaged ({one_line(error)}): {remedy}") from error
+
+
+_DAMAGE = (
+    OSError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    SafetensorError,
+    zlib.error,
+)
+"""What h5py, json, numpy, safetensors, torch and zlib raise for damaged files."""
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of what an error says, or the name of its kind where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return " ".join(lines[0].split()).rstrip(".") if lines else type(error).__name__
+
+
+def printable(text: str) -> str:
+    r"""Text that does nothing to a terminal: control characters become visible escapes.
+
+    Example:
+        >>> printable("pong\x1b[2J")
+        'pong\\x1b[2J'
+    """
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+
+
+@contextmanager
+def locked(path: Path, busy: str) -> Iterator[None]:
+    """Hold a lock file for this process; the system lets go of it when the process ends.
+
+    Args:
+        path: The lock file, made where it is missing and never written to.
+        busy: What to say when another process holds it.
+
+    Raises:
+        ValueError: ``busy``, or that the lock is no regular file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if os.path.lexists(path):
+        check_regular(path)
+    lock = filelock.FileLock(path, blocking=False)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise ValueError(busy) from None
+    try:
+        yield
+    finally:
+        lock.release()

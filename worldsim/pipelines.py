@@ -18,13 +18,13 @@ from diffusers import DiffusionPipeline
 from numpy.typing import NDArray
 from PIL import Image
 
+from worldsim.files import one_line
 from worldsim.pretrained import (
     check_memory,
     class_of,
     fetch_model,
     fps_of,
     hush,
-    one_line,
     precision_on,
 )
 from worldsim.video import fit_frame

@@ -13,6 +13,8 @@ import torch
 from diffusers import DiffusionPipeline
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
+from worldsim.files import one_line
+
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 FPS = {
     "StableVideoDiffusion": 7.0,
@@ -160,8 +162,3 @@ def _num_weights(part: Path, variant: str | None) -> int:
         header.pop("__metadata__", None)
         total += sum(math.prod(tensor["shape"]) for tensor in header.values())
     return total
-
-
-def one_line(error: BaseException) -> str:
-    """The first line of what an error says."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

@@ -18,6 +18,7 @@ import torch
 from einops import repeat
 
 from worldsim.dit import DiTOutput
+from worldsim.files import one_line
 from worldsim.kv_cache import KVCache
 from worldsim.sampling import euler, pass_levels
 from worldsim.world_model import WorldModel
@@ -291,8 +292,7 @@ class Rollout:
                 compiled = torch.compile(self.world.dit, dynamic=False)
                 compiled(*inputs)
         except Exception as error:
-            reason = str(error).strip().splitlines()[0]
-            warnings.warn(f"not compiled, so steps are slower: {reason}", stacklevel=3)
+            warnings.warn(f"not compiled, so steps are slower: {one_line(error)}", stacklevel=3)
             return self.world.dit
         return compiled
 
