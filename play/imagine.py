@@ -139,7 +139,7 @@ def make_plan(config: ImagineConfig, on_step: Callable[[], None]) -> Plan:
 
 def is_world(model: str) -> bool:
     """Whether this names a world of ours and not a pipeline."""
-    from worldsim.world_model import BUNDLED
+    from worldsim.world_folder import BUNDLED
 
     folder = Path(model)
     if folder.is_dir():
@@ -151,7 +151,7 @@ def plan_world(config: ImagineConfig, context: Frames | None, on_step: Callable[
     """Windows of a world of ours, which goes on without being told the actions."""
     from worldsim.rollout import Rollout
     from worldsim.start import start_from
-    from worldsim.world_model import load
+    from worldsim.world_folder import load
 
     for name in ("prompt", "negative_prompt", "guidance_scale", "continue_with"):
         if getattr(config, name) is not None:

@@ -70,7 +70,7 @@ def _world_sources(target: str, start: Path | None) -> list[Source]:
 
     from worldsim.start import start_from
     from worldsim.video import read_frames
-    from worldsim.world_model import load
+    from worldsim.world_folder import load
     from worldsim.world_model_env import WorldModelEnv
 
     try:

@@ -28,7 +28,6 @@ HOMES = {
     "diffusers": (
         "worldsim/dit.py",
         "worldsim/codec.py",
-        "worldsim/world_model.py",
         "worldsim/sampling.py",
         "worldsim/pipelines.py",
         "worldsim/pretrained.py",
@@ -38,7 +37,7 @@ HOMES = {
         "worldsim/recording.py",
         "worldsim/recording_writer.py",
         "worldsim/shard.py",
-        "worldsim/world_model.py",
+        "worldsim/world_folder.py",
     ),
 }
 
@@ -212,7 +211,7 @@ def modules_after(statement: str) -> set[str]:
             {"torch", "diffusers", "pygame", "wandb"},
         ),
         ("import worldsim.train.run_log", {"torch", "wandb"}),
-        ("import worldsim.world_model", {"pygame", "wandb"}),
+        ("import worldsim.world_folder", {"pygame", "wandb"}),
     ],
 )
 def test_an_import_brings_in_no_more_than_it_needs(statement: str, absent: set[str]) -> None:

@@ -21,7 +21,8 @@ from tests.tiny_worlds import (
 from worldsim.dit import DiTOutput
 from worldsim.recording import Recording, Windows
 from worldsim.rollout import Rollout
-from worldsim.world_model import BUNDLED, Losses, WorldModel, load
+from worldsim.world_folder import BUNDLED, load
+from worldsim.world_model import Losses, WorldModel
 
 LENGTH = 8  # frames of a window; num_history of them are not targets
 

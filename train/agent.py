@@ -34,7 +34,8 @@ from torch import nn
 
 from worldsim.game import GameConfig, make_game
 from worldsim.sb3 import AGENT_FILE, SETTINGS_FILE, HeldActions, SB3VecEnv
-from worldsim.world_model import WorldModel, load
+from worldsim.world_folder import load
+from worldsim.world_model import WorldModel
 from worldsim.world_model_vector_env import WorldModelVectorEnv
 
 from .interrupt import Interrupted, StopOnSignal

@@ -19,7 +19,8 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from worldsim.rollout import Rollout
-from worldsim.world_model import WorldModel, load
+from worldsim.world_folder import load
+from worldsim.world_model import WorldModel
 
 WARM_UP = 3  # steps that are not timed
 

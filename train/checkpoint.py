@@ -22,7 +22,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from worldsim.files import locked
-from worldsim.world_model import Losses, WorldModel, load
+from worldsim.world_folder import load
+from worldsim.world_model import Losses, WorldModel
 
 _DAMAGE = (OSError, KeyError, RuntimeError, TypeError, ValueError, SafetensorError)
 

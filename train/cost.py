@@ -169,7 +169,7 @@ def _say(console: Console, text: str) -> None:
 def open_target(config: CostConfig) -> Denoiser:
     """The class of a pipeline, a folder or Hub id of one, or a world; ValueError if it is none."""
     from worldsim.cost import pipeline_denoiser
-    from worldsim.world_model import load
+    from worldsim.world_folder import load
 
     target, steps = config.target, config.num_inference_steps
     name, configs = target, None

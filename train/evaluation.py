@@ -20,7 +20,7 @@ from worldsim.bands import Estimate
 from worldsim.files import write_json, write_text
 from worldsim.held_out import check_match
 from worldsim.recording import Recording
-from worldsim.world_model import load
+from worldsim.world_folder import load
 
 from .measure import FULL, QUICK, Advance, Measured, learn_to_recognise, measure
 from .verdicts import SECTIONS, verdicts

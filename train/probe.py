@@ -26,7 +26,8 @@ from worldsim.recording import Episode, RecordingWriter
 from worldsim.registration import SCENE_ID
 from worldsim.rollout import Rollout
 from worldsim.video import filmstrip
-from worldsim.world_model import WorldModel, load
+from worldsim.world_folder import load
+from worldsim.world_model import WorldModel
 
 from .config import TrainConfig
 from .dynamics import train

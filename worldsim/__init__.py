@@ -45,7 +45,8 @@ if TYPE_CHECKING:
     from worldsim.game import GameConfig, describe_game, load_policy, make_game
     from worldsim.recording import Episode, Recording, RecordingWriter, Windows
     from worldsim.rollout import Rollout
-    from worldsim.world_model import WorldModel, load
+    from worldsim.world_folder import load
+    from worldsim.world_model import WorldModel
     from worldsim.world_model_env import WorldModelEnv, WorldModelVectorEnv
 
 __version__ = "0.1.0"
@@ -72,7 +73,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "load": "world_model",
+    "load": "world_folder",
     "WorldModel": "world_model",
     "Rollout": "rollout",
     "WorldModelEnv": "world_model_env",

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from worldsim.recording import Windows
 from worldsim.rollout import RolloutState
-from worldsim.world_model import WorldModel, load
+from worldsim.world_folder import load
+from worldsim.world_model import WorldModel
 
 World = str | os.PathLike[str] | WorldModel
 Frames = NDArray[np.uint8]

@@ -1,33 +1,15 @@
-"""WorldModel: the network, the codec and all that a world needs to be played without its data.
-
-On disk a world is a folder, with no pickle in it::
-
-    config.json         the game (ids, frame size, actions, keys) and the default passes
-    model/              VideoDiT, as diffusers' from_pretrained reads it
-    head.safetensors    reward and termination
-    codec/              a diffusers VAE, for large frames only
-    starts.h5           recorded windows to begin from, and the recording's median frame
-    metrics.json        figures measured when it was trained
-    README.md           the model card
-"""
+"""WorldModel: the network, the codec and all that a world needs to be played without its data."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import os
-import shutil
-from pathlib import Path
 from typing import NamedTuple
 
-import h5py
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import nn
 
-from worldsim.codec import Codec, load_codec, save_codec
+from worldsim.codec import Codec
 from worldsim.damage import damage_past
 from worldsim.dit import DiTOutput, VideoDiT
 from worldsim.flow import add_noise, frame_errors, sample_tau
@@ -35,13 +17,6 @@ from worldsim.game import GameConfig
 from worldsim.heads import RewardTerminationHead
 from worldsim.moving import moving_places
 from worldsim.recording import Windows
-
-BUNDLED = Path(__file__).parent / "worlds"
-FORMAT = 3  # of the folder and of the network in it
-
-
-class _OtherFormatError(ValueError):
-    """A world written by another version."""
 
 
 class Losses(NamedTuple):
@@ -272,108 +247,6 @@ class WorldModel(nn.Module):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the world folder, whole or not at all; an older one in its place is replaced."""
-        path = Path(path)
-        aside = path.with_name(path.name + ".writing")
-        shutil.rmtree(aside, ignore_errors=True)
-        try:
-            self._write(aside)
-        except BaseException:
-            shutil.rmtree(aside, ignore_errors=True)
-            raise
-        if path.exists():
-            shutil.rmtree(path)
-        aside.rename(path)
+        from worldsim.world_folder import save  # which imports this module
 
-    def _write(self, folder: Path) -> None:
-        folder.mkdir(parents=True)
-        config = {"format": FORMAT, "num_passes": self.num_passes, "game": self.game.to_dict()}
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        self.dit.save_pretrained(folder / "model")
-        save_file(self.head.state_dict(), folder / "head.safetensors")
-        save_codec(self.codec, folder / "codec")
-        with h5py.File(folder / "starts.h5", "w") as file:
-            for field in dataclasses.fields(Windows):
-                values = getattr(self.starts, field.name)
-                file.create_dataset(field.name, data=values, compression="gzip")
-            file.create_dataset("background", data=self.background, compression="gzip")
-        for tensors in folder.rglob("*.safetensors"):  # written for their owner alone
-            shutil.copymode(folder / "config.json", tensors)
-        (folder / "metrics.json").write_text(json.dumps(self.metrics, indent=2) + "\n")
-        (folder / "README.md").write_text(self.card)
-
-
-def load(name: str | os.PathLike[str], device: str | torch.device | None = None) -> WorldModel:
-    """Load a world.
-
-    Args:
-        name: A world that ships with the package ("pong", "maze" or "balls"), a world folder, or a
-            run folder, of which the newest checkpoint is taken.
-        device: Where to put it; a GPU if there is one.
-
-    Returns:
-        The world, in evaluation mode.
-
-    Raises:
-        ValueError: If there is no such world, or its folder cannot be read.
-    """
-    path = _find(name)
-    try:
-        config = json.loads((path / "config.json").read_text())
-        written = int(config["format"])
-        if written != FORMAT:  # its parts are not ours to judge
-            raise _OtherFormatError(
-                f"the world in {path} has format {written} and this version of worldsim reads "
-                f"{FORMAT}; train it again, or take the version that wrote it"
-            )
-        game = GameConfig.from_dict(config["game"])
-        dit, found = VideoDiT.from_pretrained(
-            path / "model", use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
-        )
-        if found["missing_keys"]:  # diffusers would start them at random
-            raise KeyError(f"model/ lacks {', '.join(found['missing_keys'])}")
-        head = RewardTerminationHead(dit.config.width)
-        head.load_state_dict(load_file(path / "head.safetensors"))
-        with h5py.File(path / "starts.h5") as file:
-            starts = Windows(**{f.name: file[f.name][:] for f in dataclasses.fields(Windows)})
-            background = file["background"][:]
-        metrics = json.loads((path / "metrics.json").read_text())
-        card = (path / "README.md").read_text()
-        codec = load_codec(path / "codec", game.channels)
-        num_passes = int(config["num_passes"])
-    except _OtherFormatError:
-        raise
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ValueError(
-            f"the world in {path} is damaged ({error}); write it again or take another"
-        ) from error
-    world = WorldModel(
-        dit=dit,
-        head=head,
-        codec=codec,
-        game=game,
-        starts=starts,
-        background=background,
-        num_passes=num_passes,
-        metrics=metrics,
-        card=card,
-    )
-    for parameter in world.parameters():
-        # diffusers maps the file, where tensors lie at odd places and round in their own way
-        parameter.data = parameter.data.clone()
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return world.to(device).eval()
-
-
-def _find(name: str | os.PathLike[str]) -> Path:
-    """The world folder that a name or a path means."""
-    for path in (Path(name), BUNDLED / str(name)):
-        if (path / "config.json").is_file() and (path / "model").is_dir():
-            return path
-        checkpoints = sorted(path.glob("step_[0-9]*[0-9]"))
-        if checkpoints:
-            return checkpoints[-1]
-    bundled = sorted(p.name for p in BUNDLED.iterdir() if p.is_dir()) if BUNDLED.is_dir() else []
-    raise ValueError(
-        f"no world at {os.fspath(name)!r}: give a world folder, a run folder with a checkpoint, or "
-        f"the name of one that ships ({', '.join(bundled) or 'none'})"
-    )
+        save(self, path)

@@ -18,7 +18,7 @@ import numpy as np
 import tyro
 
 from worldsim.game import GameConfig, load_policy, make_game
-from worldsim.world_model import load
+from worldsim.world_folder import load
 
 
 def play(game: GameConfig, player: str, episodes: int) -> np.ndarray:

@@ -17,7 +17,8 @@ import tyro
 from worldsim.envs import balls
 from worldsim.envs.sight import is_colour
 from worldsim.rollout import Rollout
-from worldsim.world_model import WorldModel, load
+from worldsim.world_folder import load
+from worldsim.world_model import WorldModel
 
 HORIZONS = (1, 4, 8, 16, 32, 64, 128, 256)
 NAMES = ("white, pushed", "red", "blue", "green", "violet")

@@ -17,7 +17,7 @@ from rich.progress import Progress
 
 from worldsim.recording import Recording
 from worldsim.stability import drift
-from worldsim.world_model import load
+from worldsim.world_folder import load
 
 PARTS = (1, 10, 100, 500, 1000, 2000, 5000, 10000)
 

@@ -17,7 +17,8 @@ import tyro
 from worldsim.envs import maze
 from worldsim.metrics import psnr
 from worldsim.rollout import Rollout
-from worldsim.world_model import WorldModel, load
+from worldsim.world_folder import load
+from worldsim.world_model import WorldModel
 
 BACK = np.array(maze.OPPOSITE)
 

@@ -18,7 +18,8 @@ import tyro
 
 from worldsim.game import load_policy, make_game
 from worldsim.policy import Policy
-from worldsim.world_model import WorldModel, load
+from worldsim.world_folder import load
+from worldsim.world_model import WorldModel
 from worldsim.world_model_env import WorldModelEnv, WorldModelVectorEnv
 
 REPLAN = 4

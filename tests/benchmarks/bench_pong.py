@@ -24,7 +24,8 @@ from worldsim.envs import pong
 from worldsim.envs.sight import is_colour
 from worldsim.recording import Recording
 from worldsim.rollout import Rollout
-from worldsim.world_model import WorldModel, load
+from worldsim.world_folder import load
+from worldsim.world_model import WorldModel
 
 OBEY_STEPS = 64
 LIT_STEPS = 12  # a pip that is still lit then stays

@@ -10,7 +10,7 @@ import torch
 import tyro
 
 from worldsim.metrics import step_latency
-from worldsim.world_model import load
+from worldsim.world_folder import load
 
 STEPS = (10, 100, 1_000, 10_000)
 

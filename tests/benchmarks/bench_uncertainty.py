@@ -19,7 +19,7 @@ import tyro
 from worldsim.held_out import choose_windows
 from worldsim.recording import Recording
 from worldsim.rollout import Rollout
-from worldsim.world_model import load
+from worldsim.world_folder import load
 
 
 def ranks(values: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ import torch
 import tyro
 
 from worldsim.rollout import Rollout
-from worldsim.world_model import load
+from worldsim.world_folder import load
 from worldsim.world_model_env import WorldModelEnv, WorldModelVectorEnv
 
 
