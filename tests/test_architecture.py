@@ -36,6 +36,7 @@ HOMES = {
     "h5py": (
         "worldsim/recording.py",
         "worldsim/recording_writer.py",
+        "worldsim/hdf5.py",
         "worldsim/shard.py",
         "worldsim/world_folder.py",
     ),
