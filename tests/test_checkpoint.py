@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import resource
 import subprocess
 import sys
@@ -199,7 +200,7 @@ def test_damage_is_one_sentence_that_names_the_checkpoint(
 def test_another_model_is_refused_before_anything_changes(tmp_path: Path) -> None:
     checkpoint = State(1).save(tmp_path, 5)
     other = State(2)
-    other.world.dit.register_to_config(width=64)
+    other.world.dit.config = dataclasses.replace(other.world.dit.config, width=64)
     before = weights_of(other.world)
     with pytest.raises(ValueError, match="its width is 32 and this run's 64; resume with"):
         other.load(checkpoint)

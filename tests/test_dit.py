@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+import inspect
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from diffusers import ConfigMixin, ModelMixin
+from safetensors.torch import load_file, save_file
 
 from tests.tiny_worlds import make_tiny_dit
-from worldsim.dit import DetailPath, DiTOutput, VideoDiT, place_features
+from worldsim.dit import DetailPath, DiTConfig, DiTOutput, VideoDiT, place_features
+from worldsim.dit_folder import WEIGHTS, load_dit, save_dit
 from worldsim.kv_cache import KVCache
 from worldsim.layers import space_rotation
 
@@ -306,13 +312,54 @@ class TestParameters:
     def test_saved_and_loaded_it_computes_the_same_bits(
         self, dit: VideoDiT, tmp_path: Path
     ) -> None:
-        dit.save_pretrained(tmp_path / "model")
-        loaded = VideoDiT.from_pretrained(tmp_path / "model", low_cpu_mem_usage=False)
+        save_dit(dit, tmp_path / "model")
+        loaded = load_dit(tmp_path / "model")
         inputs = make_inputs(dit, 2, 3)
         ours, theirs = dit(**inputs), loaded(**inputs)
         assert torch.equal(ours.latents, theirs.latents)
         assert torch.equal(ours.features, theirs.features)
         assert {p.suffix for p in (tmp_path / "model").iterdir()} == {".json", ".safetensors"}
+
+    @torch.no_grad()
+    def test_diffusers_reads_what_is_saved_and_its_own_is_read(
+        self, dit: VideoDiT, tmp_path: Path
+    ) -> None:
+        class Theirs(VideoDiT, ModelMixin, ConfigMixin):
+            config = None  # ours is kept instead of the property of ConfigMixin
+
+            def build(self, **settings: int) -> None:
+                VideoDiT.__init__(self, DiTConfig(**settings))
+                self.register_to_config(**settings)
+
+            own, _ = inspect.signature(build).parameters.values()
+            names = inspect.signature(DiTConfig).parameters.values()
+            build.__signature__ = inspect.Signature([own, *names])  # type: ignore[attr-defined]
+            __init__ = build
+
+        save_dit(dit, tmp_path / "ours")
+        theirs = Theirs.from_pretrained(tmp_path / "ours", low_cpu_mem_usage=False)
+        inputs = make_inputs(dit, 2, 3)
+        assert_equal(dit(**inputs), theirs(**inputs))
+        theirs.save_pretrained(tmp_path / "theirs")
+        assert_equal(dit(**inputs), load_dit(tmp_path / "theirs")(**inputs))
+
+    @pytest.mark.parametrize(
+        ("change", "words"),
+        [
+            (lambda w: w.pop("embed.weight"), r"wants embed.weight of .* and has nothing"),
+            (lambda w: w.update({"embed.weight": torch.zeros(2)}), r"and has \(2,\)"),
+            (lambda w: w.update(other=torch.zeros(2)), "has other, which is no part"),
+        ],
+    )
+    def test_weights_of_another_network_are_refused(
+        self, dit: VideoDiT, tmp_path: Path, change: Callable[[Any], object], words: str
+    ) -> None:
+        save_dit(dit, tmp_path / "model")
+        weights = load_file(tmp_path / "model" / WEIGHTS)
+        change(weights)
+        save_file(weights, tmp_path / "model" / WEIGHTS)
+        with pytest.raises(ValueError, match=words):
+            load_dit(tmp_path / "model")
 
     @pytest.mark.parametrize(
         "changes", [{"width": 36, "num_heads": 4}, {"width": 48, "num_heads": 3, "num_kv_heads": 2}]

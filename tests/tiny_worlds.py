@@ -11,7 +11,7 @@ import torch
 from diffusers import AutoencoderKL
 
 from worldsim.codec import Codec, PixelCodec, VAECodec
-from worldsim.dit import VideoDiT
+from worldsim.dit import DiTConfig, VideoDiT
 from worldsim.game import GameConfig, describe_game
 from worldsim.heads import RewardTerminationHead
 from worldsim.recording import Episode, Recording, RecordingWriter, Windows
@@ -90,7 +90,7 @@ def make_tiny_dit(**changes: int) -> VideoDiT:
         "detail_width": 8,
     }
     torch.manual_seed(0)
-    dit = VideoDiT(**{**settings, **changes})
+    dit = VideoDiT(DiTConfig(**{**settings, **changes}))
     torch.nn.init.normal_(dit.detail.head[-1].weight, std=0.3)
     return dit
 

@@ -10,6 +10,7 @@ so that a kill at any moment leaves whole ones only; the last two are kept.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import math
 import shutil
@@ -221,7 +222,7 @@ def _check_same(checkpoint: Path, saved: WorldModel, world: WorldModel) -> None:
         {
             "game": w.game.env_id,
             "frame size": w.game.frame_size,
-            **{name: value for name, value in w.dit.config.items() if not name.startswith("_")},
+            **dataclasses.asdict(w.dit.config),
         }
         for w in (saved, world)
     )

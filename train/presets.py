@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from worldsim.codec import PixelCodec
-from worldsim.dit import VideoDiT
+from worldsim.dit import DiTConfig, VideoDiT
 from worldsim.files import one_line
 from worldsim.heads import RewardTerminationHead
 from worldsim.recording import Recording, Windows
@@ -35,12 +35,14 @@ def build_world(config: TrainConfig, recording: Recording, held_out: Sequence[in
     game = recording.game
     codec = PixelCodec(game.channels)
     dit = VideoDiT(
-        num_actions=game.num_actions,
-        latent_channels=codec.latent_channels,
-        patch_size=config.patch_size,
-        window=config.num_frames,
-        time_every=config.time_every,
-        **SIZES[config.size],
+        DiTConfig(
+            num_actions=game.num_actions,
+            latent_channels=codec.latent_channels,
+            patch_size=config.patch_size,
+            window=config.num_frames,
+            time_every=config.time_every,
+            **SIZES[config.size],
+        )
     )
     world = WorldModel(
         dit=dit,

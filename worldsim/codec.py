@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import AutoencoderKL
 from einops import rearrange
 from torch import nn
 
 from worldsim.frames import latents_to_pixels, pixels_to_latents
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
 
 
 class PixelCodec(nn.Module):
@@ -103,6 +106,11 @@ def save_codec(codec: Codec, folder: str | os.PathLike[str]) -> None:
 def load_codec(folder: str | os.PathLike[str], channels: int) -> Codec:
     """Read the VAE in ``folder``, or return the identity if there is none."""
     if Path(folder).is_dir():
+        from diffusers import AutoencoderKL  # takes seconds, and most worlds have none
+
         vae = AutoencoderKL.from_pretrained(folder, use_safetensors=True, low_cpu_mem_usage=False)
+        for parameter in vae.parameters():
+            # diffusers maps the file, where tensors lie at odd places and round in their own way
+            parameter.data = parameter.data.clone()
         return VAECodec(vae)
     return PixelCodec(channels)

@@ -17,12 +17,11 @@ import functools
 import itertools
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
 from einops import rearrange, repeat
 from torch import nn
 
@@ -146,10 +145,11 @@ def place_features(rows: int, columns: int, device: torch.device) -> torch.Tenso
     )
 
 
-class VideoDiT(ModelMixin, ConfigMixin):
-    """Causal video diffusion transformer conditioned on discrete actions.
+@dataclass(frozen=True)
+class DiTConfig:
+    """What a VideoDiT is built from.
 
-    Args:
+    Attributes:
         num_actions: Actions of the game; the index ``num_actions`` stands for an unknown action.
         latent_channels: Channels of a latent frame.
         patch_size: Side of a square patch, in latent pixels. Frames of any size are padded to
@@ -164,50 +164,73 @@ class VideoDiT(ModelMixin, ConfigMixin):
         num_history: Finished frames given to each frame's patches.
         window: Frames that attention over time sees, the present one included.
         detail_width: Channels of the convolutional path.
+
+    Raises:
+        ValueError: If width and heads do not divide.
     """
 
-    @register_to_config
-    def __init__(
-        self,
-        *,
-        num_actions: int,
-        latent_channels: int = 3,
-        patch_size: int = 8,
-        width: int = 128,
-        depth: int = 6,
-        num_heads: int = 4,
-        num_kv_heads: int = 2,
-        mlp_ratio: float = 2.0,
-        time_every: int = 3,
-        num_registers: int = 2,
-        num_history: int = 2,
-        window: int = 16,
-        detail_width: int = 32,
-    ) -> None:
-        super().__init__()
-        if width % (4 * num_heads) or num_heads % num_kv_heads:
+    num_actions: int
+    latent_channels: int = 3
+    patch_size: int = 8
+    width: int = 128
+    depth: int = 6
+    num_heads: int = 4
+    num_kv_heads: int = 2
+    mlp_ratio: float = 2.0
+    time_every: int = 3
+    num_registers: int = 2
+    num_history: int = 2
+    window: int = 16
+    detail_width: int = 32
+
+    def __post_init__(self) -> None:
+        if self.width % (4 * self.num_heads) or self.num_heads % self.num_kv_heads:
             raise ValueError(
                 "width must be a multiple of 4 * num_heads and num_heads one of num_kv_heads, got "
-                f"width {width}, num_heads {num_heads}, num_kv_heads {num_kv_heads}"
+                f"width {self.width}, num_heads {self.num_heads}, num_kv_heads {self.num_kv_heads}"
             )
+
+
+class VideoDiT(nn.Module):
+    """Causal video diffusion transformer conditioned on discrete actions.
+
+    Args:
+        config: What it is built from.
+
+    Example:
+        >>> VideoDiT(DiTConfig(num_actions=3, depth=2)).config.window
+        16
+    """
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, num_heads, patch_size = config.width, config.num_heads, config.patch_size
+        detail_width, latent_channels = config.detail_width, config.latent_channels
         self.head_dim = width // num_heads
-        self.num_special = 2 + num_registers
+        self.num_special = 2 + config.num_registers
         stride = 1 if patch_size % 2 else 2
         self.detail = DetailPath(
-            latent_channels * (1 + num_history), latent_channels, detail_width, stride
+            latent_channels * (1 + config.num_history), latent_channels, detail_width, stride
         )
         self.patch = patch_size // stride  # side of a patch, in features
         self.embed = nn.Linear(detail_width * self.patch**2, width, bias=False)
         self.place_embedding = nn.Linear(20, width, bias=False)
-        self.action_embedding = nn.Embedding(num_actions + 1, width)
+        self.action_embedding = nn.Embedding(config.num_actions + 1, width)
         self.level_embedding = nn.Sequential(
             nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width)
         )
-        self.registers = nn.Parameter(torch.randn(num_registers, width) * 0.02)
-        hidden = int(width * mlp_ratio)
+        self.registers = nn.Parameter(torch.randn(config.num_registers, width) * 0.02)
+        hidden = int(width * config.mlp_ratio)
         self.blocks = nn.ModuleList(
-            Block(width, num_heads, num_kv_heads, hidden, over_time=(i + 1) % time_every == 0)
-            for i in range(depth)
+            Block(
+                width,
+                num_heads,
+                config.num_kv_heads,
+                hidden,
+                over_time=(i + 1) % config.time_every == 0,
+            )
+            for i in range(config.depth)
         )
         self.norm = nn.LayerNorm(width, bias=False)
         self.unembed = nn.Linear(width, 2 * detail_width * self.patch**2)
@@ -223,6 +246,11 @@ class VideoDiT(ModelMixin, ConfigMixin):
             assert isinstance(block, Block)
             block.scale_outputs(self.config.depth**-0.5 / 1.5)
         nn.init.normal_(self.action_embedding.weight, std=0.5)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.registers.device
 
     def new_cache(self, batch_size: int, frame_size: tuple[int, int]) -> KVCache:
         """An empty ring of the past for sessions with latent frames of the given (h, w)."""

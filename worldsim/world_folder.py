@@ -3,7 +3,7 @@
 On disk a world is a folder, with no pickle in it::
 
     config.json         the game (ids, frame size, actions, keys) and the default passes
-    model/              VideoDiT, as diffusers' from_pretrained reads it
+    model/              VideoDiT, in the layout of diffusers
     head.safetensors    reward and termination
     codec/              a diffusers VAE, for large frames only
     starts.h5           recorded windows to begin from, and the recording's median frame
@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from worldsim.codec import load_codec, save_codec
-from worldsim.dit import VideoDiT
+from worldsim.dit_folder import load_dit, save_dit
 from worldsim.game import GameConfig
 from worldsim.heads import RewardTerminationHead
 from worldsim.recording import Windows
@@ -58,7 +58,7 @@ def _write(world: WorldModel, folder: Path) -> None:
     folder.mkdir(parents=True)
     config = {"format": FORMAT, "num_passes": world.num_passes, "game": world.game.to_dict()}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    world.dit.save_pretrained(folder / "model")
+    save_dit(world.dit, folder / "model")
     save_file(world.head.state_dict(), folder / "head.safetensors")
     save_codec(world.codec, folder / "codec")
     with h5py.File(folder / "starts.h5", "w") as file:
@@ -96,11 +96,7 @@ def load(name: str | os.PathLike[str], device: str | torch.device | None = None)
                 f"{FORMAT}; train it again, or take the version that wrote it"
             )
         game = GameConfig.from_dict(config["game"])
-        dit, found = VideoDiT.from_pretrained(
-            path / "model", use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
-        )
-        if found["missing_keys"]:  # diffusers would start them at random
-            raise KeyError(f"model/ lacks {', '.join(found['missing_keys'])}")
+        dit = load_dit(path / "model")
         head = RewardTerminationHead(dit.config.width)
         head.load_state_dict(load_file(path / "head.safetensors"))
         with h5py.File(path / "starts.h5") as file:
@@ -127,9 +123,6 @@ def load(name: str | os.PathLike[str], device: str | torch.device | None = None)
         metrics=metrics,
         card=card,
     )
-    for parameter in world.parameters():
-        # diffusers maps the file, where tensors lie at odd places and round in their own way
-        parameter.data = parameter.data.clone()
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return world.to(device).eval()
 
