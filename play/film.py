@@ -20,6 +20,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from worldsim.extras import require
 from worldsim.optical_flow import Steps, Watch
 from worldsim.video import write_mp4
 
@@ -55,7 +56,13 @@ class PipelineConfig:
 
 
 def load_pipeline(model: str, config: PipelineConfig) -> VideoPipeline:
-    """Load a pipeline as a command was told to."""
+    """Load a pipeline as a command was told to.
+
+    Raises:
+        ModuleNotFoundError: If the extra `video` is not there, before anything is loaded.
+        ValueError: If there is no such pipeline, or it does not fit into memory.
+    """
+    require("transformers", "accelerate")
     from worldsim.pipelines import VideoPipeline  # slow to import, and --help does without
 
     return VideoPipeline(

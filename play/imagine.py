@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from worldsim.chain import Chain, MakeWindow, Seams, measure_seams
 from worldsim.files import write_json
+from worldsim.find_world import BUNDLED
 from worldsim.video import filmstrip, read_frames
 
 from .film import Film, PipelineConfig, load_pipeline, progress_bar, write_film
@@ -139,8 +140,6 @@ def make_plan(config: ImagineConfig, on_step: Callable[[], None]) -> Plan:
 
 def is_world(model: str) -> bool:
     """Whether this names a world of ours and not a pipeline."""
-    from worldsim.world_folder import BUNDLED
-
     folder = Path(model)
     if folder.is_dir():
         return not (folder / "model_index.json").is_file()

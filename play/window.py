@@ -6,14 +6,18 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from worldsim.extras import require
 from worldsim.game import GameConfig
 from worldsim.policy import Policy, load_policy
 
+from .headless import play_headless
+from .pace import Pace
 from .session import Session, format_score
 from .target import find_sources
 
@@ -42,7 +46,7 @@ class PlayConfig:
     steps: int | None = None
     """Stop after so many steps."""
     headless: bool = False
-    """Play without a window; needs --steps."""
+    """Play without a window, at the same pace; needs --steps, and no pygame."""
     screenshots: Path = Path()
     """Folder for screenshots."""
     frame_size: tuple[int, int] = (64, 64)
@@ -64,7 +68,7 @@ def main(argv: Sequence[str]) -> int:
 
     Raises:
         ValueError: If the target or an option is not what can be played.
-        ModuleNotFoundError: If pygame is missing.
+        ModuleNotFoundError: If pygame is missing and a window is wanted.
     """
     config = tyro.cli(PlayConfig, prog="worldsim play", args=list(argv))
     print(play(config))
@@ -83,10 +87,10 @@ def play(config: PlayConfig) -> str:
     if config.headless:
         if config.steps is None:
             raise ValueError("--headless has no window to close: say how far to play with --steps")
-        os.environ["SDL_VIDEODRIVER"] = "dummy"
+        os.environ["SDL_VIDEODRIVER"] = "dummy"  # for games that are drawn with pygame
+    else:
+        require("pygame")
     hush_pygame()
-    from .screen import Screen  # needs pygame, which is an extra
-
     sources = find_sources(
         config.target,
         frame_size=config.frame_size,
@@ -103,24 +107,30 @@ def play(config: PlayConfig) -> str:
             from worldsim.recording import RecordingWriter
 
             writer = stack.enter_context(RecordingWriter(config.record, sources[0].config))
-        session = Session(
-            sources, seed=config.seed, writer=writer, player=config.policy or "person"
-        )
+        nobody = "noop" if config.headless else "person"
+        session = Session(sources, seed=config.seed, writer=writer, player=config.policy or nobody)
         stack.callback(session.close)
         if config.passes is not None:
             session.change_passes(config.passes - (session.num_passes or 0))
-        screen = Screen(
-            session,
-            speed=config.speed,
-            make_policy=make_policy,
-            screenshots=config.screenshots,
-            wait_at_end=not config.headless,
-        )
-        stack.callback(screen.close)
+        run: Callable[[], None]
+        if config.headless:
+            assert config.steps is not None
+            pace = Pace(session.config.fps, config.speed)
+            run = partial(play_headless, session, config.steps, pace, make_policy)
+        else:
+            from .screen import Screen  # needs pygame, which is an extra
+
+            screen = Screen(
+                session,
+                speed=config.speed,
+                make_policy=make_policy,
+                screenshots=config.screenshots,
+            )
+            stack.callback(screen.close)
+            pace, run = screen.pace, partial(screen.run, config.steps)
         with suppress(KeyboardInterrupt):  # Ctrl-C closes the window
-            screen.run(config.steps)
-        fps = screen.pace.reached_fps
-    return summary(session, fps, config.record)
+            run()
+    return summary(session, pace.reached_fps, config.record)
 
 
 def hush_pygame() -> None:

@@ -12,7 +12,7 @@ from tests.benchmarks.bench_maze import remember
 from tests.benchmarks.bench_pong import paddle_rows, play
 from worldsim.envs import pong
 from worldsim.envs.sight import is_colour
-from worldsim.world_folder import BUNDLED
+from worldsim.find_world import BUNDLED
 
 NAMES = sorted(path.name for path in BUNDLED.iterdir() if path.is_dir())
 SESSIONS, CONTEXT, STEPS = 8, 12, 16

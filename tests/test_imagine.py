@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import av
@@ -185,3 +187,19 @@ def test_ctrl_c_keeps_what_was_made(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("frames", "windows"), [(1, 1), (8, 1), (9, 2), (14, 2), (15, 3)])
 def test_windows_are_counted_beforehand(frames: int, windows: int) -> None:
     assert count_windows(frames, 8, 2) == windows
+
+
+def test_a_missing_package_is_said_before_anything_slow(tmp_path: Path) -> None:
+    script = (
+        "import sys\n"
+        "sys.modules['accelerate'] = None\n"
+        "from worldsim.__main__ import main\n"
+        "status = main(['imagine', 'a ball', '--model', 'some/model'])\n"
+        "heavy = {'torch', 'diffusers', 'transformers'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else status)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.endswith(
+        "accelerate is not installed: pip install \"accelerate\" (the extra 'video' of worldsim)\n"
+    )

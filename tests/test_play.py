@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from PIL import Image
 
 from tests.tiny_worlds import SIDE, make_tiny_world
 from worldsim.game import describe_game, make_game
-from worldsim.play import controls, demo, overlay, pace, session, target
+from worldsim.play import controls, demo, overlay, pace, session, target, window
 from worldsim.recording import Recording, RecordingWriter
 
 PONG = "worldsim/Pong-v0"
@@ -228,3 +229,30 @@ def test_a_small_world_is_played_on_one_thread(world_folder: Path) -> None:
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
+
+
+def test_headless_play_needs_no_pygame(world_folder: Path, tmp_path: Path) -> None:
+    script = (
+        "import sys\n"
+        "sys.modules['pygame'] = None\n"
+        "from worldsim.__main__ import main\n"
+        "sys.exit(main(['play', *sys.argv[1:]]))\n"
+    )
+    command = [sys.executable, "-c", script, "worldsim/Pong-v0"]
+    headless = ["--headless", "--steps", "30", "--speed", "50", "--seed", "0"]
+    done = subprocess.run([*command, *headless], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("played 30 steps at ")
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert refused.stderr.startswith("worldsim: pygame is not installed: pip install")
+
+
+def test_headless_play_goes_from_episode_to_episode(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["worldsim/Maze-v0", "--headless", "--steps", "520", "--speed", "1000"]
+    assert window.main([*command, "--record", str(tmp_path / "kept")]) == 0
+    assert "2 episodes kept" in capsys.readouterr().out
+    episode = Recording(tmp_path / "kept").episode(0)
+    assert (len(episode.actions), episode.policy) == (500, "noop")
+    assert set(episode.actions.tolist()) == {0}

@@ -19,9 +19,10 @@ from tests.tiny_worlds import (
     write_tiny_recording,
 )
 from worldsim.dit import DiTOutput
+from worldsim.find_world import BUNDLED
 from worldsim.recording import Recording, Windows
 from worldsim.rollout import Rollout
-from worldsim.world_folder import BUNDLED, load
+from worldsim.world_folder import load
 from worldsim.world_model import Losses, WorldModel
 
 LENGTH = 8  # frames of a window; num_history of them are not targets
@@ -386,3 +387,12 @@ class TestNames:
     def test_an_empty_run_is_no_world(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="a run folder with a checkpoint"):
             load(tmp_path)
+
+
+def test_it_says_what_it_is_in_a_line() -> None:
+    world = make_tiny_world()
+    number = sum(p.numel() for p in world.parameters())
+    assert repr(world) == (
+        f"WorldModel(game='tests/Square-v0', frame_size=(16, 16), parameters={number:,}, "
+        "window=4, num_passes=2, device='cpu')"
+    )

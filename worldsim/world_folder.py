@@ -26,12 +26,12 @@ from safetensors.torch import load_file, save_file
 
 from worldsim.codec import load_codec, save_codec
 from worldsim.dit_folder import load_dit, save_dit
+from worldsim.find_world import find_world
 from worldsim.game import GameConfig
 from worldsim.heads import RewardTerminationHead
 from worldsim.recording import Windows
 from worldsim.world_model import WorldModel
 
-BUNDLED = Path(__file__).parent / "worlds"
 FORMAT = 3  # of the folder and of the network in it
 
 
@@ -86,7 +86,7 @@ def load(name: str | os.PathLike[str], device: str | torch.device | None = None)
     Raises:
         ValueError: If there is no such world, or its folder cannot be read.
     """
-    path = _find(name)
+    path = find_world(name)
     try:
         config = json.loads((path / "config.json").read_text())
         written = int(config["format"])
@@ -125,18 +125,3 @@ def load(name: str | os.PathLike[str], device: str | torch.device | None = None)
     )
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return world.to(device).eval()
-
-
-def _find(name: str | os.PathLike[str]) -> Path:
-    """The world folder that a name or a path means."""
-    for path in (Path(name), BUNDLED / str(name)):
-        if (path / "config.json").is_file() and (path / "model").is_dir():
-            return path
-        checkpoints = sorted(path.glob("step_[0-9]*[0-9]"))
-        if checkpoints:
-            return checkpoints[-1]
-    bundled = sorted(p.name for p in BUNDLED.iterdir() if p.is_dir()) if BUNDLED.is_dir() else []
-    raise ValueError(
-        f"no world at {os.fspath(name)!r}: give a world folder, a run folder with a checkpoint, or "
-        f"the name of one that ships ({', '.join(bundled) or 'none'})"
-    )

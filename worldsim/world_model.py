@@ -89,6 +89,14 @@ class WorldModel(nn.Module):
         """Map latents (b t c h w) to uint8 frames (b t h w c)."""
         return self.codec.decode(latents + self.still)
 
+    def __repr__(self) -> str:
+        """What it is in one line, instead of all its modules; they are in ``dit``."""
+        return (
+            f"WorldModel(game={self.game.env_id!r}, frame_size={self.game.frame_size}, "
+            f"parameters={sum(p.numel() for p in self.parameters()):,}, window={self.window}, "
+            f"num_passes={self.num_passes}, device={str(self.device)!r})"
+        )
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""

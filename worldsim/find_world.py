@@ -1,0 +1,36 @@
+"""Which folder a world's name means; found without torch, so that a wrong name is said at once."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+BUNDLED = Path(__file__).parent / "worlds"
+
+
+def is_world(folder: Path) -> bool:
+    """Whether a folder is a world's, damaged or not."""
+    return (folder / "config.json").is_file() and (folder / "model").is_dir()
+
+
+def find_world(name: str | os.PathLike[str]) -> Path:
+    """Find the folder that a name or a path means.
+
+    Args:
+        name: A world that ships with the package ("pong", "maze" or "balls"), a world folder, or a
+            run folder, of which the newest checkpoint is taken.
+
+    Raises:
+        ValueError: If there is no such world.
+    """
+    for path in (Path(name).expanduser(), BUNDLED / str(name)):
+        if is_world(path):
+            return path
+        checkpoints = sorted(path.glob("step_[0-9]*[0-9]"))
+        if checkpoints:
+            return checkpoints[-1]
+    bundled = sorted(p.name for p in BUNDLED.iterdir() if p.is_dir()) if BUNDLED.is_dir() else []
+    raise ValueError(
+        f"no world at {os.fspath(name)!r}: give a world folder, a run folder with a checkpoint, or "
+        f"the name of one that ships ({', '.join(bundled) or 'none'})"
+    )
