@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -64,7 +65,7 @@ def evaluate_run(
     log: RunLog,
     step: int,
     num_windows: int,
-    on_step: Callable[[], None] | None = None,
+    on_step: Callable[[float], None],
 ) -> Evaluation:
     """Roll the world out on held-out episodes; log figures and a video beside the real ones.
 
@@ -75,12 +76,18 @@ def evaluate_run(
         log: Gets the figures, under names such as ``horizon_16/psnr_moving_world``.
         step: The optimizer step that they belong to.
         num_windows: Windows to roll out, at most.
-        on_step: Called after each step of the rollout; may raise to leave.
+        on_step: Called now and then with how much is done, in [0, 1]; may raise to leave.
     """
     held_out = choose_windows(
         world, recording, episodes, horizons=EVAL_HORIZONS, num_windows=num_windows
     )
-    imagined = roll_out(world, held_out, on_step=on_step)
+    done = itertools.count(1)
+    total = held_out.horizon + events.num_batches(EVENT_STRETCHES)
+
+    def advance() -> None:
+        on_step(min(1.0, next(done) / total))
+
+    imagined = roll_out(world, held_out, on_step=advance)
     horizons = compare(imagined, held_out, world.background, EVAL_HORIZONS)
     ratio = action_shuffle_ratio(world, recording, episodes, num_batches=4).overall
     figures = {
@@ -95,7 +102,7 @@ def evaluate_run(
         some.episodes,
     )
     foretold = events.summarize(
-        events.foretell(world, recording, episodes, num_stretches=EVENT_STRETCHES, on_step=on_step)
+        events.foretell(world, recording, episodes, num_stretches=EVENT_STRETCHES, on_step=advance)
     )
     figures |= {
         "action_shuffle_ratio": ratio,

@@ -23,7 +23,8 @@ class TrainConfig:
     out: Path
     """Folder of the run: checkpoints, figures, videos."""
     minutes: float | None = None
-    """How long to train, in minutes of wall clock; 30 if neither this nor --steps is given."""
+    """How long to train, in minutes of wall clock; 30 if neither this nor --steps is given. What
+    is evaluated on the way is part of it, the evaluation at the end comes after it."""
     steps: int | None = None
     """How long to train, in optimizer steps; alternative to --minutes."""
     size: Literal["tiny", "small", "base"] = "tiny"
@@ -87,7 +88,8 @@ class TrainConfig:
     log_steps: int = 50
     """Steps between logged figures, which are their mean."""
     evals: int = 3
-    """Evaluations during the run, evenly spaced, beside the one at its end."""
+    """Evaluations during the run, evenly spaced, beside the one at its end; none after one that
+    takes over a tenth of --minutes."""
 
     def command(self) -> str:
         """The command that makes this run: what differs from the defaults."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
+import math
 import shlex
 import sys
 import time
@@ -21,6 +22,7 @@ from worldsim.recording import Recording
 from worldsim.world_model import Losses
 
 from .card import (
+    Evaluation,
     describe_recording,
     describe_run,
     evaluate_run,
@@ -42,6 +44,10 @@ from .interrupt import Interrupted, StopOnSignal
 from .presets import build_world, has_fast_bfloat16, make_optimizers
 from .progress import TrainProgress, duration
 from .run_log import RunLog
+
+FEW_WINDOWS, MANY_WINDOWS = 16, 64  # of an evaluation
+SHORT_RUN_SECONDS = 600.0  # whose last evaluation has few windows, not to take longer than it
+LONGEST_EVALUATION = 0.1  # of --minutes, on the way
 
 
 class Outcome(NamedTuple):
@@ -134,6 +140,20 @@ def train(config: TrainConfig) -> Outcome:
         begins = f"from step {progress.step:,} on" if progress.step else "from the start"
         bar.note(f"{config.out}, {begins}: {describe_run(world, recording, held_out_episodes)}")
 
+        def evaluate(num_windows: int, until: float = math.inf) -> Evaluation:
+            """Evaluate, unless asked to stop or the run comes to a part of it all."""
+
+            def watch(part: float) -> None:
+                show(part)
+                stop.raise_if_asked()
+                if config.fraction(Progress(step, time.monotonic() - started)) >= until:
+                    raise Interrupted
+
+            with bar.evaluating() as show:
+                return evaluate_run(
+                    ema_world, recording, held_out_episodes, log, step, num_windows, watch
+                )
+
         step, seconds, evals = progress
         started = time.monotonic() - seconds
         last_save = last_log = time.monotonic()
@@ -171,12 +191,17 @@ def train(config: TrainConfig) -> Outcome:
 
             evals_due = int(fraction * (config.evals + 1))
             if evals_due > evals:
-                with contextlib.suppress(Interrupted):
-                    shown = evaluate_run(
-                        ema_world, recording, held_out_episodes, log, step, 16, stop.raise_if_asked
-                    )
+                try:
+                    shown = evaluate(FEW_WINDOWS, until=fraction + LONGEST_EVALUATION)
                     bar.note(f"step {step:,}: {shown.summary()}")
                     evals = evals_due
+                except Interrupted:
+                    if not stop.asked:
+                        evals = config.evals
+                        bar.note(
+                            f"step {step:,}: an evaluation takes over a tenth of --minutes, so "
+                            "there is only the one at the end"
+                        )
                 last_log += time.monotonic() - now
                 continue
 
@@ -202,10 +227,8 @@ def train(config: TrainConfig) -> Outcome:
         assert checkpoint is not None
         with contextlib.suppress(Interrupted):
             stop.raise_if_asked()
-            bar.note("evaluating the finished world on held-out episodes")
-            shown = evaluate_run(
-                ema_world, recording, held_out_episodes, log, step, 64, stop.raise_if_asked
-            )
+            bar.note("the world is saved; evaluating it on held-out episodes (Ctrl-C leaves that)")
+            shown = evaluate(FEW_WINDOWS if seconds < SHORT_RUN_SECONDS else MANY_WINDOWS)
             bar.note(shown.summary())
             facts = {
                 "recording": describe_recording(recording),
@@ -248,7 +271,8 @@ def main(argv: Sequence[str]) -> int:
     out, length = shlex.quote(str(config.out)), f"{progress.step:,} steps"
     if ended == "stopped":
         again = shlex.join(["worldsim", "train", str(config.recording), "--out", str(config.out)])
-        print(f"stopped after {length}: {checkpoint} keeps them; to continue: {again} --resume")
+        todo = "evaluate it" if config.fraction(progress) >= 1 else "continue"
+        print(f"stopped after {length}: {checkpoint} keeps them; to {todo}: {again} --resume")
         return 130
     if ended == "finished before":
         print(

@@ -6,6 +6,8 @@ import math
 import statistics
 import time
 from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 from rich.console import Console
@@ -13,7 +15,39 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 SECONDS_BETWEEN_LINES = 30.0
 SECONDS_TO_FIRST_LINE = 5.0
+SECONDS_TO_SETTLE = 5.0  # before what was done says how long the rest will take
 RECENT_STEPS = 50
+
+
+class TimeLeft:
+    """Says how long something will go on, from how far it has come in how long.
+
+    Args:
+        clock: Seconds that only grow.
+
+    Example:
+        >>> now = 0.0
+        >>> left = TimeLeft(clock=lambda: now)
+        >>> left.words(0.25)
+        ''
+        >>> now = 10.0
+        >>> left.words(0.5)
+        ', 0:20 left'
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._begun: tuple[float, float] | None = None
+
+    def words(self, fraction: float) -> str:
+        """What is left at a part of it all in [0, 1]; nothing while nobody can know."""
+        now = self._clock()
+        if self._begun is None:
+            self._begun = now, fraction
+        seconds, gained = now - self._begun[0], fraction - self._begun[1]
+        if seconds < SECONDS_TO_SETTLE or gained <= 0:
+            return ""
+        return f", {duration(seconds * (1 - fraction) / gained)} left"
 
 
 class TrainProgress:
@@ -26,21 +60,21 @@ class TrainProgress:
 
     def __init__(self, fraction: float = 0.0, figure: str = "loss") -> None:
         self._figure = figure
-        self._begun_with, self._begun_at = fraction, time.monotonic()
-        self._said_at = self._begun_at + SECONDS_TO_FIRST_LINE - SECONDS_BETWEEN_LINES
+        self._left = TimeLeft()
+        self._said_at = time.monotonic() + SECONDS_TO_FIRST_LINE - SECONDS_BETWEEN_LINES
         self._shown_at: float | None = None
         self._values: deque[float] = deque(maxlen=RECENT_STEPS)
         self._step_seconds: deque[float] = deque(maxlen=RECENT_STEPS)
         self._console = Console(stderr=True)
         self._bar = Progress(
-            TextColumn("training"),
+            TextColumn("{task.fields[doing]}"),
             BarColumn(bar_width=20),
             TaskProgressColumn(),
             TextColumn("{task.description}"),
             console=self._console,
             disable=not self._console.is_terminal,
         )
-        self._task = self._bar.add_task("starting", total=1.0)
+        self._task = self._bar.add_task("starting", total=1.0, doing="training")
         self._bar.update(self._task, completed=min(fraction, 1.0))
 
     def __enter__(self) -> TrainProgress:
@@ -82,13 +116,36 @@ class TrainProgress:
             words += f", {self._figure} {statistics.fmean(self._values):.4f}"
         if self._step_seconds:  # the median, since a step with an evaluation before it says little
             words += f", {num_frames / statistics.median(self._step_seconds):,.0f} frames/s"
-        gained = fraction - self._begun_with
-        if gained > 0:
-            words += f", {duration((now - self._begun_at) * (1 - fraction) / gained)} left"
+        words += self._left.words(fraction)
         self._bar.update(self._task, completed=min(fraction, 1.0), description=words)
+        self._say_now_and_then(f"{fraction:4.0%}  {words}")
+
+    @contextmanager
+    def evaluating(self) -> Iterator[Callable[[float], None]]:
+        """Show an evaluation beside the training.
+
+        Yields:
+            What to call with how much of it is done, in [0, 1].
+        """
+        left = TimeLeft()
+        task = self._bar.add_task("", total=1.0, doing="evaluating")
+        self._said_at = time.monotonic() + SECONDS_TO_FIRST_LINE - SECONDS_BETWEEN_LINES
+
+        def show(fraction: float) -> None:
+            words = left.words(fraction)
+            self._bar.update(task, completed=fraction, description=words.removeprefix(", "))
+            self._say_now_and_then(f"{fraction:4.0%}  evaluating{words}")
+
+        try:
+            yield show
+        finally:
+            self._bar.remove_task(task)
+
+    def _say_now_and_then(self, line: str) -> None:
+        now = time.monotonic()
         if self._bar.disable and now - self._said_at >= SECONDS_BETWEEN_LINES:
             self._said_at = now
-            self.note(f"{fraction:4.0%}  {words}")
+            self.note(line)
 
 
 def duration(seconds: float) -> str:
