@@ -149,13 +149,13 @@ def _record_missing(
     finished = writer.episode_steps()
     with (
         Workers(writer, source, num_workers) as workers,
-        RecordProgress(steps, sum(finished.values())) as progress,
+        RecordProgress(steps, finished) as progress,
     ):
         while _whole_episodes(finished, steps) is None:
             workers.begin_missing(finished)
             for number, num_steps in workers.wait():
                 finished[number] = num_steps
-            progress.update(sum(finished.values()), workers.steps_under_way, len(finished))
+            progress.update(finished, workers.steps_under_way)
 
 
 def _delete_surplus(writer: RecordingWriter, source: EpisodeSource) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from types import TracebackType
 
 from rich.console import Console
@@ -25,11 +26,12 @@ class RecordProgress:
 
     Args:
         total: Steps that are asked for.
-        done: Steps that were there before.
+        finished: Steps of the episodes that were there before, by number.
     """
 
-    def __init__(self, total: int, done: int) -> None:
+    def __init__(self, total: int, finished: Mapping[int, int]) -> None:
         self._total = total
+        done, _ = count_needed(finished, {}, total)
         self._begun_with = done
         self._begun_at = self._said_at = time.monotonic()
         self._started = False
@@ -60,15 +62,14 @@ class RecordProgress:
         """Leave the bar as it is."""
         self._bar.stop()
 
-    def update(self, finished: int, under_way: int, episodes: int) -> None:
+    def update(self, finished: Mapping[int, int], under_way: Mapping[int, int]) -> None:
         """Show how far it is.
 
         Args:
-            finished: Steps of finished episodes.
-            under_way: Steps of the episodes that are being recorded.
-            episodes: Finished episodes.
+            finished: Steps of each finished episode, by number.
+            under_way: Steps so far of each that is being recorded.
         """
-        done = finished + under_way
+        done, words = count_needed(finished, under_way, self._total)
         now = time.monotonic()
         if not self._started:  # the processes took a while to come up, which tells no rate
             self._started = done > self._begun_with
@@ -79,9 +80,37 @@ class RecordProgress:
         if self._bar.disable and settled and now - self._said_at >= SECONDS_BETWEEN_LINES:
             self._said_at = now
             left = max(self._total - done, 0) / max(rate, 1e-3)
+            rest = f"{left:,.0f} seconds left" if left else "the last episodes go on to their ends"
             print(
-                f"{min(done, self._total):,} of {self._total:,} steps, {episodes:,} episodes, "
-                f"{rate:,.0f} steps a second, {left:,.0f} seconds left",
+                f"{done:,} steps ({self._total:,} asked) in {words}, {rate:,.0f} a second, {rest}",
                 file=sys.stderr,
                 flush=True,
             )
+
+
+def count_needed(
+    finished: Mapping[int, int], under_way: Mapping[int, int], total: int
+) -> tuple[int, str]:
+    """Count the episodes that will be kept: by number, up to the one with which there are enough.
+
+    Others are begun in case they are needed, and deleted in the end.
+
+    Args:
+        finished: Steps of each finished episode, by number.
+        under_way: Steps so far of each that is being recorded.
+        total: Steps that are asked for.
+
+    Returns:
+        Their steps so far, and in words how many they are.
+
+    Example:
+        >>> count_needed({0: 900, 2: 938, 3: 700}, {1: 400}, 2000)
+        (2238, '2 episodes and 1 under way')
+    """
+    steps = done = number = 0
+    while steps < total and (number in finished or number in under_way):
+        steps += finished.get(number, under_way.get(number, 0))
+        done += number in finished
+        number += 1
+    words = f"{done:,} episode{'s' if done != 1 else ''}"
+    return steps, words + (f" and {number - done} under way" if number > done else "")

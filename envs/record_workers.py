@@ -108,9 +108,9 @@ class Workers:
         self._indexed_at = time.monotonic()
 
     @property
-    def steps_under_way(self) -> int:
-        """Steps of the episodes that are not finished."""
-        return sum(self._steps.values())
+    def steps_under_way(self) -> dict[int, int]:
+        """Steps so far of each episode that is not finished, by its number."""
+        return {n: self._steps[at] for at, n in self._numbers.items() if n is not None}
 
     def __enter__(self) -> Workers:
         """Start the processes."""

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from worldsim.envs import record_progress
 from worldsim.envs.policies import MixedPolicy, parse_weights
 from worldsim.envs.record import main
 from worldsim.game import GameConfig, make_game
@@ -81,6 +82,20 @@ def test_it_says_where_the_result_is_and_what_to_run_next(
     assert main(arguments) == 0, "complete already"
     assert capsys.readouterr().out == said
     assert shards(tmp_path / "pong") == before
+
+
+def test_what_it_says_on_the_way_is_what_it_says_in_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(record_progress, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(record_progress, "SECONDS_UNTIL_SETTLED", -1.0)
+    arguments = [*PONG, "--steps", "150", "--workers", "2", "--out", str(tmp_path / "pong")]
+    assert main(arguments) == 0
+    out, err = capsys.readouterr()
+    last = err.splitlines()[-1]
+    assert last.startswith("240 steps (150 asked) in 2 episodes, ")
+    assert last.endswith("the last episodes go on to their ends")
+    assert out.startswith("recorded 240 steps in 2 episodes: ")
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
