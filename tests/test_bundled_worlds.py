@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
+
 import gymnasium
 import numpy as np
 import pytest
@@ -11,8 +14,10 @@ from tests.benchmarks.bench_balls import imagine
 from tests.benchmarks.bench_maze import remember
 from tests.benchmarks.bench_pong import paddle_rows, play
 from worldsim.envs import pong
+from worldsim.envs.record import main as record
 from worldsim.envs.sight import is_colour
 from worldsim.find_world import BUNDLED
+from worldsim.recording import Recording
 
 NAMES = sorted(path.name for path in BUNDLED.iterdir() if path.is_dir())
 SESSIONS, CONTEXT, STEPS = 8, 12, 16
@@ -34,6 +39,20 @@ def test_a_bundled_world_is_small_whole_and_described(name: str) -> None:
     played = [env.step(env.action_space.sample())[0] for _ in range(3)]
     assert all(one.shape == frame.shape and one.dtype == np.uint8 for one in played)
     assert (BUNDLED / name / "filmstrip.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_bundled_world_knows_the_episodes_of_its_recording(name: str, tmp_path: Path) -> None:
+    """Its card's command, asked for fewer steps, records the first of them again."""
+    world = worldsim.load(name, device="cpu")
+    line = next(line for line in world.card.splitlines() if "`worldsim record " in line)
+    words = shlex.split(line.split("`")[1])[2:]
+    words[words.index("--steps") + 1] = "600"
+    words[words.index("--out") + 1] = str(tmp_path)
+    assert record([*words, "--workers", "1"]) == 0
+    again = Recording(tmp_path)
+    assert world.split is not None
+    assert tuple(map(again.fingerprint, range(len(again)))) == world.split.episodes[: len(again)]
 
 
 @pytest.fixture(scope="module")

@@ -17,19 +17,19 @@ from tests.tiny_worlds import (
     write_pong_recording,
     write_tiny_recording,
 )
-from worldsim.held_out import comes_from
 from worldsim.metrics import step_latency
 from worldsim.recording import Recording
-from worldsim.train import evaluation, measure
+from worldsim.split import Split
+from worldsim.train import effort, evaluation, measure
 from worldsim.train.evaluation import EvalConfig, evaluate, main
+from worldsim.train.unseen import unseen
 from worldsim.train.verdicts import SECTIONS
-from worldsim.world_model import WorldModel
 
 
 @pytest.fixture(autouse=True)
 def _be_brief(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "step_latency", partial(step_latency, rounds=1))
-    brief = measure.QUICK._replace(
+    brief = effort.QUICK._replace(
         horizon=16,
         flicker_windows=1,
         event_stretches=8,
@@ -79,7 +79,8 @@ def test_command_reports_as_page_text_json_and_picture(
     assert "rewards and ends foretold up to 8 steps ahead" in text
 
     report = json.loads((out / "report.json").read_text())
-    assert report["held_out_episodes"] == recording.split()[1]
+    assert report["unseen_episodes"] == list(Split.of(recording, 0.1).held_out)
+    assert "It does not say which episodes it was trained on" in " ".join(text.split())
     (figures,) = report["worlds"]
     horizons = figures["fidelity"]["horizons"]
     assert list(horizons) == ["1", "2", "4", "8", "16"]
@@ -150,9 +151,12 @@ def test_the_real_game_is_played_again_where_it_can_be(
 
 
 def test_only_held_out_episodes_are_measured(
-    recording: Recording, world_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recording: Recording, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[object] = []
+    world = make_tiny_world()
+    world.split = Split.of(recording, 0.3)
+    world.save(tmp_path / "world")
 
     def watched(function: Callable[..., object]) -> Callable[..., object]:
         def call(*args: object, **options: object) -> object:
@@ -167,8 +171,8 @@ def test_only_held_out_episodes_are_measured(
         (measure.events, "foretell"),
     ):
         monkeypatch.setattr(owner, name, watched(getattr(owner, name)))
-    evaluate(EvalConfig(str(world_path), recording.path, out=tmp_path, windows=4))
-    assert asked == [recording.split()[1]] * 3
+    evaluate(EvalConfig(str(tmp_path / "world"), recording.path, windows=4))
+    assert asked == [list(world.split.held_out)] * 3
 
 
 def test_same_seed_same_figures(recording: Recording) -> None:
@@ -176,10 +180,13 @@ def test_same_seed_same_figures(recording: Recording) -> None:
     def stage(words: str, total: int) -> Iterator[Callable[[], None]]:
         yield lambda: None
 
-    world, effort = make_tiny_world(), evaluation.QUICK._replace(windows=4)
-    judge = measure.learn_to_recognise(recording, effort, stage)
+    world, brief = make_tiny_world(), evaluation.QUICK._replace(windows=4)
+    episodes = unseen([world], recording)
+    judge = measure.learn_to_recognise(recording, episodes.reference, brief, stage)
     first, again, other = (
-        measure.measure("square", world, recording, judge, effort, stage, seed=seed).figures
+        measure.measure(
+            "square", world, recording, episodes, judge, brief, stage, seed=seed
+        ).figures
         for seed in (0, 0, 1)
     )
     for figures in (first, again, other):
@@ -188,33 +195,26 @@ def test_same_seed_same_figures(recording: Recording) -> None:
     assert first["fidelity"] != other["fidelity"]
 
 
-def test_says_whether_the_world_was_trained_on_the_recording(
-    recording: Recording, world_path: Path, tmp_path: Path
-) -> None:
-    _, held_out = recording.split()
-    assert not comes_from(make_tiny_world(), recording, held_out)
-    world = trained_on(recording)
-    assert comes_from(world, recording, held_out)
-    world.save(tmp_path / "world")
-    for path, known in ((tmp_path / "world", True), (world_path, False)):
-        report = evaluate(EvalConfig(str(path), recording.path, windows=2))
-        assert report["worlds"][0]["trained_on_this_recording"] is known
-        text = (path / "eval" / "report.txt").read_text()  # the place for reports by default
-        assert ("Note: the world's start windows are not among" in text) is not known
-
-
-def trained_on(recording: Recording) -> WorldModel:
-    """A world whose start windows come from held-out episodes, as training picks them."""
+def test_says_what_the_world_knows_of_the_recording(recording: Recording, tmp_path: Path) -> None:
     world = make_tiny_world()
-    _, held_out = recording.split()
-    world.starts = recording.windows(held_out[:1] * 2, [-1, 5], world.window)
-    return world
+    world.split = Split.of(recording, 0.2)
+    world.save(tmp_path / "world")
+    report = evaluate(EvalConfig(str(tmp_path / "world"), recording.path, windows=2))
+    assert report["unseen_episodes"] == list(world.split.held_out)
+    told = "It was trained on this recording with 1 episode held out."
+    assert report["worlds"][0]["seen"] == told
+    out = tmp_path / "world" / "eval"  # the place for reports by default
+    assert told in (out / "report.txt").read_text()
+    assert told in (out / "report.html").read_text()
 
 
-def test_unmeasurable_figures_are_null(world_path: Path, tmp_path: Path) -> None:
+def test_unmeasurable_figures_are_null(tmp_path: Path) -> None:
     """Nothing moves and nothing is chosen: no moving pixels, no shuffle ratio."""
     recording = write_tiny_recording(tmp_path / "still", still=True)
-    evaluate(EvalConfig(str(world_path), recording.path, out=tmp_path, windows=2))
+    world = make_tiny_world()
+    world.background = recording.median_frame()
+    world.save(tmp_path / "world")
+    evaluate(EvalConfig(str(tmp_path / "world"), recording.path, out=tmp_path, windows=2))
     (figures,) = json.loads((tmp_path / "report.json").read_text())["worlds"]
     assert figures["control"]["action_shuffle_ratio"] is None
     row = figures["fidelity"]["horizons"]["1"]

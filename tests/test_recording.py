@@ -167,36 +167,6 @@ def test_an_episode_shorter_than_the_window_is_padded_on_the_right(path: Path) -
     assert not windows.terminations[:, 1:].any()
 
 
-def test_a_split_is_spread_whole_and_always_the_same(tmp_path: Path) -> None:
-    rng = np.random.default_rng(1)
-    with RecordingWriter(tmp_path, GAME) as writer:
-        for seed in range(60):
-            writer.write_episode(make_episode(int(rng.integers(5, 60)), seed))
-    recording = Recording(tmp_path)
-    train, held = recording.split(0.1)
-    assert sorted(train + held) == list(range(60))
-    assert (train, held) == Recording(tmp_path).split(0.1)
-    part = recording.episode_lengths[held].sum() / recording.total_steps
-    assert 0.07 < part < 0.13
-    assert held[0] < 20
-    assert held[-1] >= 40
-    assert max(np.diff(held)) < 20
-
-
-def test_a_split_has_both_sides_and_needs_two_episodes(tmp_path: Path) -> None:
-    with RecordingWriter(tmp_path, GAME) as writer:
-        writer.write_episode(make_episode(50))
-        writer.update_index()
-        with pytest.raises(ValueError, match="two are needed"):
-            Recording(tmp_path).split()
-        writer.write_episode(make_episode(60, 1))
-    for part in (0.01, 0.99):
-        train, held = Recording(tmp_path).split(part)
-        assert (len(train), len(held)) == (1, 1)
-    with pytest.raises(ValueError, match="between 0 and 1, got 1"):
-        Recording(tmp_path).split(1)
-
-
 def test_the_median_frame_is_the_median_over_all_frames(path: Path, episodes: list) -> None:
     frames = np.concatenate([episode.frames for episode in episodes])
     median = Recording(path).median_frame(num_frames=10_000)

@@ -21,8 +21,11 @@ from worldsim.control import commotion, counterfactuals, effect
 from worldsim.held_out import HeldOutWindows, choose_windows, roll_out
 from worldsim.memory import hidden_for, remember
 from worldsim.recording import Episode, Recording, RecordingWriter
+from worldsim.split import Measurable
 from worldsim.stability import drift, nearest, shrink
 from worldsim.world_model import WorldModel
+
+EPISODES = Measurable(unseen=[4], reference=[0, 1, 2, 3, 5], sentences=[])
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +46,7 @@ class TestDrift:
         found = drift(
             world,
             recording,
+            EPISODES,
             bounds=(5, 110, 120, 130),
             num_sessions=3,
             on_step=lambda: walked.append(1),
@@ -56,7 +60,7 @@ class TestDrift:
 
     def test_same_seed_same_figures(self, world: WorldModel, recording: Recording) -> None:
         first, again, other = (
-            drift(world, recording, bounds=(3,), num_sessions=2, seed=seed).nearest
+            drift(world, recording, EPISODES, bounds=(3,), num_sessions=2, seed=seed).nearest
             for seed in (0, 0, 1)
         )
         assert np.array_equal(first, again)
@@ -65,8 +69,8 @@ class TestDrift:
     def test_each_fault_is_noticed_by_its_figure(self, recording: Recording) -> None:
         """Real frames, and the same with nothing moving, with things gone, and with noise."""
         median = recording.median_frame()
-        known, still = stability._known(recording, median)
-        episode = recording.episode(recording.split()[1][0])
+        known, still = stability._known(recording, EPISODES.reference, median)
+        episode = recording.episode(EPISODES.unseen[0])
         real, before = episode.frames[None, 1:], episode.frames[None, :-1]
 
         def figures(shown: np.ndarray, previous: np.ndarray) -> list[float]:
@@ -91,7 +95,7 @@ class TestDrift:
 
     def test_bounds_must_be_positive(self, world: WorldModel, recording: Recording) -> None:
         with pytest.raises(ValueError, match="1 or more"):
-            drift(world, recording, bounds=(0, 5))
+            drift(world, recording, EPISODES, bounds=(0, 5))
 
 
 OFF = 6  # frames in the dark

@@ -12,6 +12,7 @@ import tyro
 
 from tests.tiny_worlds import write_tiny_recording
 from worldsim.recording import Recording
+from worldsim.split import Split
 from worldsim.train.config import TrainConfig
 from worldsim.train.presets import build_world
 
@@ -28,7 +29,7 @@ def test_settings_make_the_world(tmp_path: Path) -> None:
         passes=3,
         device="cpu",
     )
-    world = build_world(config, recording, held_out=[2])
+    world = build_world(config, recording, Split.of(recording, 0.1))
     assert (world.window, world.num_passes) == (6, 3)
     assert (world.dit.config.patch_size, world.dit.config.time_every) == (4, 2)
     np.testing.assert_array_equal(world.background, recording.median_frame(episodes=[0, 1]))

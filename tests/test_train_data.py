@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 import worldsim
 from tests.tiny_worlds import make_tiny_episode, make_tiny_game, write_tiny_recording
 from worldsim.recording import Recording, RecordingWriter
+from worldsim.split import Split
 from worldsim.train import presets
 from worldsim.train.config import TrainConfig
 from worldsim.train.dynamics import train
@@ -45,7 +46,7 @@ def test_held_out_episodes_are_never_trained_on(tmp_path: Path) -> None:
                 writer.write_episode(episode)
         return tmp_path / name
 
-    (held_out,) = Recording(write("square", None)).split()[1]
+    (held_out,) = Split.of(Recording(write("square", None)), 0.1).held_out
     trained_on = (held_out + 1) % 6
 
     def weights(recording: Path) -> dict[str, torch.Tensor]:

@@ -17,6 +17,7 @@ from worldsim.held_out import HeldOutWindows, choose_windows, roll_out
 from worldsim.metrics import action_shuffle_ratio, compare
 from worldsim.optical_flow import flicker
 from worldsim.recording import Recording
+from worldsim.split import Split
 from worldsim.world_model import Losses, WorldModel
 
 from .run_log import RunLog
@@ -61,7 +62,6 @@ class Evaluation(NamedTuple):
 def evaluate_run(
     world: WorldModel,
     recording: Recording,
-    episodes: Sequence[int],
     log: RunLog,
     step: int,
     num_windows: int,
@@ -70,14 +70,15 @@ def evaluate_run(
     """Roll the world out on held-out episodes; log figures and a video beside the real ones.
 
     Args:
-        world: The world.
-        recording: The game's recording.
-        episodes: The held-out ones.
+        world: The world, which knows its held-out episodes.
+        recording: The recording that it is trained on.
         log: Gets the figures, under names such as ``horizon_16/psnr_moving_world``.
         step: The optimizer step that they belong to.
         num_windows: Windows to roll out, at most.
         on_step: Called now and then with how much is done, in [0, 1]; may raise to leave.
     """
+    assert world.split is not None
+    episodes = world.split.held_out
     held_out = choose_windows(
         world, recording, episodes, horizons=EVAL_HORIZONS, num_windows=num_windows
     )
@@ -133,12 +134,12 @@ def summarize(losses: Sequence[Losses]) -> dict[str, float]:
     return figures
 
 
-def describe_run(world: WorldModel, recording: Recording, held_out: Sequence[int]) -> str:
+def describe_run(world: WorldModel, recording: Recording, split: Split) -> str:
     """What is trained on what, in a line."""
     millions = sum(p.numel() for p in world.parameters()) / 1e6
     return (
         f"{millions:.1f}M parameters on {world.device.type}, {recording.total_steps:,} steps of "
-        f"{recording.game.env_id}, {len(held_out)} of {len(recording)} episodes held out"
+        f"{recording.game.env_id}, {len(split.held_out)} of {len(split.episodes)} episodes held out"
     )
 
 

@@ -22,7 +22,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from worldsim.files import locked
+from worldsim.files import locked, read_json
+from worldsim.split import Split
 from worldsim.world_folder import load
 from worldsim.world_model import Losses, WorldModel
 
@@ -169,6 +170,19 @@ def read_progress(checkpoint: Path) -> tuple[Progress, dict[str, Any]]:
         about = json.loads((checkpoint / "training.json").read_text())
         settings = dict(about.pop("settings"))
         return Progress(**about), settings
+    except _DAMAGE as error:
+        raise _damaged(checkpoint, error) from error
+
+
+def read_split(checkpoint: Path) -> Split | None:
+    """Which episodes a checkpoint's run holds out; None if an older version wrote it.
+
+    Raises:
+        ValueError: If the checkpoint is damaged.
+    """
+    try:
+        config = read_json(checkpoint / "config.json")
+        return Split.from_dict(config["split"]) if "split" in config else None
     except _DAMAGE as error:
         raise _damaged(checkpoint, error) from error
 

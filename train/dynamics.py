@@ -19,6 +19,7 @@ import tyro
 
 from worldsim.flow import ramp_weight
 from worldsim.recording import Recording
+from worldsim.split import Split
 from worldsim.world_model import Losses
 
 from .card import (
@@ -37,6 +38,7 @@ from .checkpoint import (
     find_checkpoint,
     load_checkpoint,
     read_progress,
+    read_split,
     save_checkpoint,
 )
 from .config import TrainConfig, check, resumed_config
@@ -81,17 +83,24 @@ def train(config: TrainConfig) -> Outcome:
     """
     check(config)
     checkpoint = find_checkpoint(config.out, config.resume)
-    progress = read_progress(checkpoint)[0] if checkpoint else Progress()
+    progress, settings = read_progress(checkpoint) if checkpoint else (Progress(), {})
     if checkpoint and config.fraction(progress) >= 1 and has_card(checkpoint):
         return Outcome("finished before", checkpoint, progress)
 
-    # Data: whole episodes are held out.
+    # Data: whole episodes are held out, and those stay so for as long as the run goes on.
     recording = Recording(config.recording)
-    train_episodes, held_out_episodes = recording.split(config.held_out)
+    split = read_split(checkpoint) if checkpoint else None
+    if split is not None and settings.get("held_out", config.held_out) != config.held_out:
+        raise ValueError(
+            f"this run began with --held-out {settings['held_out']}, so it has been trained on "
+            f"what --held-out {config.held_out} holds out: leave the option out, or begin a new run"
+        )
+    split = split or Split.of(recording, config.held_out)
+    left_aside = split.num_new(recording)
 
     # Model, its average, optimizer.
     torch.manual_seed(config.seed)
-    world = build_world(config, recording, held_out_episodes)
+    world = build_world(config, recording, split)
     ema_world = copy.deepcopy(world).requires_grad_(False).eval()
     optimizers = make_optimizers(world, config.weight_decay)
     bfloat16 = has_fast_bfloat16(world.device)
@@ -104,7 +113,7 @@ def train(config: TrainConfig) -> Outcome:
             rng,
             config.batch_size,
             config.num_frames + world.num_history,
-            train_episodes,
+            split.trained_on,
             left_padding=world.num_history,
             right_padding=config.num_frames - 1,  # so that ends are seen as often as all else
         )
@@ -138,7 +147,9 @@ def train(config: TrainConfig) -> Outcome:
         if checkpoint:
             unlogged = load_checkpoint(checkpoint, world, ema_world, optimizers)
         begins = f"from step {progress.step:,} on" if progress.step else "from the start"
-        bar.note(f"{config.out}, {begins}: {describe_run(world, recording, held_out_episodes)}")
+        bar.note(f"{config.out}, {begins}: {describe_run(world, recording, split)}")
+        if left_aside:
+            bar.note(f"the {left_aside:,} episodes recorded since this run began are left aside")
 
         def evaluate(num_windows: int, until: float = math.inf) -> Evaluation:
             """Evaluate, unless asked to stop or the run comes to a part of it all."""
@@ -150,9 +161,7 @@ def train(config: TrainConfig) -> Outcome:
                     raise Interrupted
 
             with bar.evaluating() as show:
-                return evaluate_run(
-                    ema_world, recording, held_out_episodes, log, step, num_windows, watch
-                )
+                return evaluate_run(ema_world, recording, log, step, num_windows, watch)
 
         step, seconds, evals = progress
         started = time.monotonic() - seconds

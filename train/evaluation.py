@@ -22,7 +22,9 @@ from worldsim.held_out import check_match
 from worldsim.recording import Recording
 from worldsim.world_folder import load
 
-from .measure import FULL, QUICK, Advance, Measured, learn_to_recognise, measure
+from .effort import FULL, QUICK
+from .measure import Advance, Measured, learn_to_recognise, measure
+from .unseen import unseen
 from .verdicts import SECTIONS, verdicts
 
 PREDICTORS = {
@@ -35,7 +37,7 @@ PREDICTORS = {
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """Measure a world against the held-out episodes of a recording of its game.
+    """Measure a world on the episodes of a recording of its game that it was not trained on.
 
     Writes report.html, which needs nothing else, report.json and report.txt: how true it is by
     horizon (beside the last frame copied, the median frame, and the real game played again with
@@ -107,6 +109,7 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
     worlds = {name: load(name, device=config.device) for name in names}
     for world in worlds.values():
         check_match(world, recording)
+    episodes = unseen(list(worlds.values()), recording)
     effort = QUICK if config.quick else FULL
     if config.windows is not None:
         effort = effort._replace(windows=config.windows)
@@ -122,9 +125,10 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
             yield lambda: progress.advance(bar)
             progress.update(bar, completed=total)
 
-        judge = learn_to_recognise(recording, effort, stage, worlds[config.world].device)
+        first = worlds[config.world]
+        judge = learn_to_recognise(recording, episodes.reference, effort, stage, first.device)
         measured = []
-        for name, world in worlds.items():
+        for (name, world), seen in zip(worlds.items(), episodes.sentences, strict=True):
             if len(worlds) > 1:
                 progress.console.print(name, highlight=False, markup=False)
             measured.append(
@@ -132,21 +136,24 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
                     name,
                     world,
                     recording,
+                    episodes,
                     judge,
                     effort,
                     stage,
+                    background=first.background,  # the same pixels move for all
                     num_passes=config.passes,
                     seed=config.seed,
                     i3d=config.i3d,
                 )
             )
+            measured[-1].figures["seen"] = seen
 
-    _, episodes = recording.split()
     report = {
         "recording": str(config.recording),
         "recording_env_id": recording.game.env_id,
-        "held_out_episodes": episodes,
-        "held_out_steps": int(recording.episode_lengths[episodes].sum()),
+        "recording_episodes": len(recording),
+        "unseen_episodes": episodes.unseen,
+        "unseen_steps": int(recording.episode_lengths[episodes.unseen].sum()),
         "seed": config.seed,
         "worlds": [{**one.figures, "verdicts": verdicts(one.figures)} for one in measured],
     }
@@ -192,8 +199,8 @@ def _default_out(world: str) -> Path:
 def _lead(report: dict[str, Any]) -> str:
     return (
         f"On {report['recording']} ({report['recording_env_id']}): "
-        f"{len(report['held_out_episodes'])} held-out episodes of "
-        f"{report['held_out_steps']:,} steps in all."
+        f"measured on {len(report['unseen_episodes'])} of its {report['recording_episodes']} "
+        f"episodes, {report['unseen_steps']:,} steps in all."
     )
 
 
@@ -211,11 +218,7 @@ def _print_report(report: dict[str, Any], measured: Sequence[Measured], console:
         )
         if figures["world_env_id"] != report["recording_env_id"]:
             say(f"Note: this is a world of another game, {figures['world_env_id']}.")
-        if not figures["trained_on_this_recording"]:
-            say(
-                "Note: the world's start windows are not among these episodes. It was trained on "
-                "another recording, or on this one before it grew; then it may have seen them."
-            )
+        say(figures["seen"])
         for key, sentence in figures["verdicts"].items():
             say(f"{SECTIONS[key]}: {sentence}")
         console.print(_table(figures["fidelity"]["horizons"]))

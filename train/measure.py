@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +27,6 @@ from worldsim.held_out import (
     HeldOutWindows,
     check_match,
     choose_windows,
-    comes_from,
     roll_out,
 )
 from worldsim.inverse_dynamics import (
@@ -41,10 +40,12 @@ from worldsim.memory import remember
 from worldsim.metrics import action_shuffle_ratio, step_latency
 from worldsim.optical_flow import flicker
 from worldsim.recording import Recording
+from worldsim.split import Measurable
 from worldsim.stability import drift
 from worldsim.world_model import WorldModel
 
 from .bench import peak_memory
+from .effort import Effort
 
 Frames = NDArray[np.uint8]
 Advance = Callable[[], None]
@@ -58,44 +59,6 @@ MEMORY_STEPS = 64
 FLICKER_STEPS = 32
 COUNTERFACTUAL_STEPS = 16
 COUNTERFACTUAL_LANES = 48  # about as many are worth a batch on a CPU
-
-
-class Effort(NamedTuple):
-    """How much is measured; a quick look takes about a tenth of the time."""
-
-    windows: int
-    horizon: int
-    flicker_windows: int
-    event_stretches: int
-    drift_bounds: tuple[int, ...]
-    drift_sessions: int
-    shuffle_batches: int
-    inverse_steps: int
-    latency_steps: tuple[int, ...]
-
-
-FULL = Effort(
-    windows=32,
-    horizon=256,
-    flicker_windows=6,
-    event_stretches=256,
-    drift_bounds=(10, 100, 200, 500, 1000, 1500, 2000),
-    drift_sessions=4,
-    shuffle_batches=8,
-    inverse_steps=600,
-    latency_steps=(10, 1000, 5000),
-)
-QUICK = Effort(
-    windows=16,
-    horizon=64,
-    flicker_windows=2,
-    event_stretches=64,
-    drift_bounds=(10, 100, 200),
-    drift_sessions=2,
-    shuffle_batches=4,
-    inverse_steps=120,
-    latency_steps=(10, 200),
-)
 
 
 @dataclass(frozen=True)
@@ -122,13 +85,16 @@ class Measured:
 
 
 def learn_to_recognise(
-    recording: Recording, effort: Effort, stage: Stage, device: torch.device | str = "cpu"
+    recording: Recording,
+    episodes: Sequence[int],
+    effort: Effort,
+    stage: Stage,
+    device: torch.device | str = "cpu",
 ) -> InverseDynamics:
-    """Train the inverse dynamics model, which judges all worlds of a recording."""
-    train_episodes, _ = recording.split()
+    """Train the inverse dynamics model, which judges all worlds, on some episodes."""
     with stage("learning what actions look like", effort.inverse_steps) as advance:
         return train_inverse_dynamics(
-            recording, train_episodes, steps=effort.inverse_steps, device=device, on_step=advance
+            recording, episodes, steps=effort.inverse_steps, device=device, on_step=advance
         )
 
 
@@ -136,23 +102,27 @@ def measure(
     name: str,
     world: WorldModel,
     recording: Recording,
+    episodes: Measurable,
     judge: InverseDynamics,
     effort: Effort,
     stage: Stage,
     *,
+    background: Frames | None = None,
     num_passes: int | None = None,
     seed: int = 0,
     i3d: Path | None = None,
 ) -> Measured:
-    """Measure a world on the held-out episodes of a recording.
+    """Measure a world on episodes that it has not seen.
 
     Args:
         name: What to call it.
         world: The world.
         recording: A recording of its game.
+        episodes: Those to measure on, and those to compare with.
         judge: From `learn_to_recognise`.
-        effort: `FULL` or `QUICK`.
+        effort: How much to measure.
         stage: Opens a bar of the progress display.
+        background: The median frame, which tells what moves; None takes the world's own.
         num_passes: Denoising passes a frame; None takes the world's own number.
         seed: Decides windows, permutations and noise.
         i3d: The network of FVD, where it is at hand.
@@ -161,11 +131,10 @@ def measure(
         ValueError: If world and recording do not fit, or the episodes are too short.
     """
     check_match(world, recording)
-    _, episodes = recording.split()
-    median = recording.median_frame()
+    median = world.background if background is None else background
     horizons = [h for h in HORIZONS if h <= effort.horizon]
     held_out = choose_windows(
-        world, recording, episodes, horizons=horizons, num_windows=effort.windows, seed=seed
+        world, recording, episodes.unseen, horizons=horizons, num_windows=effort.windows, seed=seed
     )
     batches = -(-len(held_out.real) // 64)
     with stage("rolling out", batches * held_out.horizon) as advance:
@@ -178,25 +147,29 @@ def measure(
     figures: dict[str, Any] = {
         "world": name,
         "world_env_id": world.game.env_id,
-        "trained_on_this_recording": comes_from(world, recording, episodes),
         "windows": len(held_out.real),
+        "episodes": len(set(held_out.episodes.tolist())),
         "num_passes": world.num_passes if num_passes is None else num_passes,
         "parameters": sum(parameter.numel() for parameter in world.parameters()),
         "device": str(world.device),
         "threads": torch.get_num_threads(),
         "fidelity": _fidelity(recording, held_out, dreamed, median, horizons, seed, stage),
-        "frechet": _frechet(recording, held_out, judge, judged, seed),
+        "frechet": _frechet(recording, episodes.reference, held_out, judge, judged, seed),
         "fvd": None if i3d is None else frechet_video_distance(i3d, held_out.real, dreamed),
         "flicker": _flicker(held_out, dreamed, effort, stage),
     }
 
-    control, tried = _control(world, recording, held_out, judged, effort, stage, num_passes, seed)
+    control, tried = _control(
+        world, recording, episodes.unseen, held_out, judged, effort, stage, num_passes, seed
+    )
     figures["control"] = control
     sessions, last = effort.drift_sessions, effort.drift_bounds[-1]
     with stage(f"playing {sessions} sessions of {last:,} steps", last) as advance:
         played = drift(
             world,
             recording,
+            episodes,
+            background=median,
             bounds=effort.drift_bounds,
             num_sessions=sessions,
             num_passes=num_passes,
@@ -233,7 +206,7 @@ def measure(
         foretold = events.foretell(
             world,
             recording,
-            episodes,
+            episodes.unseen,
             num_stretches=effort.event_stretches,
             num_passes=num_passes,
             seed=seed,
@@ -294,24 +267,24 @@ def _fidelity(
 
 def _frechet(
     recording: Recording,
+    reference: Sequence[int],
     held_out: HeldOutWindows,
     judge: InverseDynamics,
     judged: dict[str, Judged],
     seed: int,
 ) -> dict[str, float]:
     """Distances to recorded play, over features of triples of frames: not FID, nor FVD."""
-    train_episodes, _ = recording.split()
     number, steps = judged["real"][0].shape
     rng = np.random.default_rng(seed)
-    known = recording.sample_windows(rng, number, steps + FRAMES - 1, train_episodes).frames
+    known = recording.sample_windows(rng, number, steps + FRAMES - 1, reference).frames
     copied = np.repeat(held_out.last_context[:, None], steps, axis=1)
     features = {
         "held_out": judged["real"][1],
         "world": judged["world"][1],
         "copy_last": recognise(judge, held_out.with_context(copied, FRAMES - 1))[1],
     }
-    reference = recognise(judge, known)[1].flatten(0, 1)
-    return {name: frechet(reference, found.flatten(0, 1)) for name, found in features.items()}
+    recorded = recognise(judge, known)[1].flatten(0, 1)
+    return {name: frechet(recorded, found.flatten(0, 1)) for name, found in features.items()}
 
 
 def _flicker(
@@ -332,6 +305,7 @@ def _flicker(
 def _control(
     world: WorldModel,
     recording: Recording,
+    episodes: Sequence[int],
     held_out: HeldOutWindows,
     judged: dict[str, Judged],
     effort: Effort,
@@ -340,7 +314,6 @@ def _control(
     seed: int,
 ) -> tuple[dict[str, Any], Counterfactuals]:
     """Shuffled actions, recognised actions, and every action from a few moments."""
-    _, episodes = recording.split()
     game = world.game
     with stage("shuffling actions", effort.shuffle_batches) as advance:
         ratio = action_shuffle_ratio(

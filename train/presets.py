@@ -12,6 +12,7 @@ from worldsim.dit import DiTConfig, VideoDiT
 from worldsim.files import one_line
 from worldsim.heads import RewardTerminationHead
 from worldsim.recording import Recording, Windows
+from worldsim.split import Split
 from worldsim.world_model import WorldModel
 
 from .config import TrainConfig
@@ -24,7 +25,7 @@ SIZES = {
 }
 
 
-def build_world(config: TrainConfig, recording: Recording, held_out: Sequence[int]) -> WorldModel:
+def build_world(config: TrainConfig, recording: Recording, split: Split) -> WorldModel:
     """A fresh world for a recording, with start windows from its held-out episodes.
 
     The weights are drawn from torch's own generator.
@@ -49,11 +50,10 @@ def build_world(config: TrainConfig, recording: Recording, held_out: Sequence[in
         head=RewardTerminationHead(dit.config.width),
         codec=codec,
         game=game,
-        starts=pick_starts(recording, held_out, config.num_frames, config.seed),
-        background=recording.median_frame(
-            episodes=[i for i in range(len(recording)) if i not in set(held_out)]
-        ),
+        starts=pick_starts(recording, split.held_out, config.num_frames, config.seed),
+        background=recording.median_frame(episodes=split.trained_on),
         num_passes=config.passes,
+        split=split,
     )
     return world.to(pick_device(config.device))
 

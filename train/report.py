@@ -66,14 +66,11 @@ def write_report(path: Path, title: str, lead: str, measured: Sequence[Measured]
 def _facts(one: Measured) -> str:
     figures = one.figures
     height, width = one.world.game.frame_size
-    trained = (
-        "" if figures["trained_on_this_recording"] else " It was trained on another recording."
-    )
     return (
         f"{figures['parameters'] / 1e6:.2f} million parameters, {height}×{width}, "
         f"{figures['num_passes']} denoising pass{'es' * (figures['num_passes'] > 1)} a frame, "
         f"{figures['windows']} windows of {one.held_out.horizon} steps, on "
-        f"{figures['device']}.{trained}"
+        f"{figures['device']}. {figures['seen']}"
     )
 
 

@@ -179,16 +179,3 @@ def check_match(world: WorldModel, recording: Recording) -> None:
                 f"{kind} and the recording of {theirs.env_id} has {recording_value}; evaluate a "
                 "world on a recording of its own game, made with the same settings"
             )
-
-
-def comes_from(world: WorldModel, recording: Recording, episodes: Sequence[int]) -> bool:
-    """Find out whether a world was trained on this recording with these episodes held out.
-
-    Training takes a world's start windows from the held-out episodes: if they are all there, it
-    was. If not, it was trained on another recording, or on this one when it was shorter or split
-    otherwise.
-    """
-    seen: set[bytes] = set()
-    for episode in episodes:
-        seen.update(frame.tobytes() for frame in recording.episode(episode).frames)
-    return all(frame.tobytes() in seen for start in world.starts.frames for frame in start)

@@ -129,7 +129,7 @@ def rollout_metrics(
     Args:
         world: The world.
         recording: The game's recording.
-        episodes: Episodes to draw windows from, e.g. the held-out ones of ``recording.split()``.
+        episodes: Episodes to draw windows from, e.g. ``world.split.held_out``.
         horizons: Steps after which to compare; those that no episode is long enough for are
             left out.
         num_windows: Windows, at most.
@@ -146,7 +146,7 @@ def rollout_metrics(
         world, recording, episodes, horizons=horizons, num_windows=num_windows, seed=seed
     )
     dreamed = roll_out(world, held_out, num_passes=num_passes, seed=seed)
-    return compare(dreamed, held_out, recording.median_frame(), horizons)
+    return compare(dreamed, held_out, world.background, horizons)
 
 
 class ShuffleRatio(NamedTuple):

@@ -16,6 +16,7 @@ episode of T actions has T + 1 frames.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -105,6 +106,19 @@ class Recording:
             policy=shard.policy,
         )
 
+    def fingerprint(self, index: int) -> str:
+        """Return 16 hexadecimal digits that name an episode wherever it lies, by what is in it.
+
+        They are a checksum of its seed, actions, rewards, ends and first frame.
+        """
+        shard = self._shards[index]
+        first = self.windows([index], [0], 1).frames
+        parts = (first, shard.actions, shard.rewards, shard.terminations, shard.truncations)
+        digest = hashlib.blake2b(repr((shard.seed, first.shape)).encode(), digest_size=8)
+        for part in parts:
+            digest.update(part.astype(part.dtype.newbyteorder("<")).tobytes())
+        return digest.hexdigest()
+
     def windows(self, episodes: Sequence[int], starts: Sequence[int], length: int) -> Windows:
         """Read windows at given places.
 
@@ -184,37 +198,6 @@ class Recording:
         rows = np.searchsorted(ends, places, side="right")
         starts = last_starts[rows] - (ends[rows] - 1 - places)
         return self.windows(chosen[rows].tolist(), starts.tolist(), length)
-
-    def split(self, held_out: float = 0.1) -> tuple[list[int], list[int]]:
-        """Split off whole episodes, spread over the recording, always the same ones.
-
-        Args:
-            held_out: Part of the steps to hold out, between 0 and 1.
-
-        Returns:
-            Indices to train on, indices held out; at least one of each.
-
-        Raises:
-            ValueError: If there are fewer than two episodes, or ``held_out`` is out of range.
-        """
-        if not 0 < held_out < 1:
-            raise ValueError(f"the part held out must lie between 0 and 1, got {held_out}")
-        if len(self) < 2:
-            raise ValueError(
-                f"{self.path} has one episode, but two are needed to hold one out: record more"
-            )
-        held: list[int] = []
-        owed = 0.0
-        for index, steps in enumerate(self.episode_lengths.tolist()):
-            owed += held_out * steps
-            if owed >= steps / 2:
-                held.append(index)
-                owed -= steps
-        if not held:
-            held = [len(self) - 1]
-        if len(held) == len(self):
-            held = held[1:]
-        return [index for index in range(len(self)) if index not in set(held)], held
 
     def median_frame(
         self, num_frames: int = 512, episodes: Sequence[int] | None = None

@@ -16,6 +16,7 @@ from worldsim.metrics import psnr
 from worldsim.moving import MOVING_THRESHOLD
 from worldsim.recording import Recording
 from worldsim.rollout import Rollout
+from worldsim.split import Measurable
 from worldsim.world_model import WorldModel
 
 Frames = NDArray[np.uint8]
@@ -73,7 +74,9 @@ class Drift:
 def drift(
     world: WorldModel,
     recording: Recording,
+    episodes: Measurable,
     *,
+    background: Frames | None = None,
     bounds: Sequence[int] = (10, 100, 200, 500, 1000, 1500, 2000),
     num_sessions: int = 4,
     num_passes: int | None = None,
@@ -86,6 +89,9 @@ def drift(
     Args:
         world: The world.
         recording: A recording of its game.
+        episodes: Those whose actions are played and whose frames show how play should look
+            (unseen), and those whose frames are known (reference).
+        background: What never moves, ``uint8`` (h w c); None takes the world's.
         bounds: Steps at which the parts end; each is the hundred steps before, or fewer.
         num_sessions: Sessions, from the world's starts in turn.
         num_passes: Denoising passes a frame; None takes the world's own number.
@@ -102,9 +108,9 @@ def drift(
         raise ValueError(
             f"bounds and num_sessions must be 1 or more, got {bounds} and {num_sessions}"
         )
-    median = recording.median_frame()
-    known, still = _known(recording, median)
-    real, before, actions = _held_out(recording)
+    median = world.background if background is None else background
+    known, still = _known(recording, episodes.reference, median)
+    real, before, actions = _held_out(recording, episodes.unseen)
     rng = np.random.default_rng(seed)
     begins = rng.integers(len(actions), size=num_sessions)
     rows = np.arange(num_sessions) % len(world.starts.frames)
@@ -156,9 +162,10 @@ def drift(
     )
 
 
-def _known(recording: Recording, median: Frames) -> tuple[torch.Tensor, NDArray[np.bool_]]:
+def _known(
+    recording: Recording, episodes: Sequence[int], median: Frames
+) -> tuple[torch.Tensor, NDArray[np.bool_]]:
     """Recorded frames made small, and the pixels (h w) that hardly ever move."""
-    episodes, _ = recording.split()
     stride = -(-int((recording.episode_lengths[episodes] + 1).sum()) // MOST)
     small, same, count = [], np.zeros(median.shape[:2]), 0
     for index in episodes:
@@ -169,9 +176,10 @@ def _known(recording: Recording, median: Frames) -> tuple[torch.Tensor, NDArray[
     return torch.cat(small), same > STILL * count
 
 
-def _held_out(recording: Recording, most: int = 800) -> tuple[Frames, Frames, NDArray[np.int64]]:
+def _held_out(
+    recording: Recording, episodes: Sequence[int], most: int = 800
+) -> tuple[Frames, Frames, NDArray[np.int64]]:
     """Held-out frames spread over the episodes, the one before each, and all the actions."""
-    _, episodes = recording.split()
     read = [recording.episode(index) for index in episodes]
     stride = max(1, sum(len(episode.actions) for episode in read) // most)
     return (

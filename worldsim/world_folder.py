@@ -2,7 +2,8 @@
 
 On disk a world is a folder, with no pickle in it::
 
-    config.json         the game (ids, frame size, actions, keys) and the default passes
+    config.json         the game (ids, frame size, actions, keys), the default passes, and which
+                        episodes the world was trained on
     model/              VideoDiT, in the layout of diffusers
     head.safetensors    reward and termination
     codec/              a diffusers VAE, for large frames only
@@ -18,6 +19,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import h5py
 import torch
@@ -30,6 +32,7 @@ from worldsim.find_world import find_world
 from worldsim.game import GameConfig
 from worldsim.heads import RewardTerminationHead
 from worldsim.recording import Windows
+from worldsim.split import Split
 from worldsim.world_model import WorldModel
 
 FORMAT = 3  # of the folder and of the network in it
@@ -56,7 +59,10 @@ def save(world: WorldModel, path: str | os.PathLike[str]) -> None:
 
 def _write(world: WorldModel, folder: Path) -> None:
     folder.mkdir(parents=True)
-    config = {"format": FORMAT, "num_passes": world.num_passes, "game": world.game.to_dict()}
+    config: dict[str, Any] = {"format": FORMAT, "num_passes": world.num_passes}
+    config["game"] = world.game.to_dict()
+    if world.split is not None:
+        config["split"] = world.split.to_dict()
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     save_dit(world.dit, folder / "model")
     save_file(world.head.state_dict(), folder / "head.safetensors")
@@ -106,6 +112,7 @@ def load(name: str | os.PathLike[str], device: str | torch.device | None = None)
         card = (path / "README.md").read_text()
         codec = load_codec(path / "codec", game.channels)
         num_passes = int(config["num_passes"])
+        split = Split.from_dict(config["split"]) if "split" in config else None
     except _OtherFormatError:
         raise
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
@@ -120,6 +127,7 @@ def load(name: str | os.PathLike[str], device: str | torch.device | None = None)
         starts=starts,
         background=background,
         num_passes=num_passes,
+        split=split,
         metrics=metrics,
         card=card,
     )

@@ -17,6 +17,7 @@ from worldsim.game import GameConfig
 from worldsim.heads import RewardTerminationHead
 from worldsim.moving import moving_places
 from worldsim.recording import Windows
+from worldsim.split import Split
 
 
 class Losses(NamedTuple):
@@ -50,6 +51,7 @@ class WorldModel(nn.Module):
         starts: Recorded windows to begin from.
         background: The recording's median frame, uint8 (h w c); what differs from it moves.
         num_passes: Denoising passes a frame unless asked otherwise.
+        split: Which episodes it was trained on; None where nobody knows.
         metrics: Figures measured when it was trained.
         card: The model card, Markdown.
     """
@@ -66,6 +68,7 @@ class WorldModel(nn.Module):
         starts: Windows,
         background: np.ndarray,
         num_passes: int = 2,
+        split: Split | None = None,
         metrics: dict[str, object] | None = None,
         card: str = "",
     ) -> None:
@@ -75,6 +78,7 @@ class WorldModel(nn.Module):
         still = codec.encode(torch.from_numpy(background)[None, None])
         self.register_buffer("still", still, persistent=False)
         self.num_passes = num_passes
+        self.split = split
         self.metrics = metrics or {}
         self.card = card
 

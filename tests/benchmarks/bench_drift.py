@@ -17,6 +17,7 @@ from rich.progress import Progress
 
 from worldsim.recording import Recording
 from worldsim.stability import drift
+from worldsim.train.unseen import unseen
 from worldsim.world_folder import load
 
 PARTS = (1, 10, 100, 500, 1000, 2000, 5000, 10000)
@@ -43,6 +44,7 @@ def main(
         found = drift(
             world,
             recording,
+            unseen([world], recording),
             bounds=[part for part in PARTS if part <= steps],
             num_sessions=sessions,
             num_passes=passes,

@@ -24,6 +24,7 @@ from worldsim.envs import pong
 from worldsim.envs.sight import is_colour
 from worldsim.recording import Recording
 from worldsim.rollout import Rollout
+from worldsim.train.unseen import unseen
 from worldsim.world_folder import load
 from worldsim.world_model import WorldModel
 
@@ -159,7 +160,7 @@ def keep_the_score(played: Played) -> str:
 def end_games(world: WorldModel, passes: int | None, recording: Recording) -> str:
     """How sure the world is of the ends of held-out games, and of the steps before them."""
     context, before = 12, 8
-    games = [recording.episode(i) for i in recording.split()[1]]
+    games = [recording.episode(i) for i in unseen([world], recording).unseen]
     games = [game for game in games if game.terminations[-1]]
     frames = np.stack([game.frames[-context - before :][:context] for game in games])
     actions = np.stack([game.actions[-context - before + 1 :] for game in games])

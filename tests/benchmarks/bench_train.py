@@ -29,6 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from worldsim.envs.record import RecordConfig, record
 from worldsim.recording import Recording
+from worldsim.split import Split
 from worldsim.train import dynamics
 from worldsim.train.bench import matrix_rate
 from worldsim.train.config import TrainConfig
@@ -59,7 +60,7 @@ def rate_of_core() -> float:
 def step_flops(config: TrainConfig) -> float:
     """Count the arithmetic of a training step, averaged over a run."""
     recording = Recording(config.recording)
-    world = build_world(config, recording, recording.split()[1])
+    world = build_world(config, recording, Split.of(recording, config.held_out))
     length = config.num_frames + world.num_history
     windows = recording.sample_windows(np.random.default_rng(0), config.batch_size, length)
     counts = []

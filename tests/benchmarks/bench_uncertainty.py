@@ -19,6 +19,7 @@ import tyro
 from worldsim.held_out import choose_windows
 from worldsim.recording import Recording
 from worldsim.rollout import Rollout
+from worldsim.train.unseen import unseen
 from worldsim.world_folder import load
 
 
@@ -38,7 +39,11 @@ def main(
     if world.device.type == "cpu":
         torch.set_num_threads(1)
     held_out = choose_windows(
-        world, recorded, recorded.split()[1], horizons=(horizon,), num_windows=windows
+        world,
+        recorded,
+        unseen([world], recorded).unseen,
+        horizons=(horizon,),
+        num_windows=windows,
     )
     context, taken = held_out.context, held_out.windows.actions
     doubts, errors = [], []

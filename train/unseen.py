@@ -1,0 +1,42 @@
+"""Which episodes of a recording serve to measure worlds on, older worlds among them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from worldsim.recording import Recording
+from worldsim.split import Measurable, Split, measurable
+from worldsim.world_model import WorldModel
+
+from .config import TrainConfig
+
+_OPTION = re.compile(r"--held-out[ =](0?\.\d+)")
+
+
+def unseen(worlds: Sequence[WorldModel], recording: Recording) -> Measurable:
+    """Find the episodes that none of some worlds was trained on.
+
+    A world of an older version does not say what it was trained on. It is taken to have held out
+    what its card's command, or else the default, holds out of this recording.
+
+    Raises:
+        ValueError: As `worldsim.split.measurable`.
+    """
+    splits, warnings = [], []
+    for world in worlds:
+        split, warning = world.split, ""
+        if split is None:
+            told = _OPTION.search(world.card)
+            fraction = float(told[1]) if told else TrainConfig.held_out
+            split = Split.of(recording, fraction)
+            warning = (
+                "It does not say which episodes it was trained on, since an older version wrote "
+                f"it. Those that --held-out {fraction:g} holds out of this recording are taken to "
+                "be unseen."
+            )
+        splits.append(split)
+        warnings.append(warning)
+    found = measurable(recording, splits)
+    sentences = [old or new for old, new in zip(warnings, found.sentences, strict=True)]
+    return found._replace(sentences=sentences)
