@@ -19,7 +19,8 @@ from typing import Annotated, Any
 import tyro
 
 from worldsim.files import locked
-from worldsim.game import describe_game, load_policy
+from worldsim.game import describe_game
+from worldsim.policy import load_policy
 from worldsim.recording import RecordingWriter
 
 from .policies import parse_weights
@@ -32,15 +33,16 @@ class RecordConfig:
     """Record a Gymnasium game: what was seen and done, as a recording to train on."""
 
     env_id: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ENV_ID")]
-    """Gymnasium id, such as ALE/Pong-v5; module:id imports the module that registers it first."""
+    """Gymnasium id, such as ALE/Pong-v5; module:id imports the module that registers it first,
+    which may be a file in the current folder (mygames:my/Game-v0 for mygames.py)."""
     steps: int = 20_000
     """Steps to record. The last episode is recorded to its end, so there may be a few more."""
     out: Path | None = None
     """Folder of the recording; recordings/NAME if not given. An unfinished one is continued."""
     policy: tuple[str, ...] = ("random=0.5", "sticky=0.5")
     """Who plays: random, sticky (holds random actions), scripted (the game's own player,
-    with one random move in ten), module:function, or several with their parts: random=0.3
-    sticky=0.7."""
+    with one random move in ten), module:function (also of a file in the current folder), or
+    several with their parts: random=0.3 sticky=0.7."""
     frame_size: tuple[int, int] = (64, 64)
     """Height and width of the recorded frames."""
     frame_skip: int | None = None

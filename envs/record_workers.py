@@ -18,7 +18,8 @@ from types import TracebackType
 import gymnasium
 import numpy as np
 
-from worldsim.game import GameConfig, make_game
+from worldsim.game import make_game
+from worldsim.game_config import GameConfig
 from worldsim.recording import Episode, RecordingWriter
 
 from .policies import MixedPolicy
@@ -34,7 +35,7 @@ class EpisodeSource:
     """Where episodes come from: all that decides what episode number n looks like."""
 
     game: GameConfig
-    """The game."""
+    """The game, as the user has named it: its module is imported by each process."""
     weights: Mapping[str, float]
     """Player -> part of the steps it plays."""
     seed: int
@@ -214,7 +215,7 @@ def _work(connection: Connection, writer: RecordingWriter, source: EpisodeSource
     number: int | None = None
     env: gymnasium.Env[np.ndarray, int] | None = None
     try:
-        env = make_game(source.game)
+        env = make_game(source.game, trust_code=True)
         while True:
             number = connection.recv()
             episode = source.record_episode(env, number, report)

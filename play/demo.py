@@ -14,7 +14,7 @@ import tyro
 from rich.console import Console
 from rich.progress import track
 
-from worldsim.policy import load_policy
+from worldsim.policy import has_script, load_policy
 from worldsim.video import filmstrip, write_gif, write_mp4
 
 from .session import Session, Source
@@ -68,10 +68,10 @@ def main(argv: Sequence[str]) -> int:
             print(play(PlayConfig(config.world)))
             return 0
     sources = find_sources(config.world)
-    player = "scripted" if sources[0].config.scripted_policy else "sticky"
+    player = "scripted" if has_script(sources[-1].config) else "sticky"
     if reason is not None:
         print(f"no window ({reason}): the {player} player plays the world instead")
-    for line in play_into_files(config, sources[0], player):
+    for line in play_into_files(config, sources, player):
         print(line)
     return 0
 
@@ -99,14 +99,20 @@ def why_no_window() -> str | None:
         pygame.display.quit()
 
 
-def play_into_files(config: DemoConfig, source: Source, player: str) -> list[str]:
-    """Let a policy play, and write what is seen.
+def play_into_files(config: DemoConfig, sources: Sequence[Source], player: str) -> list[str]:
+    """Let a policy play the first of the sources, and write what is seen.
+
+    Args:
+        config: Where to write, and how much.
+        sources: A world and its real game, whose player plays; or a real game.
+        player: Who plays, as `worldsim.policy.load_policy` names it.
 
     Returns:
         Lines that say how fast it was and where the files are.
     """
+    source = sources[0]
     game = source.config
-    policy = load_policy(player, game)
+    policy = load_policy(player, sources[-1].config)
     session = Session([source], seed=config.seed)
     frames = [session.observation]
     num_steps = max(1, round(config.seconds * game.fps))

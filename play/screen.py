@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pygame
 
-from worldsim.game import action_from_keys
+from worldsim.key_bindings import action_from_keys
 from worldsim.policy import Policy
 
 from .controls import assign_controls

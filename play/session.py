@@ -13,7 +13,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from worldsim.game import GameConfig
+from worldsim.game_config import GameConfig
 from worldsim.recording import Episode, RecordingWriter
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import gymnasium
 
-from worldsim.game import GameConfig, describe_game, make_game
+from worldsim.game import describe_game, make_game
+from worldsim.game_config import GameConfig
 
 from .session import Source
 

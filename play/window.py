@@ -13,7 +13,7 @@ from typing import Annotated
 import tyro
 
 from worldsim.extras import require
-from worldsim.game import GameConfig
+from worldsim.game_config import GameConfig
 from worldsim.policy import Policy, load_policy
 
 from .headless import play_headless
@@ -36,7 +36,8 @@ class PlayConfig:
     """Keep what is played as a recording in this folder; it grows with each session."""
     policy: Annotated[str | None, tyro.conf.arg(aliases=["--agent"])] = None
     """Who plays instead of the keys, until a key takes over: random, sticky, scripted, the folder
-    of an agent (of `worldsim agent`), or module:function."""
+    of an agent (of `worldsim agent`), or module:function. An agent's folder is code: play none that
+    you do not trust."""
     speed: float = 1.0
     """Factor on the game's own pace."""
     passes: int | None = None
@@ -100,7 +101,7 @@ def play(config: PlayConfig) -> str:
     )
     if sources[0].note:
         print(sources[0].note)
-    make_policy = _policy_maker(config.policy, sources[0].config)
+    make_policy = _policy_maker(config.policy, sources[-1].config)
     with ExitStack() as stack:
         writer = None
         if config.record is not None:

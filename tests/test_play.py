@@ -161,7 +161,9 @@ def test_only_the_first_source_is_recorded(tmp_path: Path, world_folder: Path) -
     recording = Recording(tmp_path / "dreams")
     assert recording.episode_lengths.tolist() == [3, 2]
     assert recording.game.env_id == "worldsim/WorldModel-v0"
-    again = make_game(recording.game)  # the world is found again where it was
+    with pytest.raises(ValueError, match=r"the setting world=.* in a file"):
+        make_game(recording.game)
+    again = make_game(recording.game, trust_code=True)  # the world is found where it was
     assert again.reset(seed=recording.episode(0).seed)[0].shape == (SIDE, SIDE, 3)
     again.close()
 

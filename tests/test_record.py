@@ -15,7 +15,8 @@ import pytest
 from worldsim.envs import record_progress
 from worldsim.envs.policies import MixedPolicy, parse_weights
 from worldsim.envs.record import main
-from worldsim.game import GameConfig, make_game
+from worldsim.game import make_game
+from worldsim.game_config import GameConfig
 from worldsim.recording import Recording, RecordingWriter
 
 PONG = ["worldsim/Pong-v0", "--frame-size", "32", "32", "--max-episode-steps", "120"]
@@ -225,9 +226,11 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
 
 
 def test_a_player_that_fails_is_one_sentence(tmp_path: Path) -> None:
-    # `operator.length_hint` wants an object and a number, and is given three arguments.
-    arguments = [*PONG, "--policy", "operator:length_hint", "--workers", "1"]
-    with pytest.raises(ValueError, match=r"episode 0 could not be recorded: TypeError\(") as caught:
+    # `operator.setitem` cannot write to a frame at a place that is a dictionary.
+    arguments = [*PONG, "--policy", "operator:setitem", "--workers", "1"]
+    with pytest.raises(
+        ValueError, match=r"episode 0 could not be recorded: IndexError\("
+    ) as caught:
         main([*arguments, "--out", str(tmp_path / "pong")])
     assert "Traceback" in str(caught.value.__cause__)
 

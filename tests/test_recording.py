@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from worldsim.game import GameConfig
+from worldsim.game_config import GameConfig
 from worldsim.recording import Episode, Recording, RecordingWriter, Windows
 
 GAME = GameConfig(

@@ -15,7 +15,8 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecFrameStack
 
 from tests.tiny_worlds import SIDE, make_tiny_world
-from worldsim.game import describe_game, load_policy
+from worldsim.game import describe_game
+from worldsim.policy import load_policy
 from worldsim.sb3 import AgentPolicy, HeldActions, SB3VecEnv, load_agent
 from worldsim.train import agent as agent_command
 from worldsim.train.agent import AgentConfig, train_agent

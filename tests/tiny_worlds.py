@@ -12,7 +12,8 @@ from diffusers import AutoencoderKL
 
 from worldsim.codec import Codec, PixelCodec, VAECodec
 from worldsim.dit import DiTConfig, VideoDiT
-from worldsim.game import GameConfig, describe_game
+from worldsim.game import describe_game
+from worldsim.game_config import GameConfig
 from worldsim.heads import RewardTerminationHead
 from worldsim.recording import Episode, Recording, RecordingWriter, Windows
 from worldsim.world_model import WorldModel

@@ -32,7 +32,8 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecMonitor
 from torch import nn
 
-from worldsim.game import GameConfig, make_game
+from worldsim.game import make_game
+from worldsim.game_config import GameConfig
 from worldsim.sb3 import AGENT_FILE, SETTINGS_FILE, HeldActions, SB3VecEnv
 from worldsim.world_folder import load
 from worldsim.world_model import WorldModel
@@ -54,7 +55,8 @@ class AgentConfig:
     world: tyro.conf.Positional[str]
     """A world that ships (pong, maze, balls), or the folder of a world or of a run."""
     out: Path
-    """Folder of the agent: agent.zip, which Stable-Baselines3 reads, and its figures."""
+    """Folder of the agent: agent.zip, which Stable-Baselines3 reads, and its figures. The zip holds
+    pickled code: resume or play none that you do not trust."""
     steps: int = 60_000
     """Decisions to learn from, over all environments."""
     learn_in: Literal["world", "game"] = "world"

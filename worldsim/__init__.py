@@ -42,7 +42,9 @@ from worldsim.registration import register_envs
 if TYPE_CHECKING:
     from worldsim.dit import VideoDiT
     from worldsim.frames import latents_to_pixels, pixels_to_latents
-    from worldsim.game import GameConfig, describe_game, load_policy, make_game
+    from worldsim.game import describe_game, make_game
+    from worldsim.game_config import GameConfig
+    from worldsim.policy import load_policy
     from worldsim.recording import Episode, Recording, RecordingWriter, Windows
     from worldsim.rollout import Rollout
     from worldsim.world_folder import load
@@ -82,10 +84,10 @@ _HOMES = {
     "RecordingWriter": "recording",
     "Episode": "recording",
     "Windows": "recording",
-    "GameConfig": "game",
+    "GameConfig": "game_config",
     "describe_game": "game",
     "make_game": "game",
-    "load_policy": "game",
+    "load_policy": "policy",
     "VideoDiT": "dit",
     "pixels_to_latents": "frames",
     "latents_to_pixels": "frames",

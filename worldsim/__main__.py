@@ -69,9 +69,12 @@ your own game, in three commands:
   worldsim train recordings/pong --out runs/pong --minutes 30
   worldsim play runs/pong
 
-options:
-  --help      show this text
-  --version   show the version
+options, before or after the command:
+  --import MODULE   import a module first, from the current folder or the
+                    environment, so that a world or a recording may use the
+                    games that it registers; may be given several times
+  --help            show this text
+  --version         show the version
 
 WORLDSIM_TRACEBACK=1 in the environment shows where an error came from.
 """
@@ -110,6 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
+    modules, arguments = split_imports(arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         sys.stdout.write(help_text())
         sys.stdout.flush()
@@ -122,7 +126,42 @@ def _run(arguments: list[str]) -> int:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean `{close[0]}`?" if close else f"there are {', '.join(COMMANDS)}"
         return _complain(f"no command named {name!r}; {hint}")
+    if modules:
+        from worldsim.trust import import_named
+
+        for module in modules:
+            import_named(module)
     return int(import_module(COMMANDS[name].module).main(rest))
+
+
+def split_imports(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Take ``--import MODULE`` and ``--import=MODULE`` out of a command line, up to ``--``.
+
+    Returns:
+        The modules, and the other arguments.
+
+    Raises:
+        ValueError: If ``--import`` comes without a module.
+
+    Example:
+        >>> split_imports(["--import", "mygames", "play", "runs/my", "--import=more"])
+        (['mygames', 'more'], ['play', 'runs/my'])
+    """
+    modules: list[str] = []
+    others: list[str] = []
+    remaining = iter(arguments)
+    for argument in remaining:
+        if argument == "--":
+            return modules, [*others, argument, *remaining]
+        option, _, module = argument.partition("=")
+        if option != "--import":
+            others.append(argument)
+            continue
+        module = module if "=" in argument else next(remaining, "")
+        if not module or module.startswith("-"):
+            raise ValueError("--import must name a module, such as --import mygames")
+        modules.append(module)
+    return modules, others
 
 
 def help_text() -> str:

@@ -7,13 +7,13 @@ A binding is names of keys as pygame spells them, joined by ``+`` when they are 
 from __future__ import annotations
 
 import re
-from collections.abc import Set
+from collections.abc import Iterable, Set
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import gymnasium
 
-    from worldsim.game import GameConfig
+    from worldsim.game_config import GameConfig
 
 NOOP_WORDS = ("NOOP", "NO_OP", "NOTHING", "NONE", "IDLE", "STAY", "WAIT", "DONE")
 WORD_KEYS = {
@@ -25,6 +25,11 @@ WORD_KEYS = {
     "USE": "e", "PICKUP": "p", "DROP": "d", "SPEED": "left shift",
 }  # fmt: skip
 _JOINED_WORDS = re.compile("UP|DOWN|LEFT|RIGHT|FIRE")  # as ALE writes them: UPRIGHTFIRE
+_KEY_NAMES = {
+    "up", "down", "left", "right", "space", "return", "enter", "escape", "tab", "backspace",
+    "left shift", "right shift", "left ctrl", "right ctrl", "left alt", "right alt",
+}  # fmt: skip
+"""Names of pygame's keys of more than one character, as far as games declare them."""
 _PYGAME_KEYS = {  # codes of keys that are no characters, as gymnasium.utils.play uses them
     1073741903: "right", 1073741904: "left", 1073741905: "down", 1073741906: "up",
     13: "return", 27: "escape", 32: "space",
@@ -42,7 +47,7 @@ def action_from_keys(held: Set[str], config: GameConfig) -> int:
         An action, ``config.noop_action`` if no binding matches.
 
     Example:
-        >>> from worldsim.game import GameConfig
+        >>> from worldsim.game_config import GameConfig
         >>> config = GameConfig("Game-v0", key_bindings={"up": 1, "space": 2, "up+space": 3})
         >>> [action_from_keys(keys, config) for keys in ({"up"}, {"up", "space", "x"}, set())]
         [1, 3, 0]
@@ -113,19 +118,32 @@ def _keys_of(word: str, has_turns: bool) -> str:
 
 
 def _declared_bindings(env: gymnasium.Env[Any, Any]) -> dict[str, int]:
-    """Read ``get_keys_to_action``, whose keys are strings, characters, or pygame's codes."""
+    """Read ``get_keys_to_action``, whose keys are strings, characters, or pygame's codes.
+
+    Its actions have the game's own numbers, of which ours, 0 … n-1, may be shifted.
+    """
     get_keys = getattr(env.unwrapped, "get_keys_to_action", None)
+    space: Any = env.action_space
+    first, count = int(space.start), int(space.n)
     bindings: dict[str, int] = {}
     for keys, action in (get_keys() if get_keys else {}).items():
-        parts = (keys,) if isinstance(keys, str | int) else tuple(keys)
-        names = []
-        for key in parts:
-            name = (
-                _PYGAME_KEYS.get(key, chr(key) if key < 128 else "")
-                if isinstance(key, int)
-                else key
-            )
-            names.append("space" if name == " " else name)
-        if all(names) or not names:
-            bindings["+".join(names)] = int(action)
+        names = [_key_name(key) for key in _split_keys(keys)]
+        if all(names) and 0 <= int(action) - first < count:
+            bindings["+".join(names)] = int(action) - first
     return bindings
+
+
+def _split_keys(keys: Any) -> tuple[str | int, ...]:
+    """Split what is held together: ``"wa"`` is w and a, where it is no name of a key."""
+    if isinstance(keys, str):
+        return (keys,) if keys in _KEY_NAMES else tuple(keys)
+    return tuple(keys) if isinstance(keys, Iterable) else (keys,)
+
+
+def _key_name(key: str | int) -> str:
+    """Name a key as pygame does; "" if it has no name here."""
+    if isinstance(key, int):
+        return _PYGAME_KEYS.get(key) or (_key_name(chr(key)) if 32 < key < 127 else "")
+    if key == "+":  # which joins keys
+        return ""
+    return "space" if key == " " else key.lower()

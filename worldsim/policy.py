@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from worldsim.trust import import_named
+
 if TYPE_CHECKING:
-    from worldsim.game import GameConfig
+    from worldsim.game_config import GameConfig
 
 Policy: TypeAlias = Callable[[np.ndarray, dict[str, Any], np.random.Generator], int]
 """(observation ``uint8`` (h w c), info, generator) -> action.
@@ -48,11 +49,19 @@ class StickyPolicy:
 def load_policy(name: str, config: GameConfig) -> Policy:
     """Make a player ready for a new episode.
 
+    The name is the user's: a module and an agent's folder run code, so no name from a file may get
+    here. ``scripted`` is the player of the environment as it is registered here, whatever the
+    description says.
+
     Args:
         name: ``random``, ``sticky``, ``scripted`` (the game's own, with one random move in ten),
-            the folder of an agent (`worldsim agent`) or ``module:function``. Where
-            ``module:name`` is a class, an instance made with no arguments is the player.
+            the folder of an agent (`worldsim agent`) or ``module:function``, of a module that is
+            installed or in the current folder. Where ``module:name`` is a class, an instance made
+            with no arguments is the player.
         config: The game to play.
+
+    Returns:
+        The player; one of a module raises ValueError when it gives what is no action of the game.
 
     Raises:
         ValueError: If there is no such player, or the game has no script.
@@ -62,11 +71,7 @@ def load_policy(name: str, config: GameConfig) -> Policy:
     if name == "sticky":
         return StickyPolicy(config.num_actions)
     if name == "scripted":
-        if config.scripted_policy is None:
-            raise ValueError(
-                f"{config.env_id} brings no scripted player: use random, sticky or module:function"
-            )
-        player = load_policy(config.scripted_policy, config)
+        player = _load_function(_script_of(config), config)
         return lambda observation, info, rng: (
             int(rng.integers(config.num_actions))
             if rng.random() < SLIPS
@@ -76,22 +81,69 @@ def load_policy(name: str, config: GameConfig) -> Policy:
         from worldsim.sb3 import AgentPolicy  # needs Stable-Baselines3, which is an extra
 
         return AgentPolicy(name, (*config.frame_size, config.channels))
+    return _load_function(name, config)
+
+
+def has_script(config: GameConfig) -> bool:
+    """Whether the game is installed here and brings a scripted player."""
+    try:
+        return bool(_script_of(config))
+    except ValueError:
+        return False
+
+
+def _script_of(config: GameConfig) -> str:
+    from worldsim.game import find_script  # here, since it brings in Gymnasium's wrappers
+
+    script = find_script(config.env_id)
+    if script is None:
+        raise ValueError(
+            f"{config.env_id} brings no scripted player: use random, sticky or module:function"
+        )
+    return script
+
+
+def _load_function(name: str, config: GameConfig) -> Policy:
+    """Import ``module:function``."""
     module_name, _, function_name = name.partition(":")
     if not function_name:
         raise ValueError(
             "a policy is random, sticky, scripted, the folder of an agent or module:function, got "
             f"{name!r}"
         )
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))  # a player in the current folder, as `python -m` finds it
     try:
-        policy = getattr(importlib.import_module(module_name), function_name)
-    except ImportError as error:
-        raise ValueError(f"policy {name!r}: cannot import {module_name} ({error})") from error
+        policy = getattr(import_named(module_name), function_name)
     except AttributeError as error:
         raise ValueError(f"policy {name!r}: {module_name} has no {function_name}") from error
     if isinstance(policy, type):
         policy = policy()
+    if not _takes_three(policy):
+        raise ValueError(
+            f"policy {name!r} is {policy!r}, which cannot be called with (observation, info, rng)"
+        )
+
+    def play(observation: np.ndarray, info: dict[str, Any], rng: np.random.Generator) -> int:
+        chosen = policy(observation, info, rng)
+        try:
+            action = int(chosen)
+        except (TypeError, ValueError):
+            action = -1
+        if action != chosen or not 0 <= action < config.num_actions:
+            raise ValueError(
+                f"policy {name!r} must give an action 0 … {config.num_actions - 1}, got {chosen!r}"
+            )
+        return action
+
+    return play
+
+
+def _takes_three(policy: Any) -> bool:
     if not callable(policy):
-        raise ValueError(f"policy {name!r} is {policy!r}, which cannot be called")
-    return policy
+        return False
+    try:
+        inspect.signature(policy).bind(None, None, None)
+    except TypeError:
+        return False
+    except ValueError:  # a builtin that does not say what it takes
+        return True
+    return True

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from worldsim.game import GameConfig
+from worldsim.game_config import GameConfig
 from worldsim.recording_writer import RecordingWriter, read_metadata
 from worldsim.shard import Episode, Shard, list_shards
 

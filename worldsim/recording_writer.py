@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from worldsim.game import GameConfig
+from worldsim.game_config import GameConfig
 from worldsim.shard import (
     Episode,
     encode_links,

@@ -206,8 +206,11 @@ class AgentPolicy:
 def load_agent(folder: Path) -> tuple[PPO, int]:
     """Load an agent and the number of frames for which it decides.
 
+    Stable-Baselines3 unpickles the zip, which runs whatever code is in it.
+
     Args:
-        folder: The folder of an agent.
+        folder: The folder of an agent that the user has named and trusts; never one that a file
+            names.
 
     Raises:
         ValueError: If there is none, or it cannot be read.

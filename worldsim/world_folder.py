@@ -29,7 +29,7 @@ from safetensors.torch import load_file, save_file
 from worldsim.codec import load_codec, save_codec
 from worldsim.dit_folder import load_dit, save_dit
 from worldsim.find_world import find_world
-from worldsim.game import GameConfig
+from worldsim.game_config import GameConfig
 from worldsim.heads import RewardTerminationHead
 from worldsim.recording import Windows
 from worldsim.split import Split

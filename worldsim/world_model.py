@@ -13,7 +13,7 @@ from worldsim.codec import Codec
 from worldsim.damage import damage_past
 from worldsim.dit import DiTOutput, VideoDiT
 from worldsim.flow import add_noise, frame_errors, sample_tau
-from worldsim.game import GameConfig
+from worldsim.game_config import GameConfig
 from worldsim.heads import RewardTerminationHead
 from worldsim.moving import moving_places
 from worldsim.recording import Windows

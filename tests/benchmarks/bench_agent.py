@@ -17,7 +17,9 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from worldsim.game import GameConfig, load_policy, make_game
+from worldsim.game import find_script, make_game
+from worldsim.game_config import GameConfig
+from worldsim.policy import load_policy
 from worldsim.world_folder import load
 
 
@@ -54,7 +56,7 @@ def tell(name: str, returns: list[np.ndarray]) -> None:
 def main(agents: tyro.conf.Positional[tuple[Path, ...]], episodes: int = 100) -> None:
     settings = {path: json.loads((path / "agent.json").read_text()) for path in agents}
     game = load(settings[agents[0]]["world"]).game
-    for player in ("random", "sticky", "scripted", game.scripted_policy):
+    for player in ("random", "sticky", "scripted", find_script(game.env_id)):
         if player is not None:
             tell(player, [play(game, player, episodes)])
     places: dict[str, list[Path]] = defaultdict(list)

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 import tyro
 
-from worldsim.game import load_policy, make_game
-from worldsim.policy import Policy
+from worldsim.game import find_script, make_game
+from worldsim.policy import Policy, load_policy
 from worldsim.world_folder import load
 from worldsim.world_model import WorldModel
 from worldsim.world_model_env import WorldModelEnv, WorldModelVectorEnv
@@ -88,7 +88,7 @@ def main(world_name: str = "pong", /, games: int = 2, lanes: int = 24, horizon: 
     world = load(world_name)
     if world.device.type == "cpu":
         torch.set_num_threads(1)
-    for name in ("random", "sticky", world.game.scripted_policy):
+    for name in ("random", "sticky", find_script(world.game.env_id)):
         returns = [play_game(world, load_policy(name, world.game), i)[0] for i in range(100)]
         spread = 1.96 * np.std(returns) / len(returns) ** 0.5
         print(f"{name}: {np.mean(returns):.2f} +- {spread:.2f} over 100 games", flush=True)
