@@ -21,6 +21,7 @@ MAX_LINES = 400
 HOMES = {
     "pygame": ("play/",),
     "wandb": ("train/",),
+    "tensorboard": ("train/",),
     "matplotlib": ("train/", "play/animate.py"),
     "transformers": ("worldsim/pipelines.py", "worldsim/pretrained.py"),
     "torchmetrics": ("worldsim/fidelity.py",),
@@ -211,7 +212,7 @@ def modules_after(statement: str) -> set[str]:
             "import gymnasium, worldsim; gymnasium.make('worldsim/Pong-v0').close()",
             {"torch", "diffusers", "pygame", "wandb"},
         ),
-        ("import worldsim.train.run_log", {"torch", "wandb"}),
+        ("import worldsim.train.run_log", {"torch", "wandb", "tensorboard"}),
         ("import worldsim.world_folder", {"pygame", "wandb"}),
     ],
 )

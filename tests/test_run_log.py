@@ -13,15 +13,16 @@ import numpy as np
 import pytest
 import torch
 
-from worldsim.train import run_log
-from worldsim.train.run_log import RunLog, choose_wandb_mode, has_wandb_login
+from worldsim.train import wandb_log
+from worldsim.train.run_log import RunLog
+from worldsim.train.wandb_log import choose_wandb_mode, has_wandb_login
 
 
 @pytest.fixture(autouse=True)
 def no_login(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """A machine on which nobody is logged in to wandb, whatever this one knows."""
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
-        monkeypatch.delenv(name, raising=False)
+    for name in ("API_KEY", "MODE", "BASE_URL", "PROJECT", "ENTITY", "TAGS"):
+        monkeypatch.delenv(f"WANDB_{name}", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     yield
     if wandb := sys.modules.get("wandb"):
@@ -112,13 +113,86 @@ def test_auto_without_a_login_is_a_real_offline_run(
     log.finish()  # a second call does nothing
 
 
+def offline_run(run_dir: Path, **options: Any) -> bytes:
+    """Everything that wandb keeps of a run."""
+    wandb = pytest.importorskip("wandb")
+    with RunLog(run_dir, {}, note=lambda _: None, **options) as log:
+        log.log({"loss": 1.0}, step=1)
+    wandb.teardown()
+    (binary,) = run_dir.glob("wandb/offline-run-*/*.wandb")
+    return binary.read_bytes()
+
+
+def test_project_entity_and_tags_are_those_asked_for_and_else_those_of_wandb(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_PROJECT", "their-project")
+    monkeypatch.setenv("WANDB_ENTITY", "their-team")
+    monkeypatch.setenv("WANDB_TAGS", "their-tag,other-tag")
+    theirs = offline_run(tmp_path / "theirs")
+    for word in (b"their-project", b"their-team", b"their-tag", b"other-tag"):
+        assert word in theirs
+    ours = offline_run(
+        tmp_path / "ours",
+        wandb_project="our-project",
+        wandb_entity="our-team",
+        wandb_tags=("our-tag", "its-twin"),
+    )
+    for word in (b"our-project", b"our-team", b"our-tag", b"its-twin"):
+        assert word in ours
+    assert b"their-project" not in ours
+
+
+def test_tensorboard_gets_figures_and_videos_and_goes_on_with_a_resumed_run(
+    tmp_path: Path,
+) -> None:
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    from worldsim.video import write_mp4
+
+    video = write_mp4(tmp_path / "rollout.mp4", np.zeros((7, 16, 16, 3), np.uint8), fps=5, scale=1)
+    run = tmp_path / "run"
+    for steps in ((3, 6, 9), (6, 12)):  # the second goes on from step 5
+        with RunLog(run, {"size": "tiny"}, log=("tensorboard",)) as log:
+            assert log.mode == "disabled"
+            for step in steps:
+                log.log({"loss/tau_0.1": 1 / step, "lr": float("nan")}, step=step)
+            log.log_video("rollout", video, step=steps[-1])
+    events = reader.EventAccumulator(str(run / "tensorboard")).Reload()
+    assert events.Tags()["scalars"] == ["loss/tau_0.1", "lr"]
+    shown = [(event.step, event.value) for event in events.Scalars("loss/tau_0.1")]
+    assert [step for step, _ in shown] == [3, 6, 12]
+    np.testing.assert_allclose([value for _, value in shown], [1 / 3, 1 / 6, 1 / 12])
+    *_, shown_video = events.Images("rollout")
+    assert (shown_video.step, shown_video.width, shown_video.height) == (12, 16, 16)
+    assert shown_video.encoded_image_string.startswith(b"GIF89a")
+    assert len(read_lines(run)) == 7
+
+
+def test_a_missing_tensorboard_is_said_before_the_run_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with pytest.raises(ModuleNotFoundError, match="tensorboard"):
+        RunLog(tmp_path / "run", {}, log=("tensorboard",))
+    assert not (tmp_path / "run").exists()
+
+
+def test_figures_are_never_written_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "victim").write_text("kept")
+    (tmp_path / "run" / "metrics.jsonl").symlink_to(tmp_path / "victim")
+    with pytest.raises(ValueError, match="is a link"):
+        RunLog(tmp_path / "run", {}, wandb="disabled")
+    assert (tmp_path / "victim").read_text() == "kept"
+
+
 def test_online_without_a_network_falls_back_with_one_note(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr(run_log, "INIT_TIMEOUT_SECONDS", 1.0)
+    monkeypatch.setattr(wandb_log, "INIT_TIMEOUT_SECONDS", 1.0)
     notes: list[str] = []
     log = RunLog(tmp_path, {}, wandb="online", note=notes.append)
     assert log.mode == "offline"

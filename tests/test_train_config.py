@@ -41,6 +41,7 @@ def test_settings_make_the_world(tmp_path: Path) -> None:
 
 def test_the_command_on_the_card_makes_the_same_run(tmp_path: Path) -> None:
     config = TrainConfig(recording=tmp_path / "a b", out=tmp_path / "c", size="small", steps=9)
+    config = dataclasses.replace(config, log=("tensorboard", "wandb"), wandb_tags=("a", "b c"))
     words = shlex.split(config.command())
     assert words[:2] == ["worldsim", "train"]
     assert tyro.cli(TrainConfig, args=words[2:]) == config

@@ -41,7 +41,8 @@ from worldsim.world_model_vector_env import WorldModelVectorEnv
 
 from .interrupt import Interrupted, StopOnSignal
 from .progress import TrainProgress
-from .run_log import RunLog, WandbMode
+from .run_log import Logger, RunLog, check_log
+from .wandb_log import WandbMode
 
 BATCH = 1024  # decisions between two updates
 MINIBATCH = 128
@@ -87,8 +88,16 @@ class AgentConfig:
     """Seed of the agent and of where it learns."""
     resume: bool = False
     """Go on with the agent in --out."""
+    log: tuple[Logger, ...] = ("wandb",)
+    """Where figures and videos go beside metrics.jsonl: wandb, tensorboard, both, or neither."""
     wandb: WandbMode = "auto"
     """Online when logged in and offline otherwise (auto), or disabled."""
+    wandb_project: str | None = None
+    """Where wandb files the run; WANDB_PROJECT, or worldsim, if not given."""
+    wandb_entity: str | None = None
+    """User or team that the run belongs to; WANDB_ENTITY if not given."""
+    wandb_tags: tuple[str, ...] = ()
+    """Words to find the run by; WANDB_TAGS if not given."""
     device: str | None = None
     """Where world and agent run, such as cuda or cpu; a GPU if there is one."""
 
@@ -140,6 +149,7 @@ def main(argv: Sequence[str]) -> int:
     config = tyro.cli(AgentConfig, args=list(argv), prog="worldsim agent")
     if config.resume and (config.out / SETTINGS_FILE).exists():
         begun = json.loads((config.out / SETTINGS_FILE).read_text())
+        begun = {k: tuple(v) if isinstance(v, list) else v for k, v in begun.items()}
         begun = AgentConfig(**{**begun, "out": Path(begun["out"])})
         config = tyro.cli(AgentConfig, args=list(argv), prog="worldsim agent", default=begun)
     finished, steps = train_agent(config)
@@ -172,7 +182,15 @@ def train_agent(config: AgentConfig) -> tuple[bool, int]:
         StopOnSignal() as stop,
         TrainProgress(figure="return") as bar,
         RunLog(
-            config.out, _settings(config), config.wandb, config.out.resolve().name, note=bar.note
+            config.out,
+            _settings(config),
+            config.wandb,
+            config.out.resolve().name,
+            log=config.log,
+            wandb_project=config.wandb_project,
+            wandb_entity=config.wandb_entity,
+            wandb_tags=config.wandb_tags,
+            note=bar.note,
         ) as log,
         contextlib.ExitStack() as stack,
     ):
@@ -237,6 +255,7 @@ def train_agent(config: AgentConfig) -> tuple[bool, int]:
 
 def check(config: AgentConfig) -> None:
     """Refuse settings that make no sense, in one sentence."""
+    check_log(config.log)
     counts = "steps num_envs frame_skip frame_stack horizon evals eval_episodes"
     for name in counts.split():
         if getattr(config, name) < 1:

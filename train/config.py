@@ -11,7 +11,8 @@ from typing import Any, Literal
 import tyro
 
 from .checkpoint import Progress
-from .run_log import WandbMode
+from .run_log import Logger, check_log
+from .wandb_log import WandbMode
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,8 +34,16 @@ class TrainConfig:
     """Go on from the newest checkpoint in --out."""
     seed: int = 0
     """Seed of the weights, of the order of the data and of all noise."""
+    log: tuple[Logger, ...] = ("wandb",)
+    """Where figures and videos go beside metrics.jsonl: wandb, tensorboard, both, or neither."""
     wandb: WandbMode = "auto"
     """Online when logged in and offline otherwise (auto), or disabled."""
+    wandb_project: str | None = None
+    """Where wandb files the run; WANDB_PROJECT, or worldsim, if not given."""
+    wandb_entity: str | None = None
+    """User or team that the run belongs to; WANDB_ENTITY if not given."""
+    wandb_tags: tuple[str, ...] = ()
+    """Words to find the run by; WANDB_TAGS if not given."""
     device: str | None = None
     """Where to train, such as cuda or cpu; a GPU if there is one."""
 
@@ -97,7 +106,8 @@ class TrainConfig:
         for field in dataclasses.fields(self)[1:]:
             value = getattr(self, field.name)
             if value != field.default and field.name != "resume":
-                words += [f"--{field.name.replace('_', '-')}", str(value)]
+                several = value if isinstance(value, tuple) else (value,)
+                words += [f"--{field.name.replace('_', '-')}", *map(str, several)]
         return shlex.join(words)
 
     def settings(self) -> dict[str, Any]:
@@ -138,6 +148,7 @@ class TrainConfig:
 
 def check(config: TrainConfig) -> None:
     """Refuse settings that make no sense, in one sentence."""
+    check_log(config.log)
     if config.steps is not None and config.minutes is not None:
         raise ValueError(
             f"give --steps or --minutes, not both (got {config.steps} and {config.minutes})"
@@ -167,7 +178,11 @@ def check(config: TrainConfig) -> None:
 def resumed_config(config: TrainConfig, settings: dict[str, Any]) -> TrainConfig:
     """The settings that a run began with, without its length if a new one is given."""
     names = {field.name for field in dataclasses.fields(config)} - {"recording", "out", "resume"}
-    begun = {name: value for name, value in settings.items() if name in names}
+    begun: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in settings.items()
+        if name in names
+    }
     if config.steps is not None or config.minutes is not None:
         begun |= {"steps": None, "minutes": None}
     return dataclasses.replace(config, **begun)

@@ -139,7 +139,15 @@ def train(config: TrainConfig) -> Outcome:
         StopOnSignal() as stop,
         TrainProgress(config.fraction(progress)) as bar,
         RunLog(
-            config.out, config.settings(), config.wandb, config.out.resolve().name, note=bar.note
+            config.out,
+            config.settings(),
+            config.wandb,
+            config.out.resolve().name,
+            log=config.log,
+            wandb_project=config.wandb_project,
+            wandb_entity=config.wandb_entity,
+            wandb_tags=config.wandb_tags,
+            note=bar.note,
         ) as log,
     ):
         # Resume.

@@ -1,7 +1,7 @@
-"""The log of a run: JSON lines that are always ours, and wandb where it is wanted.
+"""The log of a run: JSON lines always, and wandb and TensorBoard where they are wanted.
 
-wandb has no public reader for the files it keeps offline, so every figure is also appended to
-``metrics.jsonl`` in the run's folder: one object a line, ready for ``jq`` or ``pandas.read_json``.
+Every figure is appended to ``metrics.jsonl`` in the run's folder: one object a line, ready for
+``jq`` or ``pandas.read_json``.
 A log never stops a run: no login, no network or no wandb each cost one note, not the training.
 """
 
@@ -9,65 +9,31 @@ from __future__ import annotations
 
 import json
 import math
-import netrc
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, SupportsFloat, cast, get_args
-from urllib.parse import urlsplit
+from typing import Any, Literal, SupportsFloat
 
-from worldsim.files import one_line
+from worldsim.extras import require
+from worldsim.files import check_regular
 
-ChosenMode = Literal["online", "offline", "disabled"]
-WandbMode = Literal[ChosenMode, "auto"]
+from .tensorboard_log import TensorBoardLog
+from .wandb_log import ChosenMode, WandbLog, WandbMode, choose_wandb_mode
 
-INIT_TIMEOUT_SECONDS = 15.0
-FINISH_TIMEOUT_SECONDS = 60.0
-WANDB_HOSTS = ("api.wandb.ai", "api.forge.coreweave.com")  # the old home and the new one
+Logger = Literal["wandb", "tensorboard"]
 
 
-def has_wandb_login() -> bool:
-    """Tell whether wandb would find a key without asking: in the environment or in netrc."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    named = os.environ.get("WANDB_BASE_URL")
-    hosts = [urlsplit(named).netloc] if named else WANDB_HOSTS
-    path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-    try:
-        logins = netrc.netrc(str(path))
-    except (OSError, netrc.NetrcParseError):
-        return False
-    return any(logins.authenticators(host) for host in hosts)
-
-
-def choose_wandb_mode(wanted: WandbMode, note: Callable[[str], None]) -> ChosenMode:
-    """Turn the mode that was asked for into one that cannot prompt.
-
-    Args:
-        wanted: ``auto`` follows ``WANDB_MODE`` where it is set, and else is online where a login
-            is found and offline where there is none.
-        note: Called with one sentence when ``online`` was asked for and there is no login.
-
-    Returns:
-        ``online``, ``offline`` or ``disabled``.
+def check_log(log: Sequence[Logger]) -> None:
+    """Say before a run begins that what it is to log to is not installed.
 
     Raises:
-        ValueError: If the mode, asked for or in ``WANDB_MODE``, is none of these.
+        ModuleNotFoundError: If TensorBoard is asked for and not there; without wandb, which nobody
+            need ask for, a run logs to ``metrics.jsonl`` alone.
     """
-    if wanted == "auto" and (named := os.environ.get("WANDB_MODE")):
-        if named not in get_args(ChosenMode):
-            raise ValueError(f"WANDB_MODE must be online, offline or disabled, got {named!r}")
-        wanted = cast(ChosenMode, named)
-    if wanted not in get_args(WandbMode):
-        raise ValueError(f"wandb must be one of {', '.join(get_args(WandbMode))}, got {wanted!r}")
-    if wanted == "auto":
-        return "online" if has_wandb_login() else "offline"
-    if wanted == "online" and not has_wandb_login():
-        note("wandb: no login found (run `wandb login` once), so this run is logged offline")
-        return "offline"
-    return wanted
+    if "tensorboard" in log:
+        require("tensorboard")
 
 
 class RunLog:
@@ -77,14 +43,19 @@ class RunLog:
         run_dir: The run's folder, made if it is missing. Figures are appended to its
             ``metrics.jsonl``, so a resumed run continues its own file; where steps overlap,
             the later line is the one that counts.
-        config: What the run was started with, kept by wandb.
+        config: What the run was started with.
         wandb: ``auto`` is online when logged in and offline otherwise; ``disabled`` never
             imports wandb.
         name: The run's name in wandb.
+        log: Where figures go beside ``metrics.jsonl``.
+        wandb_project: Where wandb files the run; none: ``WANDB_PROJECT``, or worldsim.
+        wandb_entity: Whose it is; none: ``WANDB_ENTITY``, or whoever is logged in.
+        wandb_tags: Words to find it by; none: ``WANDB_TAGS``.
         note: Called with the few sentences that a person should read.
 
     Raises:
-        ValueError: If ``wandb`` is not one of the four modes.
+        ModuleNotFoundError: If TensorBoard is asked for and not installed.
+        ValueError: If ``wandb`` is not one of the four modes, or ``metrics.jsonl`` is a link.
     """
 
     def __init__(
@@ -94,23 +65,39 @@ class RunLog:
         wandb: WandbMode = "auto",
         name: str | None = None,
         *,
+        log: Sequence[Logger] = ("wandb",),
+        wandb_project: str | None = None,
+        wandb_entity: str | None = None,
+        wandb_tags: Sequence[str] = (),
         note: Callable[[str], None] = print,
     ) -> None:
+        check_log(log)
+        mode = choose_wandb_mode(wandb, note) if "wandb" in log else "disabled"
         self.run_dir = Path(run_dir)
-        self.note = note
-        mode = choose_wandb_mode(wandb, note)
         self.run_dir.mkdir(parents=True, exist_ok=True)
         self.path = self.run_dir / "metrics.jsonl"
-        _drop_unfinished_line(self.path)
+        if os.path.lexists(self.path):
+            check_regular(self.path)
+            _drop_unfinished_line(self.path)
         self._lines = self.path.open("a", encoding="utf-8")
-        self._run = None if mode == "disabled" else self._start_wandb(mode, config, name)
+        self._wandb = WandbLog(
+            self.run_dir,
+            config,
+            mode,
+            name,
+            project=wandb_project,
+            entity=wandb_entity,
+            tags=wandb_tags,
+            note=note,
+        )
+        self._loggers: list[WandbLog | TensorBoardLog] = [self._wandb]
+        if "tensorboard" in log:
+            self._loggers.append(TensorBoardLog(self.run_dir, config))
 
     @property
     def mode(self) -> ChosenMode:
         """What wandb does now, after any falling back."""
-        if self._run is None:
-            return "disabled"
-        return "offline" if self._run.offline else "online"
+        return self._wandb.mode
 
     def log(self, metrics: Mapping[str, SupportsFloat], step: int) -> None:
         """Write figures down.
@@ -128,10 +115,11 @@ class RunLog:
         line = {"step": step, "time": round(time.time(), 3), **finite}
         self._lines.write(json.dumps(line, allow_nan=False) + "\n")
         self._lines.flush()
-        self._send({**numbers, "step": step})
+        for logger in self._loggers:
+            logger.log(numbers, step)
 
     def log_video(self, key: str, mp4_path: str | os.PathLike[str], step: int) -> None:
-        """Hand a video file to wandb, which keeps a copy, and note its path in the JSON lines.
+        """Hand a video file to each logger, and note its path in the JSON lines.
 
         Args:
             key: The video's name, such as ``rollout``.
@@ -147,10 +135,8 @@ class RunLog:
         line = {"step": step, "time": round(time.time(), 3), key: str(path)}
         self._lines.write(json.dumps(line) + "\n")
         self._lines.flush()
-        if self._run is not None:
-            import wandb
-
-            self._send({key: wandb.Video(str(path), format="mp4"), "step": step})
+        for logger in self._loggers:
+            logger.log_video(key, path, step)
 
     def finish(self, exit_code: int = 0) -> None:
         """Close the log; a second call does nothing.
@@ -159,17 +145,8 @@ class RunLog:
             exit_code: 0 when the run did what it should, which is what wandb then shows.
         """
         self._lines.close()
-        run, self._run = self._run, None
-        if run is None:
-            return
-        folder, offline = Path(run.settings.sync_dir), run.offline
-        try:
-            run.finish(exit_code=exit_code)
-        except Exception as error:  # wandb's own trouble must not look like the run's
-            self.note(f"wandb: could not finish cleanly ({one_line(error)})")
-            offline = True
-        if offline:
-            self.note(f"wandb: kept offline; `wandb sync {folder}` uploads it")
+        for logger in self._loggers:
+            logger.finish(exit_code)
 
     def __enter__(self) -> RunLog:
         return self
@@ -181,65 +158,6 @@ class RunLog:
         trace: TracebackType | None,
     ) -> None:
         self.finish(exit_code=0 if error is None else 1)
-
-    def _start_wandb(
-        self, mode: ChosenMode, config: Mapping[str, Any], name: str | None
-    ) -> Any | None:  # wandb.Run, which is not imported for a type alone
-        try:
-            import wandb
-        except ImportError:
-            self.note(
-                "wandb is not installed, so figures go to metrics.jsonl alone; "
-                "`pip install wandb` adds it"
-            )
-            return None
-        settings = wandb.Settings(
-            console="off",
-            silent=True,
-            login_timeout=1,
-            init_timeout=INIT_TIMEOUT_SECONDS,
-            finish_timeout=FINISH_TIMEOUT_SECONDS,
-        )
-        attempts: tuple[ChosenMode, ...] = (mode, "offline") if mode == "online" else (mode,)
-        for attempt in attempts:
-            try:
-                run = wandb.init(
-                    project="worldsim",
-                    name=name,
-                    id=self._run_id(),
-                    resume="allow" if attempt == "online" else None,
-                    config=dict(config),
-                    dir=str(self.run_dir),
-                    mode=attempt,
-                    settings=settings,
-                )
-            except Exception as error:  # no key, no network, a full disk: log without it
-                following = "offline" if attempt == "online" else "to metrics.jsonl alone"
-                self.note(f"wandb: {one_line(error)}; this run is logged {following}")
-                wandb.teardown()  # the failed attempt would keep the run's id in use
-                continue
-            # Figures are drawn over our own step: wandb's must never go back, and a run that
-            # resumes from its last checkpoint does.
-            run.define_metric("step")
-            run.define_metric("*", step_metric="step")
-            return run
-        return None
-
-    def _run_id(self) -> str:
-        """One id for the run's folder, so that a resumed run continues its curves."""
-        path = self.run_dir / "wandb_id.txt"
-        if not path.exists():
-            path.write_text(f"{time.time_ns():x}\n")
-        return path.read_text().strip()
-
-    def _send(self, values: Mapping[str, Any]) -> None:
-        if self._run is None:
-            return
-        try:
-            self._run.log(dict(values))
-        except Exception as error:  # a figure that wandb cannot take must not stop a run
-            self._run = None
-            self.note(f"wandb: {one_line(error)}; from here on figures go to metrics.jsonl alone")
 
 
 def _as_number(key: str, value: SupportsFloat) -> int | float:
@@ -255,8 +173,6 @@ def _as_number(key: str, value: SupportsFloat) -> int | float:
 
 def _drop_unfinished_line(path: Path) -> None:
     """Cut off what a killed run left after the last full line."""
-    if not path.exists():
-        return
     content = path.read_bytes()
     if not content.endswith(b"\n"):
         os.truncate(path, content.rfind(b"\n") + 1)

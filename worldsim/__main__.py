@@ -39,6 +39,7 @@ COMMANDS = {
 EXTRAS = {
     "pygame": ("pygame-ce", "play"),
     "wandb": ("wandb", "wandb"),
+    "tensorboard": ("tensorboard", "tensorboard"),
     "transformers": ("transformers", "video"),
     "accelerate": ("accelerate", "video"),
     "psutil": ("psutil", "video"),

@@ -1,0 +1,186 @@
+"""A run's figures in wandb, where nothing that wandb does stops or delays the run."""
+
+from __future__ import annotations
+
+import netrc
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+from urllib.parse import urlsplit
+
+from worldsim.files import one_line
+
+ChosenMode = Literal["online", "offline", "disabled"]
+WandbMode = Literal[ChosenMode, "auto"]
+
+INIT_TIMEOUT_SECONDS = 15.0
+FINISH_TIMEOUT_SECONDS = 60.0
+WANDB_HOSTS = ("api.wandb.ai", "api.forge.coreweave.com")  # the old home and the new one
+
+
+def has_wandb_login() -> bool:
+    """Tell whether wandb would find a key without asking: in the environment or in netrc."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    named = os.environ.get("WANDB_BASE_URL")
+    hosts = [urlsplit(named).netloc] if named else WANDB_HOSTS
+    path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    try:
+        logins = netrc.netrc(str(path))
+    except (OSError, netrc.NetrcParseError):
+        return False
+    return any(logins.authenticators(host) for host in hosts)
+
+
+def choose_wandb_mode(wanted: WandbMode, note: Callable[[str], None]) -> ChosenMode:
+    """Turn the mode that was asked for into one that cannot prompt.
+
+    Args:
+        wanted: ``auto`` follows ``WANDB_MODE`` where it is set, and else is online where a login
+            is found and offline where there is none.
+        note: Called with one sentence when ``online`` was asked for and there is no login.
+
+    Returns:
+        ``online``, ``offline`` or ``disabled``.
+
+    Raises:
+        ValueError: If the mode, asked for or in ``WANDB_MODE``, is none of these.
+    """
+    if wanted == "auto" and (named := os.environ.get("WANDB_MODE")):
+        if named not in get_args(ChosenMode):
+            raise ValueError(f"WANDB_MODE must be online, offline or disabled, got {named!r}")
+        wanted = cast(ChosenMode, named)
+    if wanted not in get_args(WandbMode):
+        raise ValueError(f"wandb must be one of {', '.join(get_args(WandbMode))}, got {wanted!r}")
+    if wanted == "auto":
+        return "online" if has_wandb_login() else "offline"
+    if wanted == "online" and not has_wandb_login():
+        note("wandb: no login found (run `wandb login` once), so this run is logged offline")
+        return "offline"
+    return wanted
+
+
+class WandbLog:
+    """One run in wandb. What is asked for by no argument follows wandb's own environment variables.
+
+    Args:
+        run_dir: The run's folder, in which wandb keeps its files.
+        config: What the run was started with.
+        mode: ``disabled`` never imports wandb.
+        name: The run's name.
+        project: Where it is filed; none: ``WANDB_PROJECT``, or worldsim.
+        entity: User or team that it belongs to; none: ``WANDB_ENTITY``, or whoever is logged in.
+        tags: Words to find it by; none: ``WANDB_TAGS``.
+        note: Called with the few sentences that a person should read.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        config: Mapping[str, Any],
+        mode: ChosenMode,
+        name: str | None = None,
+        *,
+        project: str | None = None,
+        entity: str | None = None,
+        tags: Sequence[str] = (),
+        note: Callable[[str], None] = print,
+    ) -> None:
+        self._run_dir, self._note = run_dir, note
+        self._init: dict[str, Any] = {
+            "project": project or os.environ.get("WANDB_PROJECT") or "worldsim",
+            "entity": entity,
+            "tags": list(tags) or None,
+            "name": name,
+            "config": dict(config),
+            "dir": str(run_dir),
+        }
+        self._run = None if mode == "disabled" else self._start(mode)
+
+    @property
+    def mode(self) -> ChosenMode:
+        """What wandb does now, after any falling back."""
+        if self._run is None:
+            return "disabled"
+        return "offline" if self._run.offline else "online"
+
+    def log(self, numbers: Mapping[str, float], step: int) -> None:
+        """Hand figures over."""
+        self._send({**numbers, "step": step})
+
+    def log_video(self, key: str, mp4_path: Path, step: int) -> None:
+        """Hand a video over, of which wandb keeps a copy."""
+        if self._run is not None:
+            import wandb
+
+            self._send({key: wandb.Video(str(mp4_path), format="mp4"), "step": step})
+
+    def finish(self, exit_code: int) -> None:
+        """Close the run; a second call does nothing."""
+        run, self._run = self._run, None
+        if run is None:
+            return
+        folder, offline = Path(run.settings.sync_dir), run.offline
+        try:
+            run.finish(exit_code=exit_code)
+        except Exception as error:  # wandb's own trouble must not look like the run's
+            self._note(f"wandb: could not finish cleanly ({one_line(error)})")
+            offline = True
+        if offline:
+            self._note(f"wandb: kept offline; `wandb sync {folder}` uploads it")
+
+    def _start(self, mode: ChosenMode) -> Any | None:  # wandb.Run, not imported for a type alone
+        try:
+            import wandb
+        except ImportError:
+            self._note(
+                "wandb is not installed, so figures go to metrics.jsonl alone; "
+                "`pip install wandb` adds it"
+            )
+            return None
+        settings = wandb.Settings(
+            console="off",
+            silent=True,
+            login_timeout=1,
+            init_timeout=INIT_TIMEOUT_SECONDS,
+            finish_timeout=FINISH_TIMEOUT_SECONDS,
+        )
+        attempts: tuple[ChosenMode, ...] = (mode, "offline") if mode == "online" else (mode,)
+        for attempt in attempts:
+            try:
+                run = wandb.init(
+                    id=self._run_id(),
+                    resume="allow" if attempt == "online" else None,
+                    mode=attempt,
+                    settings=settings,
+                    **self._init,
+                )
+            except Exception as error:  # no key, no network, a full disk: log without it
+                following = "offline" if attempt == "online" else "to metrics.jsonl alone"
+                self._note(f"wandb: {one_line(error)}; this run is logged {following}")
+                wandb.teardown()  # the failed attempt would keep the run's id in use
+                continue
+            # Figures are drawn over our own step: wandb's must never go back, and a run that
+            # resumes from its last checkpoint does.
+            run.define_metric("step")
+            run.define_metric("*", step_metric="step")
+            return run
+        return None
+
+    def _run_id(self) -> str:
+        """One id for the run's folder, so that a resumed run continues its curves."""
+        path = self._run_dir / "wandb_id.txt"
+        if not path.exists():
+            path.write_text(f"{time.time_ns():x}\n")
+        return path.read_text().strip()
+
+    def _send(self, values: dict[str, Any]) -> None:
+        if self._run is None:
+            return
+        try:
+            self._run.log(values)
+        except Exception as error:  # a figure that wandb cannot take must not stop a run
+            self._run = None
+            self._note(f"wandb: {one_line(error)}; from here on figures go without it")
