@@ -16,7 +16,6 @@ from worldsim.game_config import GameConfig
 from .session import Source
 
 ENV_ID = re.compile(r"([\w.]+:)?[\w./-]+-v\d+")
-SMALL = 10_000_000  # parameters
 FOR_EVER = sys.maxsize  # steps: in a window a world plays until it ends by itself
 
 
@@ -67,8 +66,6 @@ def _game_source(config: GameConfig) -> Source:
 
 def _world_sources(target: str, start: Path | None) -> list[Source]:
     # Here, since torch takes seconds to import and a real game does not need it.
-    import torch
-
     from worldsim.start import start_from
     from worldsim.video import read_frames
     from worldsim.world_folder import load
@@ -80,10 +77,6 @@ def _world_sources(target: str, start: Path | None) -> list[Source]:
         raise ValueError(
             f"{error}, or the id of a Gymnasium environment such as ALE/Pong-v5"
         ) from error
-    if world.device.type == "cpu" and sum(p.numel() for p in world.parameters()) < SMALL:
-        # The parts of a small step are over before a second thread could help; where the other
-        # cores are busy the first one only waits for it, and a step takes up to 60 times as long.
-        torch.set_num_threads(1)
     folder = Path(target)
     config = replace(
         world.game,

@@ -6,14 +6,16 @@ import pytest
 import torch
 
 from tests.tiny_worlds import make_tiny_world, save_tiny_world
+from worldsim import threads
 from worldsim.train.bench import BenchConfig, begin, bench, main, matrix_rate, step_cost
 
 
 @pytest.fixture
-def _one_thread() -> object:
-    threads = torch.get_num_threads()
+def _one_thread(monkeypatch: pytest.MonkeyPatch) -> object:
+    before = torch.get_num_threads()
+    monkeypatch.setattr(threads, "_chosen", False)
     yield
-    torch.set_num_threads(threads)
+    torch.set_num_threads(before)
 
 
 @pytest.mark.usefixtures("_one_thread")

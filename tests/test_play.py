@@ -11,7 +11,6 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from tests.tiny_worlds import SIDE, make_tiny_world
@@ -219,18 +218,6 @@ def test_why_there_is_no_window(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(sys, "platform", "linux")
     assert demo.why_no_window() == "there is no display"
-
-
-def test_a_small_world_is_played_on_one_thread(world_folder: Path) -> None:
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(2)
-        target.find_sources(PONG)
-        assert torch.get_num_threads() == 2
-        target.find_sources(str(world_folder))
-        assert torch.get_num_threads() == 1
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_headless_play_needs_no_pygame(world_folder: Path, tmp_path: Path) -> None:

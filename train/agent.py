@@ -177,7 +177,7 @@ def train_agent(config: AgentConfig) -> tuple[bool, int]:
     check(config)
     world = load(config.world, device=config.device)
     if world.device.type == "cpu":
-        torch.set_num_threads(1)  # a small world's step is over before a second thread helps
+        torch.set_num_threads(1)  # its network is as small as the world
     with (
         StopOnSignal() as stop,
         TrainProgress(figure="return") as bar,

@@ -19,6 +19,7 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from worldsim.rollout import Rollout
+from worldsim.threads import use_threads
 from worldsim.world_folder import load
 from worldsim.world_model import WorldModel
 
@@ -99,7 +100,7 @@ def bench(config: BenchConfig) -> dict[tuple[str, int, int], StepCost]:
             "--seconds must be above 0 and --threads 1 or more, got "
             f"{config.seconds} and {config.threads}"
         )
-    torch.set_num_threads(config.threads)
+    use_threads(config.threads)
     world = load(config.world, device=config.device)
     rate = matrix_rate(world.device)
     console = Console()

@@ -20,8 +20,8 @@ Time runs one way everywhere, from recording to loss to environment::
 
 so an episode of T actions has T + 1 frames.
 
-Importing worldsim registers its Gymnasium environments and does nothing else; the names below
-bring in torch only when they are first used.
+Importing worldsim registers its Gymnasium environments, lets `worldsim.threads` note forks, and
+does nothing else; the names below bring in torch only when they are first used.
 
 Example:
     >>> import gymnasium
@@ -37,6 +37,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from worldsim import threads  # noqa: F401  # it notes forks
 from worldsim.registration import register_envs
 
 if TYPE_CHECKING:

@@ -8,10 +8,12 @@ The ring has a fixed size, so a session may last for ever.
 
 from __future__ import annotations
 
+import functools
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -21,7 +23,24 @@ from worldsim.dit import DiTOutput
 from worldsim.files import one_line
 from worldsim.kv_cache import KVCache
 from worldsim.sampling import euler, pass_levels
+from worldsim.threads import forget_lost_threads, threads_for
 from worldsim.world_model import WorldModel
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _on_threads_that_pay(
+    method: Callable[Concatenate[Rollout, P], R],
+) -> Callable[Concatenate[Rollout, P], R]:
+    """Let a method of a rollout compute on the threads that its batch is worth."""
+
+    @functools.wraps(method)
+    def run(self: Rollout, *args: P.args, **kwargs: P.kwargs) -> R:
+        with threads_for(self._multiplications):
+            return method(self, *args, **kwargs)
+
+    return run
 
 
 class Outcome(NamedTuple):
@@ -72,6 +91,8 @@ class RolloutState:
 class Rollout:
     """Sessions (lanes) inside a world.
 
+    On a CPU a small batch is computed on one thread, see `worldsim.threads`.
+
     Args:
         world: The world.
         batch_size: Sessions.
@@ -107,6 +128,7 @@ class Rollout:
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
+        forget_lost_threads()
         self.world = world
         self.batch_size = batch_size
         self.num_passes = world.num_passes if num_passes is None else num_passes
@@ -117,6 +139,9 @@ class Rollout:
         self._history = torch.zeros(batch_size, channels, *self._latent_size, device=world.device)
         self._rngs = [torch.Generator() for _ in range(batch_size)]
         self._not_begun = set(range(batch_size))
+        tokens = batch_size * math.prod(self._latent_size) / world.dit.config.patch_size**2
+        parameters = sum(parameter.numel() for parameter in world.dit.parameters())
+        self._multiplications = parameters * tokens if world.device.type == "cpu" else math.inf
         self._dit = self._compile() if compiled else world.dit
 
     @property
@@ -128,6 +153,7 @@ class Rollout:
     def num_passes(self, num_passes: int) -> None:
         self._levels = pass_levels(num_passes)
 
+    @_on_threads_that_pay
     @torch.no_grad()
     def reset(
         self,
@@ -200,11 +226,13 @@ class Rollout:
         """The newest frame of each session as the network knows it, (b c h w)."""
         return self._history[:, : self.world.codec.latent_channels]
 
+    @_on_threads_that_pay
     @torch.no_grad()
     def frames(self) -> np.ndarray:
         """The newest frame of each session, uint8 (b h w c), decoded."""
         return self.world.decode(self.latents[:, None])[:, 0].cpu().numpy()
 
+    @_on_threads_that_pay
     @torch.no_grad()
     def advance(self, actions: np.ndarray) -> Outcome:
         """Play one action in each session, without decoding what can stay latent.
@@ -280,6 +308,7 @@ class Rollout:
         dit = self._dit if len(latent) == self.batch_size else self.world.dit
         return dit(latent[:, None], tau, actions[:, None], history[:, None], cache)
 
+    @_on_threads_that_pay
     @torch.no_grad()
     def _compile(self) -> Callable[..., DiTOutput]:
         """The network compiled for this batch, or as it is where that fails; leaves no trace."""

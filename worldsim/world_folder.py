@@ -33,6 +33,7 @@ from worldsim.game_config import GameConfig
 from worldsim.heads import RewardTerminationHead
 from worldsim.recording import Windows
 from worldsim.split import Split
+from worldsim.threads import forget_lost_threads
 from worldsim.world_model import WorldModel
 
 FORMAT = 3  # of the folder and of the network in it
@@ -93,6 +94,7 @@ def load(name: str | os.PathLike[str], device: str | torch.device | None = None)
         ValueError: If there is no such world, or its folder cannot be read.
     """
     path = find_world(name)
+    forget_lost_threads()
     try:
         config = json.loads((path / "config.json").read_text())
         written = int(config["format"])
