@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from tests.tiny_worlds import make_tiny_dit
 from worldsim.dit import DetailPath, DiTConfig, DiTOutput, VideoDiT, place_features
-from worldsim.dit_folder import WEIGHTS, load_dit, save_dit
+from worldsim.dit_folder import load_dit, save_dit
 from worldsim.kv_cache import KVCache
 from worldsim.layers import space_rotation
+from worldsim.weights import WEIGHTS
 
 WINDOW = 5
 LAYERS_OVER_TIME = 2
@@ -346,9 +347,9 @@ class TestParameters:
     @pytest.mark.parametrize(
         ("change", "words"),
         [
-            (lambda w: w.pop("embed.weight"), r"wants embed.weight of .* and has nothing"),
-            (lambda w: w.update({"embed.weight": torch.zeros(2)}), r"and has \(2,\)"),
-            (lambda w: w.update(other=torch.zeros(2)), "has other, which is no part"),
+            (lambda w: w.pop("embed.weight"), r"wants embed.weight of .* and it has none"),
+            (lambda w: w.update({"embed.weight": torch.zeros(2)}), r"and it has \(2,\)"),
+            (lambda w: w.update(other=torch.zeros(2)), r"other of shape none, and it has \(2,\)"),
         ],
     )
     def test_weights_of_another_network_are_refused(

@@ -6,6 +6,7 @@ latent), ``latent_size``, ``encode`` and ``decode``.
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,9 @@ import torch
 from einops import rearrange
 from torch import nn
 
+from worldsim.files import reading
 from worldsim.frames import latents_to_pixels, pixels_to_latents
+from worldsim.weights import CONFIG, REMEDY, WEIGHTS, build_network, read_network_config
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -104,13 +107,33 @@ def save_codec(codec: Codec, folder: str | os.PathLike[str]) -> None:
 
 
 def load_codec(folder: str | os.PathLike[str], channels: int) -> Codec:
-    """Read the VAE in ``folder``, or return the identity if there is none."""
-    if Path(folder).is_dir():
-        from diffusers import AutoencoderKL  # takes seconds, and most worlds have none
+    """Read the VAE in ``folder``, or return the identity if there is none.
 
-        vae = AutoencoderKL.from_pretrained(folder, use_safetensors=True, low_cpu_mem_usage=False)
-        for parameter in vae.parameters():
-            # diffusers maps the file, where tensors lie at odd places and round in their own way
-            parameter.data = parameter.data.clone()
-        return VAECodec(vae)
-    return PixelCodec(channels)
+    Args:
+        folder: As ``save_codec`` writes it.
+        channels: Of the frames.
+
+    Raises:
+        PermissionError: If a file may not be read.
+        ValueError: In one sentence, if a file is missing or damaged, or it is no VAE of such
+            frames.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        return PixelCodec(channels)
+    from diffusers import AutoencoderKL  # takes seconds, and most worlds have none
+
+    with reading(folder / CONFIG, REMEDY) as file:
+        config = read_network_config(file)
+    with reading(folder / WEIGHTS, REMEDY) as file:
+        vae = build_network(lambda: AutoencoderKL(**config), file)
+        maps = vae.config.in_channels, vae.config.out_channels
+        if maps != (channels, channels):
+            raise ValueError(f"it maps {maps[0]} to {maps[1]} channels, and frames have {channels}")
+        codec = VAECodec(vae)
+        if not math.isfinite(codec.scale) or not codec.scale or not math.isfinite(codec.shift):
+            raise ValueError(
+                "scaling_factor and shift_factor must be finite and the first not 0, got "
+                f"{codec.scale} and {codec.shift}"
+            )
+    return codec

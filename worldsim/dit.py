@@ -17,7 +17,7 @@ import functools
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import torch
@@ -34,6 +34,9 @@ from worldsim.layers import (
     space_rotation,
     time_rotation,
 )
+
+MAX_SIZE = 2**20
+MAX_WINDOW = 4096  # frames whose keys and values each lane keeps in memory
 
 
 class DiTOutput(NamedTuple):
@@ -166,7 +169,7 @@ class DiTConfig:
         detail_width: Channels of the convolutional path.
 
     Raises:
-        ValueError: If width and heads do not divide.
+        ValueError: If a size is no whole number or out of range, or width and heads do not divide.
     """
 
     num_actions: int
@@ -184,6 +187,14 @@ class DiTConfig:
     detail_width: int = 32
 
     def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            least = 0 if name == "num_registers" else 1
+            most = MAX_WINDOW if name == "window" else MAX_SIZE
+            if name == "mlp_ratio":
+                if not isinstance(value, (int, float)) or not 0 < value < math.inf:
+                    raise ValueError(f"mlp_ratio must be a number above 0, got {value!r}")
+            elif type(value) is not int or not least <= value <= most:
+                raise ValueError(f"{name} must be a whole number in {least}..{most}, got {value!r}")
         if self.width % (4 * self.num_heads) or self.num_heads % self.num_kv_heads:
             raise ValueError(
                 "width must be a multiple of 4 * num_heads and num_heads one of num_kv_heads, got "

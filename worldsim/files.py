@@ -6,9 +6,11 @@ a link may point out of the folder, and opening a pipe waits for ever.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
+import shutil
 import stat
 import zlib
 from collections.abc import Iterator
@@ -53,6 +55,23 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_without_nan(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def checksum(path: str | PathLike[str]) -> str:
+    """The digest of a file's bytes, such as ``"sha256:0f34…"``."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a folder or a link, if there is one; never what a link leads to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def check_regular(path: str | PathLike[str]) -> Path:
@@ -122,6 +141,25 @@ def naming_damage(what: str | PathLike[str], remedy: str) -> Iterator[None]:
         ) from error
     except _DAMAGE as error:
         raise ValueError(f"{os.fspath(what)} is damaged ({one_line(error)}): {remedy}") from error
+
+
+@contextmanager
+def reading(path: str | PathLike[str], remedy: str) -> Iterator[Path]:
+    """Give a file to read; whatever fails in the block is an error that names it.
+
+    Args:
+        path: A regular file.
+        remedy: What to do where it is missing or damaged.
+
+    Raises:
+        PermissionError: In one sentence, if it may not be read.
+        ValueError: In one sentence, for all else.
+    """
+    if not os.path.lexists(path):
+        raise ValueError(f"there is no {os.fspath(path)}: {remedy}")
+    path = check_regular(path)
+    with naming_damage(path, remedy):
+        yield path
 
 
 _DAMAGE = (

@@ -22,7 +22,7 @@ from gymnasium.wrappers import (
 
 from worldsim.action_names import name_actions
 from worldsim.files import one_line
-from worldsim.game_config import DEFAULT_FRAMES_PER_SECOND, GameConfig, check_value
+from worldsim.game_config import DEFAULT_FRAMES_PER_SECOND, MAX_ACTIONS, GameConfig, check_value
 from worldsim.game_images import as_images, find_images, shape_of
 from worldsim.game_making import find_creator, make_env
 from worldsim.game_providers import AnyEnv, Provider, find_provider
@@ -76,6 +76,11 @@ def describe_game(
             raise ValueError(
                 f"{env_id} has actions {env.action_space}, but only Discrete actions can be "
                 "recorded (some games have a setting for it, such as continuous=False)"
+            )
+        if env.action_space.n > MAX_ACTIONS:
+            raise ValueError(
+                f"{env_id} has {env.action_space.n} actions, and at most {MAX_ACTIONS:,} can be "
+                "recorded"
             )
         try_game(env, env_id, find_images(env, env_id))
         meanings = name_actions(env, provider)

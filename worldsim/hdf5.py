@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeVar
 import h5py
 import numpy as np
 
-from worldsim.files import check_regular, naming_damage
+from worldsim.files import reading
 
 MAX_BYTES = 2**30
 """Of one array, unless the caller says otherwise: a gigabyte."""
@@ -49,11 +49,10 @@ def open_hdf5(path: str | os.PathLike[str], remedy: str) -> Iterator[h5py.File]:
         remedy: What to do where it is damaged.
 
     Raises:
-        OSError: If there is no such file, or it may not be read.
-        ValueError: In one sentence, if it is no regular file or damaged.
+        PermissionError: In one sentence, if it may not be read.
+        ValueError: In one sentence, if it is missing, no regular file or damaged.
     """
-    check_regular(path)
-    with naming_damage(path, remedy), h5py.File(path, "r") as file:
+    with reading(path, remedy), h5py.File(path, "r") as file:
         if file.userblock_size:
             raise ValueError("it begins with something that is not HDF5")
         yield file

@@ -2,81 +2,109 @@
 
 On disk a world is a folder, with no pickle in it::
 
-    config.json         the game (ids, frame size, actions, keys), the default passes, and which
-                        episodes the world was trained on
+    config.json         the game (ids, frame size, actions, keys), the default passes, which
+                        episodes the world was trained on, and the checksums of other files
     model/              VideoDiT, in the layout of diffusers
     head.safetensors    reward and termination
     codec/              a diffusers VAE, for large frames only
     starts.h5           recorded windows to begin from, and the recording's median frame
     metrics.json        figures measured when it was trained
     README.md           the model card
+
+A folder from a stranger can do nothing but be played: only regular files are read, nothing in them
+names code, and what they claim is compared with what is stored before memory is taken for it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from worldsim.codec import load_codec, save_codec
 from worldsim.dit_folder import load_dit, save_dit
-from worldsim.find_world import find_world
+from worldsim.files import (
+    checksum,
+    naming_damage,
+    read_json,
+    read_text,
+    reading,
+    remove,
+    write_json,
+    write_text,
+)
+from worldsim.find_world import find_world, is_world
 from worldsim.game_config import GameConfig
+from worldsim.hdf5 import check_dataset, open_hdf5, read_array
 from worldsim.heads import RewardTerminationHead
 from worldsim.recording import Windows
 from worldsim.split import Split
 from worldsim.threads import forget_lost_threads
+from worldsim.weights import CONFIG, REMEDY, WEIGHTS, build_network
 from worldsim.world_model import WorldModel
 
 FORMAT = 3  # of the folder and of the network in it
+MAX_PASSES = 1000
 
-
-class _OtherFormatError(ValueError):
-    """A world written by another version."""
+HEAD, STARTS = "head.safetensors", "starts.h5"
+MODEL_CONFIG, MODEL_WEIGHTS = f"model/{CONFIG}", f"model/{WEIGHTS}"
+CODEC_CONFIG, CODEC_WEIGHTS = f"codec/{CONFIG}", f"codec/{WEIGHTS}"
+SUMMED = (MODEL_CONFIG, MODEL_WEIGHTS, HEAD, STARTS, CODEC_CONFIG, CODEC_WEIGHTS)
+"""Files whose checksums are kept: all that a frame is made from. The others may be edited."""
 
 
 def save(world: WorldModel, path: str | os.PathLike[str]) -> None:
-    """Write the world folder, whole or not at all; an older one in its place is replaced."""
-    path = Path(path)
-    aside = path.with_name(path.name + ".writing")
-    shutil.rmtree(aside, ignore_errors=True)
+    """Write the world folder, whole or not at all; an older world in its place is replaced.
+
+    Raises:
+        OSError: If it cannot be written.
+        ValueError: If there is something else at ``path``, which is left alone.
+    """
+    path = Path(path).expanduser()
+    if path.exists() and not (is_world(path) or (path.is_dir() and not any(path.iterdir()))):
+        raise ValueError(f"{path} holds something that is no world: choose another place for one")
+    aside, old = (path.with_name(f"{path.name}.{word}") for word in ("writing", "replaced"))
+    remove(aside)
     try:
         _write(world, aside)
     except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
+        remove(aside)
         raise
-    if path.exists():
-        shutil.rmtree(path)
+    if os.path.lexists(path):
+        remove(old)
+        path.rename(old)
     aside.rename(path)
+    remove(old)
 
 
 def _write(world: WorldModel, folder: Path) -> None:
     folder.mkdir(parents=True)
-    config: dict[str, Any] = {"format": FORMAT, "num_passes": world.num_passes}
-    config["game"] = world.game.to_dict()
-    if world.split is not None:
-        config["split"] = world.split.to_dict()
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     save_dit(world.dit, folder / "model")
-    save_file(world.head.state_dict(), folder / "head.safetensors")
+    save_file(world.head.state_dict(), folder / HEAD)
     save_codec(world.codec, folder / "codec")
-    with h5py.File(folder / "starts.h5", "w") as file:
+    with h5py.File(folder / STARTS, "w") as file:
         for field in dataclasses.fields(Windows):
             values = getattr(world.starts, field.name)
             file.create_dataset(field.name, data=values, compression="gzip")
         file.create_dataset("background", data=world.background, compression="gzip")
+    write_json(folder / "metrics.json", world.metrics)
+    write_text(folder / "README.md", world.card)
+    config: dict[str, Any] = {"format": FORMAT, "num_passes": world.num_passes}
+    config["game"] = world.game.to_dict()
+    if world.split is not None:
+        config["split"] = world.split.to_dict()
+    files = [name for name in SUMMED if (folder / name).exists()]
+    config["checksums"] = {name: checksum(folder / name) for name in files}
+    write_json(folder / "config.json", config)
     for tensors in folder.rglob("*.safetensors"):  # written for their owner alone
         shutil.copymode(folder / "config.json", tensors)
-    (folder / "metrics.json").write_text(json.dumps(world.metrics, indent=2) + "\n")
-    (folder / "README.md").write_text(world.card)
 
 
 def load(name: str | os.PathLike[str], device: str | torch.device | None = None) -> WorldModel:
@@ -91,47 +119,103 @@ def load(name: str | os.PathLike[str], device: str | torch.device | None = None)
         The world, in evaluation mode.
 
     Raises:
+        PermissionError: If a file of it may not be read.
         ValueError: If there is no such world, or its folder cannot be read.
     """
     path = find_world(name)
     forget_lost_threads()
-    try:
-        config = json.loads((path / "config.json").read_text())
-        written = int(config["format"])
-        if written != FORMAT:  # its parts are not ours to judge
-            raise _OtherFormatError(
-                f"the world in {path} has format {written} and this version of worldsim reads "
-                f"{FORMAT}; train it again, or take the version that wrote it"
-            )
-        game = GameConfig.from_dict(config["game"])
-        dit = load_dit(path / "model")
-        head = RewardTerminationHead(dit.config.width)
-        head.load_state_dict(load_file(path / "head.safetensors"))
-        with h5py.File(path / "starts.h5") as file:
-            starts = Windows(**{f.name: file[f.name][:] for f in dataclasses.fields(Windows)})
-            background = file["background"][:]
-        metrics = json.loads((path / "metrics.json").read_text())
-        card = (path / "README.md").read_text()
-        codec = load_codec(path / "codec", game.channels)
-        num_passes = int(config["num_passes"])
-        split = Split.from_dict(config["split"]) if "split" in config else None
-    except _OtherFormatError:
-        raise
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+    with reading(path / "config.json", REMEDY) as file:
+        config = read_json(file)
+        written = _read_number(config, "format", 2**31)
+    if written != FORMAT:  # its parts are not ours to judge
         raise ValueError(
-            f"the world in {path} is damaged ({error}); write it again or take another"
-        ) from error
-    world = WorldModel(
-        dit=dit,
-        head=head,
-        codec=codec,
-        game=game,
-        starts=starts,
-        background=background,
-        num_passes=num_passes,
-        split=split,
-        metrics=metrics,
-        card=card,
-    )
+            f"the world in {path} has format {written} and this version of worldsim reads "
+            f"{FORMAT}; train it again, or take the version that wrote it"
+        )
+    with reading(path / "config.json", REMEDY):
+        game = GameConfig.from_dict(config["game"])
+        num_passes = _read_number(config, "num_passes", MAX_PASSES)
+        split = Split.from_dict(config["split"]) if "split" in config else None
+        checksums = dict(config.get("checksums", {}))
+    for part in ("model", "codec"):
+        if (path / part).is_symlink():
+            raise ValueError(f"{path / part} is a link, and none is followed: copy the folder")
+    for part in SUMMED:
+        if part in checksums:
+            with reading(path / part, REMEDY) as file:
+                _check_sum(file, checksums[part])
+    dit = load_dit(path / "model")
+    with reading(path / HEAD, REMEDY) as file:
+        head = build_network(lambda: RewardTerminationHead(dit.config.width), file)
+    codec = load_codec(path / "codec", game.channels)
+    with naming_damage(path, REMEDY):
+        _check_equal("actions", dit.config.num_actions, game.num_actions)
+        _check_equal("latent channels", dit.config.latent_channels, codec.latent_channels)
+        codec.latent_size(game.frame_size)
+    starts, background = _read_starts(path, game)
+    with reading(path / "metrics.json", REMEDY) as file:
+        metrics = read_json(file)
+        if not isinstance(metrics, dict):
+            raise TypeError(f"it must hold a JSON object, got {type(metrics).__name__}")
+    with reading(path / "README.md", REMEDY) as file:
+        card = read_text(file)
+    with naming_damage(path / "codec", REMEDY):
+        world = WorldModel(
+            dit=dit,
+            head=head,
+            codec=codec,
+            game=game,
+            starts=starts,
+            background=background,
+            num_passes=num_passes,
+            split=split,
+            metrics=metrics,
+            card=card,
+        )
+        if not world.still.isfinite().all():
+            raise ValueError("it makes numbers that are not finite of the background")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return world.to(device).eval()
+
+
+def _read_number(config: dict[str, Any], name: str, most: int) -> int:
+    value = config[name]
+    if type(value) is not int or not 1 <= value <= most:
+        raise ValueError(f"{name} must be a whole number in 1..{most}, got {value!r:.40}")
+    return value
+
+
+def _check_sum(file: Path, wanted: Any) -> None:
+    if checksum(file) != wanted:
+        raise ValueError("its bytes are not those that were written")
+
+
+def _check_equal(what: str, found: Any, wanted: Any) -> None:
+    if found != wanted:
+        raise ValueError(f"its network has {found} {what}, and the rest of it {wanted}")
+
+
+def _read_starts(path: Path, game: GameConfig) -> tuple[Windows, np.ndarray]:
+    """The windows to begin from and the median frame."""
+    frame = (*game.frame_size, game.channels)
+    with open_hdf5(path / STARTS, REMEDY) as file:
+        b, t = check_dataset(file, "frames", np.uint8, (None, None, *frame)).shape[:2]
+        if not (b and t):
+            raise ValueError("it holds no frame to begin from")
+        starts = Windows(
+            frames=read_array(file, "frames", np.uint8, (b, t, *frame)),
+            actions=read_array(file, "actions", np.int64, (b, t - 1)),
+            rewards=read_array(file, "rewards", np.float32, (b, t - 1)),
+            terminations=read_array(file, "terminations", np.bool_, (b, t - 1)),
+            truncations=read_array(file, "truncations", np.bool_, (b, t - 1)),
+            valid=read_array(file, "valid", np.bool_, (b, t)),
+        )
+        background = read_array(file, "background", np.uint8, frame)
+        if not np.isfinite(starts.rewards).all():
+            raise ValueError("its rewards are not all finite")
+        if not ((starts.actions >= 0) & (starts.actions <= game.num_actions)).all():
+            raise ValueError(
+                f"its actions must be in 0..{game.num_actions - 1}, or {game.num_actions} where "
+                f"unknown, got {starts.actions.min()}..{starts.actions.max()}"
+            )
+    return starts, background
