@@ -18,14 +18,28 @@ from typing import Annotated, Any
 
 import tyro
 
+from worldsim.devices import check_memory
 from worldsim.files import locked
 from worldsim.game import describe_game
+from worldsim.options import (
+    Count,
+    FewFrames,
+    OutFolder,
+    Place,
+    Range,
+    Seed,
+    Side,
+    check_place,
+    parse,
+)
 from worldsim.policy import load_policy
 from worldsim.recording import RecordingWriter
 
 from .policies import parse_weights
 from .record_progress import RecordProgress
 from .record_workers import EpisodeSource, Workers
+
+WORKER_BYTES = 60e6  # of a process with a small game in it
 
 
 @dataclass(frozen=True)
@@ -35,25 +49,25 @@ class RecordConfig:
     env_id: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ENV_ID")]
     """Gymnasium id, such as ALE/Pong-v5; module:id imports the module that registers it first,
     which may be a file in the current folder (mygames:my/Game-v0 for mygames.py)."""
-    steps: int = 20_000
+    steps: Count = 20_000
     """Steps to record. The last episode is recorded to its end, so there may be a few more."""
-    out: Path | None = None
+    out: OutFolder | None = None
     """Folder of the recording; recordings/NAME if not given. An unfinished one is continued."""
     policy: tuple[str, ...] = ("random=0.5", "sticky=0.5")
     """Who plays: random, sticky (holds random actions), scripted (the game's own player,
     with one random move in ten), module:function (also of a file in the current folder), or
     several with their parts: random=0.3 sticky=0.7."""
-    frame_size: tuple[int, int] = (64, 64)
+    frame_size: tuple[Side, Side] = (64, 64)
     """Height and width of the recorded frames."""
-    frame_skip: int | None = None
+    frame_skip: FewFrames | None = None
     """Game steps for one recorded step; the game's own if not given."""
     grey: bool = False
     """Record grey frames instead of colour."""
-    workers: int | None = None
+    workers: Annotated[int, Range(1, 1024)] | None = None
     """Parallel processes; as many as there are cores if not given."""
-    seed: int = 0
+    seed: Seed = 0
     """The same seed gives the same recording."""
-    max_episode_steps: int = 1000
+    max_episode_steps: Count = 1000
     """Steps after which an episode is cut, and counts as truncated."""
     env_kwargs: tuple[str, ...] = ()
     """Settings of the game, name=value with JSON values: continuous=false difficulty=1."""
@@ -72,7 +86,7 @@ def main(argv: Sequence[str]) -> int:
         ValueError: In one sentence, if the game or the settings cannot be recorded.
         OSError: In one sentence, if the recording cannot be written.
     """
-    config = tyro.cli(RecordConfig, prog="worldsim record", args=list(argv))
+    config = parse(RecordConfig, argv, "worldsim record")
     out = config.out or Path("recordings") / _name_of(config.env_id)
     again = shlex.join(["worldsim", "record", *argv])
     try:
@@ -103,14 +117,9 @@ def record(config: RecordConfig, out: Path) -> tuple[int, int]:
         OSError: In one sentence, if the recording cannot be written.
         KeyboardInterrupt: After the recording was left in good order.
     """
-    if config.steps < 1 or config.max_episode_steps < 1 or config.seed < 0:
-        raise ValueError(
-            "steps and max-episode-steps must be 1 or more and seed 0 or more, got "
-            f"{config.steps}, {config.max_episode_steps} and {config.seed}"
-        )
-    num_workers = os.cpu_count() or 1 if config.workers is None else config.workers
-    if num_workers < 1:
-        raise ValueError(f"workers must be 1 or more, got {num_workers}")
+    check_place("--out", out, Place("folder"))
+    num_workers = config.workers or os.cpu_count() or 1
+    check_memory(num_workers * WORKER_BYTES, f"recording with {num_workers} workers", "take fewer")
     weights = parse_weights(config.policy)
     game = describe_game(
         config.env_id,

@@ -16,11 +16,13 @@ from rich.table import Table
 
 from worldsim.files import write_json, written_aside
 from worldsim.optical_flow import measure_steps
+from worldsim.options import Count, InFile, NotNegative, OutVideo, Range, parse
 from worldsim.video import filmstrip, fit_frame, read_frames, write_mp4
 
 from .film import PipelineConfig, load_pipeline, progress_bar, spread
 
 FPS = 7  # that StableVideoDiffusion was trained at
+MotionBucket = Annotated[int, Range(0, 255)]
 
 
 @dataclass(frozen=True)
@@ -34,23 +36,23 @@ class AnimateConfig(PipelineConfig):
     models, see `worldsim imagine --image PHOTO`.
     """
 
-    photo: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PHOTO")] = tyro.MISSING
+    photo: Annotated[InFile, tyro.conf.Positional, tyro.conf.arg(metavar="PHOTO")] = tyro.MISSING
     """The photo; what does not fit the shape of the frames is cut off at the sides."""
     model: str = "stabilityai/stable-video-diffusion-img2vid-xt"
     """Id on the Hub, or the folder, of a StableVideoDiffusionPipeline."""
-    motion_bucket_ids: tuple[int, ...] = (50, 127, 200)
+    motion_bucket_ids: tuple[MotionBucket, ...] = (50, 127, 200)
     """Strengths of motion to try, from 0 to 255."""
-    noise_aug_strength: float = 0.02
+    noise_aug_strength: NotNegative = 0.02
     """Noise on the photo: with more the clip moves more and keeps less to it."""
-    fps: int = FPS
+    fps: Annotated[int, Range(1, 1000)] = FPS
     """Frames a second, of the clip and as the model is told."""
-    decode_chunk_size: int = 4
+    decode_chunk_size: Count = 4
     """Frames decoded at once: fewer need less memory, more flicker less."""
-    flicker_limit: float = 4.0
+    flicker_limit: NotNegative = 4.0
     """Largest warping error, in values of 255, of a clip that is chosen for its motion."""
-    max_warping_error: float | None = None
+    max_warping_error: NotNegative | None = None
     """For a nightly check: exit with status 1 where the chosen clip has a larger warping error."""
-    out: Path = Path("out.mp4")
+    out: OutVideo = Path("out.mp4")
     """The video to write."""
 
 
@@ -82,7 +84,7 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         ValueError: If the photo, the model or an option does not serve.
     """
-    config = tyro.cli(AnimateConfig, prog="worldsim animate", args=list(argv))
+    config = parse(AnimateConfig, argv, "worldsim animate")
     check(config)
     photo = read_frames(config.photo)
     clips = make_clips(config, photo)
@@ -99,13 +101,10 @@ def main(argv: Sequence[str]) -> int:
 def check(config: AnimateConfig) -> None:
     """Raise ValueError for what no model need be loaded to refuse."""
     ids = config.motion_bucket_ids
-    if not ids or min(ids) < 0 or max(ids) > 255 or len(set(ids)) < len(ids):
-        raise ValueError(f"--motion-bucket-ids must be different numbers in 0..255, got {ids}")
-    if config.fps < 1 or config.decode_chunk_size < 1 or config.noise_aug_strength < 0:
-        raise ValueError(
-            "--fps and --decode-chunk-size must be at least 1 and --noise-aug-strength 0 or more, "
-            f"got {config.fps}, {config.decode_chunk_size} and {config.noise_aug_strength}"
-        )
+    if len(set(ids)) < len(ids):
+        raise ValueError(f"--motion-bucket-ids must be different numbers, got {ids}")
+    if config.num_frames == 1:
+        raise ValueError("a clip has at least 2 frames, got --num-frames 1")
 
 
 def make_clips(config: AnimateConfig, photo: NDArray[np.uint8]) -> list[Clip]:
@@ -130,8 +129,6 @@ def make_clips(config: AnimateConfig, photo: NDArray[np.uint8]) -> list[Clip]:
         "decode_chunk_size": config.decode_chunk_size,
         "seed": config.seed,
     }
-    if asked["num_frames"] < 2:
-        raise ValueError(f"a clip has at least 2 frames, got --num-frames {asked['num_frames']}")
     clips: list[Clip] = []
     with progress_bar() as bar, suppress(KeyboardInterrupt):  # Ctrl-C keeps the clips made by then
         total = len(config.motion_bucket_ids) * asked["num_inference_steps"]

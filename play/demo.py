@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import tyro
 from rich.console import Console
 from rich.progress import track
 
+from worldsim.options import OutFile, OutFolder, Seconds, Seed, parse
 from worldsim.policy import has_script, load_policy
 from worldsim.video import filmstrip, write_gif, write_mp4
 
@@ -34,13 +34,13 @@ class DemoConfig:
 
     world: str = "pong"
     """A world that ships (pong, maze, balls), or the folder of a world or of a run."""
-    out: Path = Path()
+    out: OutFolder = Path()
     """Folder for demo.mp4 and demo.png."""
-    seconds: float = 20.0
+    seconds: Seconds = 20.0
     """How long the scripted player plays, in seconds of the game."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the scripted player's session."""
-    gif: Path | None = None
+    gif: OutFile | None = None
     """Write the scripted play as this GIF, and nothing else."""
     window: bool = True
     """Open a window where there is a display; without one the scripted player plays."""
@@ -58,9 +58,7 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         ValueError: If there is no such world, or an option is out of range.
     """
-    config = tyro.cli(DemoConfig, prog="worldsim demo", args=list(argv))
-    if not 0 < config.seconds < float("inf"):
-        raise ValueError(f"--seconds must be above 0, got {config.seconds}")
+    config = parse(DemoConfig, argv, "worldsim demo")
     reason = None
     if config.gif is None:
         reason = "as asked" if not config.window else why_no_window()

@@ -22,6 +22,7 @@ from rich.progress import (
 
 from worldsim.extras import require
 from worldsim.optical_flow import Steps, Watch
+from worldsim.options import Count, Passes, Seed, Side
 from worldsim.video import write_mp4
 
 if TYPE_CHECKING:
@@ -45,13 +46,13 @@ class PipelineConfig:
     """Variant of the weights to fetch or read, such as fp16, where a model has several."""
     tiled: bool = False
     """Encode and decode tile by tile, which needs less memory."""
-    frame_size: tuple[int, int] | None = None
+    frame_size: tuple[Side, Side] | None = None
     """Height and width; by default the model's own, upright for an upright picture."""
-    num_frames: int | None = None
+    num_frames: Count | None = None
     """Frames of a window; by default what the model was trained on."""
-    num_inference_steps: int | None = None
+    num_inference_steps: Passes | None = None
     """Denoising steps of a window; by default the pipeline's own number."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the noise: the same seed makes the same video on the same machine."""
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from worldsim.chain import Chain, MakeWindow, Seams, measure_seams
 from worldsim.files import write_json
 from worldsim.find_world import BUNDLED
+from worldsim.options import Count, FramesPerSecond, InFile, NotNegative, OutVideo, Seconds, parse
 from worldsim.video import filmstrip, read_frames
 
 from .film import Film, PipelineConfig, load_pipeline, progress_bar, write_film
@@ -38,25 +39,25 @@ class ImagineConfig(PipelineConfig):
     """What is to be seen, in words."""
     model: str = "Lightricks/LTX-Video"
     """Id on the Hub, or the folder, of a video pipeline; or a world of ours."""
-    image: Path | None = None
+    image: InFile | None = None
     """A picture to begin from, or a video whose end is gone on from."""
     negative_prompt: str | None = None
     """What is not to be seen, in words."""
-    guidance_scale: float | None = None
+    guidance_scale: NotNegative | None = None
     """How closely to keep to the words; by default the pipeline's own."""
-    fps: float | None = None
+    fps: FramesPerSecond | None = None
     """Frames a second; by default those that the model was trained on."""
-    seconds: float | None = None
+    seconds: Seconds | None = None
     """Length of the video; by default one window."""
-    overlap: int | None = None
+    overlap: Count | None = None
     """Frames that neighbouring windows share; by default as many as the pipeline takes well: 1
     picture, 9 frames of a video, half of a world's memory."""
     continue_with: str | None = None
     """Id or folder of the pipeline that makes the windows after the first, where the model reads
     words alone and has no sister of the same weights that begins from a picture."""
-    decode_chunk_size: int | None = None
+    decode_chunk_size: Count | None = None
     """Frames decoded at once, where the pipeline can be told (StableVideoDiffusion)."""
-    out: Path = Path("out.mp4")
+    out: OutVideo = Path("out.mp4")
     """The video to write."""
 
 
@@ -93,17 +94,7 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         ValueError: If the model, the picture or an option does not serve.
     """
-    config = tyro.cli(ImagineConfig, prog="worldsim imagine", args=list(argv))
-    for name, value in (("seconds", config.seconds), ("fps", config.fps)):
-        if value is not None and not 0 < value < math.inf:
-            raise ValueError(f"--{name} must be above 0, got {value}")
-    for name, count in (
-        ("overlap", config.overlap),
-        ("num-inference-steps", config.num_inference_steps),
-        ("num-frames", config.num_frames),
-    ):
-        if count is not None and count < 1:
-            raise ValueError(f"--{name} must be at least 1, got {count}")
+    config = parse(ImagineConfig, argv, "worldsim imagine")
     with progress_bar() as bar:
         task = bar.add_task("loading", total=None)
         plan = make_plan(config, lambda: bar.advance(task))

@@ -14,6 +14,7 @@ import tyro
 
 from worldsim.extras import require
 from worldsim.game_config import GameConfig
+from worldsim.options import Count, FewFrames, InFile, OutFolder, Passes, Range, Seed, Side, parse
 from worldsim.policy import Policy, load_policy
 
 from .headless import play_headless
@@ -29,30 +30,30 @@ class PlayConfig:
     target: Annotated[str, tyro.conf.Positional]
     """A world that ships (pong, maze, balls), the folder of a world or of a run, or the id of a
     Gymnasium environment (ALE/Pong-v5)."""
-    start: Path | None = None
+    start: InFile | None = None
     """Begin in a world from this picture (a photo, a drawing, a screenshot), or from the end of
     this video."""
-    record: Path | None = None
+    record: OutFolder | None = None
     """Keep what is played as a recording in this folder; it grows with each session."""
     policy: Annotated[str | None, tyro.conf.arg(aliases=["--agent"])] = None
     """Who plays instead of the keys, until a key takes over: random, sticky, scripted, the folder
     of an agent (of `worldsim agent`), or module:function. An agent's folder is code: play none that
     you do not trust."""
-    speed: float = 1.0
+    speed: Annotated[float, Range(0.01, 100)] = 1.0
     """Factor on the game's own pace."""
-    passes: int | None = None
+    passes: Passes | None = None
     """Denoising passes a frame; by default the world's own number."""
-    seed: int | None = None
+    seed: Seed | None = None
     """Repeats a session's starts and chances; by default each session is another."""
-    steps: int | None = None
+    steps: Count | None = None
     """Stop after so many steps."""
     headless: bool = False
     """Play without a window, at the same pace; needs --steps, and no pygame."""
-    screenshots: Path = Path()
+    screenshots: OutFolder = Path()
     """Folder for screenshots."""
-    frame_size: tuple[int, int] = (64, 64)
+    frame_size: tuple[Side, Side] = (64, 64)
     """Height and width of a real game's frames; a world has its own."""
-    frame_skip: int | None = None
+    frame_skip: FewFrames | None = None
     """Game steps a frame of a real game; by default the game's own number."""
     grey: bool = False
     """Show and record a real game in grey."""
@@ -71,8 +72,7 @@ def main(argv: Sequence[str]) -> int:
         ValueError: If the target or an option is not what can be played.
         ModuleNotFoundError: If pygame is missing and a window is wanted.
     """
-    config = tyro.cli(PlayConfig, prog="worldsim play", args=list(argv))
-    print(play(config))
+    print(play(parse(PlayConfig, argv, "worldsim play")))
     return 0
 
 
@@ -82,9 +82,6 @@ def play(config: PlayConfig) -> str:
     Returns:
         A line that says what was played and what is kept.
     """
-    for name, value in (("--steps", config.steps), ("--passes", config.passes)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
     if config.headless:
         if config.steps is None:
             raise ValueError("--headless has no window to close: say how far to play with --steps")

@@ -316,8 +316,11 @@ def test_command_on_a_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     [
         (["NoSuchPipeline"], "NoSuchPipeline is no video pipeline known here; take CogVideoX"),
         (["LTXPipeline", "--frame-size", "100", "64"], "multiples of 32, got 100x64"),
-        (["LTXPipeline", "--seconds", "0"], "--seconds must be above 0, got 0.0"),
-        (["LTXPipeline", "--windows", "0"], "--windows must be above 0, got 0"),
+        (["LTXPipeline", "--seconds", "0"], "--seconds must be a number above 0 and .*, got 0.0"),
+        (
+            ["LTXPipeline", "--windows", "0"],
+            "--windows must be a whole number from 1 to 10,000, got 0",
+        ),
         (["LTXPipeline", "--overlap", "161"], "below the frames of a window, 161, got 161"),
         (["pong", "--frame-size", "32", "32"], "leave out --frame-size"),
         (["nowhere"], "no world at 'nowhere'.*class of a video pipeline"),

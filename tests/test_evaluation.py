@@ -232,7 +232,8 @@ def test_world_and_recording_must_fit(recording: Recording, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("option", "words"), [("--windows", "--windows must be 1"), ("--passes", "--passes must be 1")]
+    ("option", "words"),
+    [("--windows", "whole number from 1 to 2"), ("--passes", "whole number from 1 to 1,0")],
 )
 def test_options_out_of_range(option: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=words):

@@ -84,9 +84,12 @@ def test_what_animate_refuses(
     ltx: Path, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for arguments, words in (
-        ([str(tmp_path / "none.png")], "there is no picture or video"),
+        ([str(tmp_path / "none.png")], "there is no file"),
         ([str(photo), "--model", str(ltx)], "is a LTXPipeline, which has no motion_bucket_id"),
-        ([str(photo), "--motion-bucket-ids", "300"], "different numbers in 0..255, got (300,)"),
+        (
+            [str(photo), "--motion-bucket-ids", "300"],
+            "must be a whole number from 0 to 255, got 300",
+        ),
     ):
         assert main(["animate", *arguments]) == 2
         assert words in capsys.readouterr().err
@@ -161,7 +164,7 @@ def test_what_imagine_refuses(
         (["--model", str(svd)], "begins from a picture: give one with --image"),
         (["a ball", "--model", str(svd)], "has no use for the prompt: leave it out"),
         (["a ball", "--model", str(ltx), "--num-frames", "16"], "take 13 or 17"),
-        (["a ball", "--seconds", "-1"], "--seconds must be above 0, got -1"),
+        (["a ball", "--seconds", "-1"], "--seconds must be a number above 0 and at most"),
         (["a", "--model", str(ltx), "--num-frames", "9", "--overlap", "9", "--seconds", "9"],
          "got 9 frames with an overlap of 9"),
     ):  # fmt: skip

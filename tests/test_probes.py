@@ -186,5 +186,5 @@ def test_command_trains_asks_and_tells(tmp_path: Path, capsys: pytest.CaptureFix
 
 @pytest.mark.parametrize("option", ["--questions", "--episodes"])
 def test_options_out_of_range(option: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="must be 2 or more"):
+    with pytest.raises(ValueError, match="must be a whole number from 2 to"):
         main(["motion", "--out", str(tmp_path), option, "1"])

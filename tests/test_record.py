@@ -213,8 +213,11 @@ def test_one_recording_is_recorded_by_one_command(tmp_path: Path) -> None:
         (["worldsim/Pong-v0", "--policy", "random=much"], "player=weight .*, got 'random=much'"),
         (["worldsim/Pong-v0", "--policy", "no_such_module:play"], "cannot import no_such_module"),
         (["worldsim/Pong-v0", "--env-kwargs", "continuous"], "name=value, got 'continuous'"),
-        (["worldsim/Pong-v0", "--steps", "0"], "must be 1 or more"),
-        (["worldsim/Pong-v0", "--workers", "0"], "workers must be 1 or more, got 0"),
+        (["worldsim/Pong-v0", "--steps", "0"], "--steps must be a whole number from 1 to"),
+        (
+            ["worldsim/Pong-v0", "--workers", "0"],
+            "--workers must be a whole number from 1 to 1,024, got 0",
+        ),
     ],
 )
 def test_bad_input_is_one_sentence_and_leaves_nothing(

@@ -243,7 +243,7 @@ class TestAgents:
         ("flag", "value", "words"),
         [
             ("--num-envs", "7", "--num-envs must divide 1024, got 7"),
-            ("--frame-skip", "0", "--frame-skip must be 1 or more, got 0"),
+            ("--frame-skip", "0", "--frame-skip must be a whole number from 1 to 1,000, got 0"),
         ],
     )
     def test_settings_that_make_no_sense(

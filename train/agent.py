@@ -34,6 +34,18 @@ from torch import nn
 
 from worldsim.game import make_game
 from worldsim.game_config import GameConfig
+from worldsim.options import (
+    Count,
+    FewFrames,
+    Fraction,
+    NotNegative,
+    OutFolder,
+    Passes,
+    Positive,
+    Seed,
+    check_options,
+    parse,
+)
 from worldsim.sb3 import AGENT_FILE, SETTINGS_FILE, HeldActions, SB3VecEnv
 from worldsim.world_folder import load
 from worldsim.world_model import WorldModel
@@ -55,36 +67,36 @@ class AgentConfig:
 
     world: tyro.conf.Positional[str]
     """A world that ships (pong, maze, balls), or the folder of a world or of a run."""
-    out: Path
+    out: OutFolder
     """Folder of the agent: agent.zip, which Stable-Baselines3 reads, and its figures. The zip holds
     pickled code: resume or play none that you do not trust."""
-    steps: int = 60_000
+    steps: Count = 60_000
     """Decisions to learn from, over all environments."""
     learn_in: Literal["world", "game"] = "world"
     """Where it learns: in the world, or, to compare, in the world's real game."""
-    num_envs: int = 16
+    num_envs: Count = 16
     """Environments played at once: lanes of one batch in the world."""
-    frame_skip: int = 3
+    frame_skip: FewFrames = 3
     """Frames for which a decision holds."""
-    frame_stack: int = 2
+    frame_stack: FewFrames = 2
     """Frames that the agent sees, those of its last decisions."""
-    horizon: int = 500
+    horizon: Count = 500
     """Frames after which an episode in the world is cut off."""
-    max_uncertainty: float | None = None
+    max_uncertainty: Positive | None = None
     """Cut an episode off where the world doubts more than this; half as fast."""
-    passes: int | None = None
+    passes: Passes | None = None
     """Denoising passes a frame; none: the world's own number."""
-    lr: float = 5e-4
+    lr: Positive = 5e-4
     """Learning rate at first; it falls to a tenth."""
-    gamma: float = 0.985
+    gamma: Fraction = 0.985
     """Discount of a decision."""
-    entropy: float = 0.005
+    entropy: NotNegative = 0.005
     """Weight of the entropy of decisions, which keeps it trying."""
-    evals: int = 3
+    evals: Count = 3
     """How often it is tried, evenly spaced, the last time at its end."""
-    eval_episodes: int = 16
+    eval_episodes: Count = 16
     """Episodes of a trial, in the world and in the real game."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the agent and of where it learns."""
     resume: bool = False
     """Go on with the agent in --out."""
@@ -146,12 +158,12 @@ def main(argv: Sequence[str]) -> int:
         ValueError: In one sentence, if world or settings do not serve.
         ModuleNotFoundError: If Stable-Baselines3 is missing.
     """
-    config = tyro.cli(AgentConfig, args=list(argv), prog="worldsim agent")
+    config = parse(AgentConfig, argv, "worldsim agent")
     if config.resume and (config.out / SETTINGS_FILE).exists():
         begun = json.loads((config.out / SETTINGS_FILE).read_text())
         begun = {k: tuple(v) if isinstance(v, list) else v for k, v in begun.items()}
         begun = AgentConfig(**{**begun, "out": Path(begun["out"])})
-        config = tyro.cli(AgentConfig, args=list(argv), prog="worldsim agent", default=begun)
+        config = parse(AgentConfig, argv, "worldsim agent", begun)
     finished, steps = train_agent(config)
     out = shlex.quote(str(config.out))
     if not finished:
@@ -210,7 +222,7 @@ def train_agent(config: AgentConfig) -> tuple[bool, int]:
             trials["game"] = make("game", config.eval_episodes)
         except (ValueError, GymnasiumError, ImportError) as error:
             bar.note(f"the real game cannot be opened, so it grades nothing ({error})")
-        agent = find_agent(config, envs)
+        agent = find_agent(config, envs, world.device)
         envs.seed(config.seed + agent.num_timesteps)
 
         def save() -> None:
@@ -255,12 +267,8 @@ def train_agent(config: AgentConfig) -> tuple[bool, int]:
 
 def check(config: AgentConfig) -> None:
     """Refuse settings that make no sense, in one sentence."""
+    check_options(config)
     check_log(config.log)
-    counts = "steps num_envs frame_skip frame_stack horizon evals eval_episodes"
-    for name in counts.split():
-        if getattr(config, name) < 1:
-            flag = name.replace("_", "-")
-            raise ValueError(f"--{flag} must be 1 or more, got {getattr(config, name)}")
     if BATCH % config.num_envs:
         raise ValueError(f"--num-envs must divide {BATCH}, got {config.num_envs}")
     exists = (config.out / AGENT_FILE).exists()
@@ -292,11 +300,11 @@ def make_game_envs(game: GameConfig, num_envs: int) -> SB3VecEnv:
     return SB3VecEnv(SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP))
 
 
-def find_agent(config: AgentConfig, envs: VecEnv) -> PPO:
+def find_agent(config: AgentConfig, envs: VecEnv, device: torch.device) -> PPO:
     """A fresh agent, or the one to go on with."""
     path = config.out / AGENT_FILE
     if config.resume and path.exists():
-        return PPO.load(path, env=envs, device=_agent_device(config))
+        return PPO.load(path, env=envs, device=device)
     return PPO(
         "CnnPolicy",
         envs,
@@ -308,7 +316,7 @@ def find_agent(config: AgentConfig, envs: VecEnv) -> PPO:
         ent_coef=config.entropy,
         policy_kwargs={"features_extractor_class": SmallCNN},
         seed=config.seed,
-        device=_agent_device(config),
+        device=device,
     )
 
 
@@ -352,7 +360,3 @@ class _Watch(BaseCallback):
 
 def _settings(config: AgentConfig) -> dict[str, Any]:
     return {**dataclasses.asdict(config), "out": str(config.out)}
-
-
-def _agent_device(config: AgentConfig) -> str:
-    return config.device or "auto"

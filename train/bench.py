@@ -18,6 +18,7 @@ from rich.live import Live
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
+from worldsim.options import Count, Passes, Seconds, Threads, parse
 from worldsim.rollout import Rollout
 from worldsim.threads import use_threads
 from worldsim.world_folder import load
@@ -32,13 +33,13 @@ class BenchConfig:
 
     world: tyro.conf.Positional[str]
     """A world that ships (pong, maze, balls), or the folder of a world or of a run."""
-    batch_sizes: tuple[int, ...] = (1, 8, 32, 128)
+    batch_sizes: tuple[Count, ...] = (1, 8, 32, 128)
     """Sessions stepped together, each a line of the table."""
-    passes: tuple[int, ...] = (1, 2, 4)
+    passes: tuple[Passes, ...] = (1, 2, 4)
     """Denoising passes a frame, each a line of the table."""
-    seconds: float = 2.0
+    seconds: Seconds = 2.0
     """How long each line is measured, about; two steps at least."""
-    threads: int = 1
+    threads: Threads = 1
     """Threads of the CPU; for small worlds one is fastest."""
     device: str | None = None
     """Where the world runs, such as cpu or cuda; none: a GPU if there is one."""
@@ -74,8 +75,7 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         ValueError: In one sentence, if the world or an option does not serve.
     """
-    config = tyro.cli(BenchConfig, args=list(argv), prog="worldsim bench")
-    bench(config)
+    bench(parse(BenchConfig, argv, "worldsim bench"))
     return 0
 
 
@@ -91,15 +91,6 @@ def bench(config: BenchConfig) -> dict[tuple[str, int, int], StepCost]:
     Raises:
         ValueError: If there is no such world or an option is out of range.
     """
-    for name in ("batch_sizes", "passes"):
-        values = getattr(config, name)
-        if not values or min(values) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be 1 or more, got {values}")
-    if config.seconds <= 0 or config.threads < 1:
-        raise ValueError(
-            "--seconds must be above 0 and --threads 1 or more, got "
-            f"{config.seconds} and {config.threads}"
-        )
     use_threads(config.threads)
     world = load(config.world, device=config.device)
     rate = matrix_rate(world.device)

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import shlex
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
+
+from worldsim.options import (
+    Count,
+    Fraction,
+    Minutes,
+    NotNegative,
+    Number,
+    OutFolder,
+    Part,
+    Passes,
+    Positive,
+    Range,
+    Seed,
+    check_options,
+)
 
 from .checkpoint import Progress
 from .run_log import Logger, check_log
@@ -21,18 +35,18 @@ class TrainConfig:
 
     recording: tyro.conf.Positional[Path]
     """Folder written by `worldsim record`."""
-    out: Path
+    out: OutFolder
     """Folder of the run: checkpoints, figures, videos."""
-    minutes: float | None = None
+    minutes: Minutes | None = None
     """How long to train, in minutes of wall clock; 30 if neither this nor --steps is given. What
     is evaluated on the way is part of it, the evaluation at the end comes after it."""
-    steps: int | None = None
+    steps: Count | None = None
     """How long to train, in optimizer steps; alternative to --minutes."""
     size: Literal["tiny", "small", "base"] = "tiny"
     """Size of the model: tiny for a CPU, small and base for a GPU."""
     resume: bool = False
     """Go on from the newest checkpoint in --out."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the weights, of the order of the data and of all noise."""
     log: tuple[Logger, ...] = ("wandb",)
     """Where figures and videos go beside metrics.jsonl: wandb, tensorboard, both, or neither."""
@@ -47,56 +61,56 @@ class TrainConfig:
     device: str | None = None
     """Where to train, such as cuda or cpu; a GPU if there is one."""
 
-    batch_size: int = 4
+    batch_size: Count = 4
     """Windows in a step."""
-    num_frames: int = 12
+    num_frames: Count = 12
     """Frames of a window that are learned; also how far the world's attention reaches back."""
-    patch_size: int = 8
+    patch_size: Annotated[int, Range(1, 256)] = 8
     """Side of a patch in pixels: smaller is sharper and slower."""
-    time_every: int = 3
+    time_every: Annotated[int, Range(1, 12)] = 3
     """Attention over time in every so many layers: 2 is slower, better where pictures scroll."""
-    passes: int = 2
+    passes: Passes = 2
     """Denoising passes of a frame in play, where no other number is asked for."""
-    lr: float = 4e-3
+    lr: Positive = 4e-3
     """Peak learning rate."""
-    warmup_steps: int = 100
+    warmup_steps: Number = 100
     """Steps until the learning rate has its peak."""
-    decay_fraction: float = 0.4
+    decay_fraction: Fraction = 0.4
     """Last part of the run, in which the learning rate falls to 0."""
-    weight_decay: float = 0.01
+    weight_decay: NotNegative = 0.01
     """Decoupled weight decay of the matrices."""
-    clip: float = 1.0
+    clip: Positive = 1.0
     """Largest norm of the gradient."""
-    ema_decay: float = 0.998
+    ema_decay: Fraction = 0.998
     """Decay of the averaged weights, which are the world that is kept."""
-    moving_weight: float = 10.0
+    moving_weight: NotNegative = 10.0
     """Extra weight in the loss of pixels where something moves."""
-    presence: float = 0.6
+    presence: Fraction = 0.6
     """How much of that weight lies where something is, the rest on all places it may reach."""
-    final_presence: float | None = None
+    final_presence: Fraction | None = None
     """What --presence falls to while the learning rate falls: less if things multiply in long
     play (0.15 is low), more if they fade; as it was unless given."""
-    clean_fraction: float = 0.25
+    clean_fraction: Fraction = 0.25
     """Fraction of frames trained at the clean level, as those that a session begins from."""
-    noise_fraction: float = 0.35
+    noise_fraction: Fraction = 0.35
     """Fraction of frames trained from pure noise, as every frame in play begins."""
-    history_noise: float = 0.1
+    history_noise: NotNegative = 0.1
     """Largest noise on the frames given as history, so that small errors do not grow."""
-    own_history: float = 0.5
+    own_history: Fraction = 0.5
     """Fraction of windows whose history is made by the model itself, so that it mends its errors
     instead of drifting: none in the first third of the run, all of it from the second on."""
-    damaged_history: float = 0.0
+    damaged_history: Fraction = 0.0
     """Fraction of windows in whose history a moving thing is missing or does not belong, so that a
     world finds again what it has lost and drops what it has drawn twice; from when on as above."""
-    action_dropout: float = 0.1
+    action_dropout: Fraction = 0.1
     """Fraction of actions hidden."""
-    held_out: float = 0.1
+    held_out: Part = 0.1
     """Fraction of the recording, in whole episodes, kept for evaluation."""
-    save_minutes: float = 5.0
+    save_minutes: Annotated[float, Range(0, 525_600)] = 5.0
     """Minutes between checkpoints."""
-    log_steps: int = 50
+    log_steps: Count = 50
     """Steps between logged figures, which are their mean."""
-    evals: int = 3
+    evals: Number = 3
     """Evaluations during the run, evenly spaced, beside the one at its end; none after one that
     takes over a tenth of --minutes."""
 
@@ -148,26 +162,12 @@ class TrainConfig:
 
 def check(config: TrainConfig) -> None:
     """Refuse settings that make no sense, in one sentence."""
+    check_options(config)
     check_log(config.log)
     if config.steps is not None and config.minutes is not None:
         raise ValueError(
             f"give --steps or --minutes, not both (got {config.steps} and {config.minutes})"
         )
-    positive = "steps minutes batch_size num_frames patch_size time_every passes lr clip log_steps"
-    not_negative = "seed warmup_steps weight_decay moving_weight history_noise save_minutes evals"
-    fractions = (
-        "decay_fraction ema_decay presence final_presence clean_fraction noise_fraction "
-        "own_history damaged_history action_dropout"
-    )
-    for names, rule, holds in (
-        (positive, "above 0", lambda value: 0 < value < math.inf),
-        (not_negative, "0 or more", lambda value: 0 <= value < math.inf),
-        (fractions, "between 0 and 1", lambda value: 0 <= value <= 1),
-    ):
-        for name in names.split():
-            value = getattr(config, name)
-            if value is not None and not holds(value):
-                raise ValueError(f"--{name.replace('_', '-')} must be {rule}, got {value}")
     if config.clean_fraction + config.noise_fraction > 1:
         raise ValueError(
             "--clean-fraction and --noise-fraction are parts of the same frames and add up to 1 at "

@@ -9,12 +9,15 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import tyro
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+
+from worldsim import options
+from worldsim.files import written_aside
 
 if TYPE_CHECKING:
     from worldsim.cost import Denoiser, Forward
@@ -50,21 +53,21 @@ class CostConfig:
     target: tyro.conf.Positional[str]
     """A world (pong, maze, balls, a folder), the folder or Hub id of a diffusers video pipeline,
     of which only the configs are read, or the name of its class, such as LTXPipeline."""
-    frame_size: tuple[int, int] | None = None
+    frame_size: tuple[options.Side, options.Side] | None = None
     """Height and width in pixels; the pipeline's own if none."""
-    seconds: float | None = None
+    seconds: options.Seconds | None = None
     """Duration of the one sequence; if none, all windows have the pipeline's own length."""
-    windows: int = 4
+    windows: Annotated[int, options.Range(1, 10_000)] = 4
     """Windows of the chained scheme, which together have as many tokens as the one sequence."""
-    overlap: int = 1
+    overlap: options.Number = 1
     """Frames of each window but the first that are given again from the one before."""
-    num_inference_steps: int | None = None
+    num_inference_steps: options.Passes | None = None
     """Denoising steps; the pipeline's own if none."""
     dtype: Literal["fp32", "fp16", "bf16"] = "bf16"
     """Precision of weights and activations of a pipeline; a world has single precision."""
-    tflops: float | None = None
+    tflops: options.Positive | None = None
     """Rate of the device in 10^12 operations a second; measured on this machine if none."""
-    utilisation: float = 0.4
+    utilisation: Annotated[float, options.Range(0, 1, above=True)] = 0.4
     """Share of that rate that is reached."""
     out: Path = Path("cost.png")
     """The plot: a PNG, or a folder for it."""
@@ -96,7 +99,7 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         ValueError: In one sentence, if the target or an option does not serve.
     """
-    cost(tyro.cli(CostConfig, prog="worldsim cost", args=list(argv)))
+    cost(options.parse(CostConfig, argv, "worldsim cost"))
     return 0
 
 
@@ -112,10 +115,8 @@ def cost(config: CostConfig) -> dict[str, Scheme]:
     Raises:
         ValueError: If there is no such target or an option is out of range.
     """
-    for name in ("seconds", "num_inference_steps", "tflops", "utilisation", "windows"):
-        value = getattr(config, name)
-        if value is not None and not value > 0:
-            raise ValueError(f"--{name.replace('_', '-')} must be above 0, got {value}")
+    path = config.out if config.out.suffix == ".png" else config.out / "cost.png"
+    options.check_place("--out", path, options.Place("file"))
     denoiser = open_target(config)
     frames = config.seconds * denoiser.fps / config.windows if config.seconds else denoiser.window
     latents = denoiser.latent_frames(frames)
@@ -156,7 +157,6 @@ def cost(config: CostConfig) -> dict[str, Scheme]:
     _say(console, ONE.format(tokens=tokens, times=tokens / own, own=own))
     if denoiser.ring:
         _say(console, RING.format(window=denoiser.window))
-    path = config.out if config.out.suffix == ".png" else config.out / "cost.png"
     draw(path, denoiser.name, curves)
     _say(console, f"Plot: {path}")
     return schemes
@@ -394,8 +394,6 @@ def draw(path: Path, name: str, curves: Mapping[str, Sequence[Scheme]]) -> None:
     axes[0].legend(frameon=False)
     figure.suptitle(f"{name}: one sequence or chained windows")
     figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.part")
-    figure.savefig(aside, dpi=110, format="png")
-    aside.replace(path)
+    with written_aside(path) as aside:
+        figure.savefig(aside, dpi=110, format="png")
     plt.close(figure)

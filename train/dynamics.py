@@ -15,9 +15,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-import tyro
 
 from worldsim.flow import ramp_weight
+from worldsim.options import parse
 from worldsim.recording import Recording
 from worldsim.split import Split
 from worldsim.world_model import Losses
@@ -276,10 +276,10 @@ def main(argv: Sequence[str]) -> int:
         Exit status: 0 when the world is trained, 1 when the loss was no number any more, 130 when
         the run was stopped.
     """
-    config = tyro.cli(TrainConfig, args=argv, prog="worldsim train")
+    config = parse(TrainConfig, argv, "worldsim train")
     if config.resume and (checkpoint := find_checkpoint(config.out, True)):
         begun = resumed_config(config, read_progress(checkpoint)[1])
-        config = tyro.cli(TrainConfig, args=argv, prog="worldsim train", default=begun)
+        config = parse(TrainConfig, argv, "worldsim train", begun)
     try:
         ended, checkpoint, progress = train(config)
     except FloatingPointError as error:

@@ -19,6 +19,7 @@ from worldsim import events
 from worldsim.bands import Estimate
 from worldsim.files import write_json, write_text
 from worldsim.held_out import check_match
+from worldsim.options import Count, InFile, OutFolder, Passes, Place, Seed, check_place, parse
 from worldsim.recording import Recording
 from worldsim.world_folder import load
 
@@ -51,18 +52,18 @@ class EvalConfig:
     """Folder of a recording of the same game, made with the same settings."""
     beside: tuple[str, ...] = ()
     """More worlds of the same game, to stand beside it in the report."""
-    out: Path | None = None
+    out: OutFolder | None = None
     """Folder for the report; none: `eval` in the world's folder, or `runs/NAME_eval`."""
     quick: bool = False
     """A look instead of a study: fewer and shorter windows, in about a tenth of the time."""
-    windows: int | None = None
+    windows: Count | None = None
     """Held-out windows to predict; none: 32, or 16 for a quick look."""
-    passes: int | None = None
+    passes: Passes | None = None
     """Denoising passes a frame; none: the world's own number."""
-    i3d: Path | None = None
+    i3d: InFile | None = None
     """The network of FVD, as the TorchScript file i3d_torchscript.pt that is in common use (it is
     not part of worldsim); none: no FVD. Slow without a GPU."""
-    seed: int = 0
+    seed: Seed = 0
     """Decides the windows, the permutations of actions and the noise."""
     device: str | None = None
     """Where the world runs, such as `cpu` or `cuda`; none: a GPU if there is one."""
@@ -80,8 +81,7 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         ValueError: In one sentence, if world, recording or an option does not serve.
     """
-    config = tyro.cli(EvalConfig, args=list(argv), prog="worldsim eval")
-    evaluate(config)
+    evaluate(parse(EvalConfig, argv, "worldsim eval"))
     return 0
 
 
@@ -99,11 +99,8 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
         ValueError: If there is no such world or recording, they do not fit, or an option is out
             of range.
     """
-    for option, value in (("windows", config.windows), ("passes", config.passes)):
-        if value is not None and value < 1:
-            raise ValueError(f"--{option} must be 1 or more, got {value}")
-    if config.i3d is not None and not config.i3d.is_file():
-        raise ValueError(f"there is no file {config.i3d}: --i3d wants i3d_torchscript.pt")
+    out = config.out or _default_out(config.world)
+    check_place("--out", out, Place("folder"))
     recording = Recording(config.recording)
     names = [config.world, *config.beside]
     worlds = {name: load(name, device=config.device) for name in names}
@@ -157,7 +154,6 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
         "seed": config.seed,
         "worlds": [{**one.figures, "verdicts": verdicts(one.figures)} for one in measured],
     }
-    out = config.out or _default_out(config.world)
     out.mkdir(parents=True, exist_ok=True)
     _print_report(report, measured, console)
     text = io.StringIO()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from worldsim.codec import PixelCodec
+from worldsim.devices import check_memory, pick_device
 from worldsim.dit import DiTConfig, VideoDiT
-from worldsim.files import one_line
 from worldsim.heads import RewardTerminationHead
 from worldsim.recording import Recording, Windows
 from worldsim.split import Split
@@ -24,6 +25,8 @@ SIZES = {
     "base": {"width": 512, "depth": 12, "num_heads": 8, "num_kv_heads": 4},
 }
 
+ACTIVATION_BYTES = 50  # for each token, layer and channel, at the least; measured: 100 to 130
+
 
 def build_world(config: TrainConfig, recording: Recording, split: Split) -> WorldModel:
     """A fresh world for a recording, with start windows from its held-out episodes.
@@ -31,8 +34,10 @@ def build_world(config: TrainConfig, recording: Recording, split: Split) -> Worl
     The weights are drawn from torch's own generator.
 
     Raises:
-        ValueError: If the device cannot be used.
+        ValueError: If the device cannot be used, or a step does not fit into its memory.
     """
+    device = pick_device(config.device)
+    check_step_fits(config, recording.game.frame_size, device)
     game = recording.game
     codec = PixelCodec(game.channels)
     dit = VideoDiT(
@@ -55,20 +60,24 @@ def build_world(config: TrainConfig, recording: Recording, split: Split) -> Worl
         num_passes=config.passes,
         split=split,
     )
-    return world.to(pick_device(config.device))
+    return world.to(device)
 
 
-def pick_device(name: str | None) -> torch.device:
-    """A device that works, by default a GPU if there is one.
+def check_step_fits(config: TrainConfig, frame_size: tuple[int, int], device: torch.device) -> None:
+    """Refuse a batch whose activations alone cannot fit, before any of them is made.
 
     Raises:
-        ValueError: If there is no such device here.
+        ValueError: If they cannot.
     """
-    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.zeros((), device=name).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"cannot train on --device {name} here: {one_line(error)}") from error
+    size = SIZES[config.size]
+    tokens = math.prod(-(-side // config.patch_size) for side in frame_size)
+    frames = config.batch_size * config.num_frames
+    check_memory(
+        frames * tokens * size["depth"] * size["width"] * ACTIVATION_BYTES,
+        f"a step of {config.batch_size:,} windows of {config.num_frames:,} frames",
+        "take a smaller --batch-size or fewer --num-frames",
+        device,
+    )
 
 
 def make_optimizers(world: WorldModel, weight_decay: float) -> list[torch.optim.Optimizer]:

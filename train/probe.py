@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -21,6 +21,7 @@ from rich.table import Table
 from worldsim.bands import Estimate, estimate
 from worldsim.files import write_json, write_text
 from worldsim.game import describe_game, make_game
+from worldsim.options import Count, OutFolder, Range, Seed, parse
 from worldsim.probes import CONTEXT, PROBES, SHARE, Errors, Probe, Truth, asked
 from worldsim.recording import Episode, RecordingWriter
 from worldsim.registration import SCENE_ID
@@ -36,6 +37,7 @@ Frames = NDArray[np.uint8]
 BANDS = ("in", "out")
 ASKED_SEED = 1_000_000  # episodes from this seed on are never trained on
 STRIP_STEPS = (0, 4, 8, 12, 16, 20, 24, 28, 31)
+SeveralEpisodes = Annotated[int, Range(2, ASKED_SEED)]  # one has no spread
 SHOWN = {"reader": "reader", "world": "world", "copy_last": "copied"}
 
 
@@ -53,18 +55,18 @@ class ProbeConfig:
         Literal["all", "motion", "collision", "parabola", "occlusion", "pour", "candle", "counting"]
     ]
     """The scene, or all of them in turn."""
-    out: Path = Path("runs/probes")
+    out: OutFolder = Path("runs/probes")
     """Folder for recordings and worlds, and a table (text and JSON), a figure and a filmstrip for
     each scene. What is there already is not done again."""
-    steps: int = 600
+    steps: Count = 600
     """Optimizer steps of each training; some six minutes on a core."""
-    episodes: tuple[int, ...] = (32, 512)
+    episodes: tuple[SeveralEpisodes, ...] = (32, 512)
     """Episodes to train on: one world for each number, so that it shows what more data does."""
     size: Literal["tiny", "small", "base"] = "tiny"
     """Size of the model."""
-    questions: int = 64
+    questions: SeveralEpisodes = 64
     """Episodes to ask about, in each band."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the training."""
     device: str | None = None
     """Where to train, such as cuda or cpu; a GPU if there is one."""
@@ -110,7 +112,7 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         ValueError: In one sentence, if an option does not serve.
     """
-    config = tyro.cli(ProbeConfig, prog="worldsim probe", args=list(argv))
+    config = parse(ProbeConfig, argv, "worldsim probe")
     if not probe(config):
         again = shlex.join(["worldsim", "probe", *argv])
         print(f"stopped; {config.out} keeps what there is; to continue: {again}")
@@ -130,11 +132,6 @@ def probe(config: ProbeConfig) -> bool:
     Raises:
         ValueError: If an option is out of range.
     """
-    if config.questions < 2 or not config.episodes or min(config.episodes) < 2:
-        raise ValueError(
-            "--questions and each of --episodes must be 2 or more, got "
-            f"{config.questions} and {config.episodes}"
-        )
     names = list(PROBES) if config.scene == "all" else [config.scene]
     console = Console()
     total, done, begun = len(names) * len(config.episodes), 0, time.monotonic()

@@ -42,7 +42,6 @@ EXTRAS = {
     "tensorboard": ("tensorboard", "tensorboard"),
     "transformers": ("transformers", "video"),
     "accelerate": ("accelerate", "video"),
-    "psutil": ("psutil", "video"),
     "stable_baselines3": ("stable-baselines3", "rl"),
     "minari": ("minari", "minari"),
     "ale_py": ("ale-py", "atari"),
@@ -111,6 +110,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get("WORLDSIM_TRACEBACK"):
             raise
         return _complain(str(error) or type(error).__name__)
+    except (MemoryError, RuntimeError) as error:
+        from worldsim.devices import is_out_of_memory
+        from worldsim.files import one_line
+
+        if os.environ.get("WORLDSIM_TRACEBACK") or not is_out_of_memory(error):
+            raise
+        return _complain(f"too little memory ({one_line(error)}): ask for less of it")
 
 
 def _run(arguments: list[str]) -> int:

@@ -18,6 +18,7 @@ from diffusers import DiffusionPipeline
 from numpy.typing import NDArray
 from PIL import Image
 
+from worldsim.devices import is_out_of_memory
 from worldsim.files import one_line
 from worldsim.pretrained import (
     check_memory,
@@ -280,10 +281,7 @@ def explained_memory() -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:  # torch's own is a RuntimeError
-        words = str(error).lower()
-        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and not (
-            "can't allocate memory" in words or "not enough memory" in words
-        ):
+        if not is_out_of_memory(error):
             raise
         raise ValueError(
             f"too little memory ({one_line(error)}): take fewer --num-frames or a smaller "

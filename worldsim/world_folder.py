@@ -29,6 +29,7 @@ import torch
 from safetensors.torch import save_file
 
 from worldsim.codec import load_codec, save_codec
+from worldsim.devices import pick_device
 from worldsim.dit_folder import load_dit, save_dit
 from worldsim.files import (
     checksum,
@@ -120,9 +121,9 @@ def load(name: str | os.PathLike[str], device: str | torch.device | None = None)
 
     Raises:
         PermissionError: If a file of it may not be read.
-        ValueError: If there is no such world, or its folder cannot be read.
+        ValueError: If there is no such world or device, or the world's folder cannot be read.
     """
-    path = find_world(name)
+    path, device = find_world(name), pick_device(device)
     forget_lost_threads()
     with reading(path / "config.json", REMEDY) as file:
         config = read_json(file)
@@ -174,7 +175,6 @@ def load(name: str | os.PathLike[str], device: str | torch.device | None = None)
         )
         if not world.still.isfinite().all():
             raise ValueError("it makes numbers that are not finite of the background")
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return world.to(device).eval()
 
 
