@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 
@@ -16,8 +17,10 @@ from tests.benchmarks.bench_pong import paddle_rows, play
 from worldsim.envs import pong
 from worldsim.envs.record import main as record
 from worldsim.envs.sight import is_colour
+from worldsim.files import checksum
 from worldsim.find_world import BUNDLED
 from worldsim.recording import Recording
+from worldsim.world_folder import SUMMED
 
 NAMES = sorted(path.name for path in BUNDLED.iterdir() if path.is_dir())
 SESSIONS, CONTEXT, STEPS = 8, 12, 16
@@ -53,6 +56,14 @@ def test_a_bundled_world_knows_the_episodes_of_its_recording(name: str, tmp_path
     again = Recording(tmp_path)
     assert world.split is not None
     assert tuple(map(again.fingerprint, range(len(again)))) == world.split.episodes[: len(again)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_bytes_of_a_bundled_world_are_those_of_its_checksums(name: str) -> None:
+    folder = BUNDLED / name
+    sums = json.loads((folder / "config.json").read_text(encoding="utf-8"))["checksums"]
+    assert sums == {part: checksum(folder / part) for part in SUMMED if (folder / part).exists()}
+    assert set(SUMMED[:4]) <= set(sums)
 
 
 @pytest.fixture(scope="module")
