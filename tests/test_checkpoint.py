@@ -6,13 +6,17 @@ import dataclasses
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import worldsim
+from tests.edits import edit_json
 from tests.tiny_worlds import make_tiny_world
+from worldsim.files import checksum
 from worldsim.train.checkpoint import (
     Progress,
     alone,
@@ -23,6 +27,7 @@ from worldsim.train.checkpoint import (
     read_progress,
     save_checkpoint,
 )
+from worldsim.train.config import TrainConfig, resumed_config
 from worldsim.train.presets import make_optimizers
 from worldsim.world_model import Losses, WorldModel
 
@@ -192,9 +197,98 @@ def test_damage_is_one_sentence_that_names_the_checkpoint(
         content = (checkpoint / file).read_bytes()
         (checkpoint / file).write_bytes(content[: len(content) // 2])
     read = read_progress if file == "training.json" else state.load
-    with pytest.raises(ValueError, match="step_00000005 is damaged") as error:
+    with pytest.raises(ValueError, match="step_00000005") as error:
         read(checkpoint)
+    assert file in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [
+        ("step", -1),
+        ("step", 2.5),
+        ("step", True),
+        ("step", 10**30),
+        ("seconds", "90"),
+        ("seconds", float("nan")),
+        ("seconds", -1.0),
+        ("evals", None),
+        ("settings", []),
+        ("settings", None),
+        ("checksums", 5),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_one_sentence_that_names_the_file(
+    tmp_path: Path, entry: str, value: object
+) -> None:
+    checkpoint = State(1, num_updates=0).save(tmp_path, 5)
+    edit_json(checkpoint / "training.json", lambda about: {**about, entry: value})
+    with pytest.raises(ValueError, match=r"step_00000005/training.json is damaged") as error:
+        read_progress(checkpoint)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("lr", "fast"), ("steps", 2.5), ("size", "vast"), ("resume", 1), ("wandb_tags", [5])],
+)
+def test_a_setting_of_the_wrong_type_is_named(tmp_path: Path, name: str, value: object) -> None:
+    config = TrainConfig(tmp_path, tmp_path / "run", resume=True)
+    assert resumed_config(config, config.settings()) == config
+    if name == "resume":
+        return
+    with pytest.raises(ValueError, match=f"training.json .* is damaged .its {name} is"):
+        resumed_config(config, {**config.settings(), name: value})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda tensor: tensor * torch.nan, "is not finite"),
+        (lambda tensor: tensor.flatten()[:1], "the shape"),
+    ],
+)
+def test_a_state_that_is_not_of_this_run_is_refused(
+    tmp_path: Path, change: Callable[[torch.Tensor], torch.Tensor], words: str
+) -> None:
+    checkpoint = State(1).save(tmp_path, 5)
+    file = checkpoint / "training.safetensors"
+    for part in ("optimizer.0", "weights"):
+        tensors = load_file(file)
+        name = next(key for key in tensors if key.startswith(part) and tensors[key].ndim > 1)
+        save_file({**tensors, name: change(tensors[name])}, tmp_path / "changed")
+        original = file.read_bytes()
+        file.write_bytes((tmp_path / "changed").read_bytes())
+        with pytest.raises(ValueError, match=r"training.safetensors is damaged .its bytes are not"):
+            State(2).load(checkpoint)
+        edit_json(checkpoint / "training.json", lambda about: {**about, "checksums": {}})
+        with pytest.raises(ValueError, match=rf"training.safetensors is damaged .*({words})"):
+            State(2).load(checkpoint)
+        file.write_bytes(original)
+        checksums = {"training.safetensors": checksum(file)}
+        edit_json(checkpoint / "training.json", lambda a, c=checksums: {**a, "checksums": c})
+
+
+def test_no_link_in_a_run_is_followed(tmp_path: Path) -> None:
+    run, victim = tmp_path / "run", tmp_path / "victim"
+    for folder in (run, victim):
+        folder.mkdir()
+    (victim / "thesis").touch()
+    for name in ("step_00000001.partial", "step_00000001.partial.writing", "step_00000009"):
+        (run / name).symlink_to(victim)
+    assert list_checkpoints(run) == []
+    with alone(run):
+        State(1, num_updates=0).save(run, 1)
+    assert [path.name for path in victim.iterdir()] == ["thesis"]
+    checkpoint = run / "step_00000001"
+    for name in ("training.json", "training.safetensors"):
+        (checkpoint / name).rename(tmp_path / name)
+        (checkpoint / name).symlink_to(tmp_path / name)
+        with pytest.raises(ValueError, match=f"{name} is a link"):
+            State(1, num_updates=0).load(checkpoint)
+        (checkpoint / name).unlink()
+        (tmp_path / name).rename(checkpoint / name)
 
 
 def test_another_model_is_refused_before_anything_changes(tmp_path: Path) -> None:

@@ -243,3 +243,13 @@ def test_modes_follow_the_login_and_never_prompt(monkeypatch: pytest.MonkeyPatch
         choose_wandb_mode("auto", notes.append)
     with pytest.raises(ValueError, match=r"one of online, offline, disabled, auto, got 'of'"):
         choose_wandb_mode("of", notes.append)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "wandb_id.txt", "wandb", "tensorboard"])
+def test_nothing_is_logged_through_a_link(tmp_path: Path, name: str) -> None:
+    run, victim = tmp_path / "run", tmp_path / "victim"
+    run.mkdir()
+    (run / name).symlink_to(victim)
+    with pytest.raises(ValueError, match=f"{name} is a link"):
+        RunLog(run, {}, wandb="offline")
+    assert not victim.exists()

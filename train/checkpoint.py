@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import math
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,12 +20,21 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from worldsim.files import locked, read_json
+from worldsim.files import (
+    checksum,
+    locked,
+    naming_damage,
+    read_json,
+    reading,
+    remove,
+    write_json,
+)
 from worldsim.split import Split
 from worldsim.world_folder import load
 from worldsim.world_model import Losses, WorldModel
 
-_DAMAGE = (OSError, KeyError, RuntimeError, TypeError, ValueError, SafetensorError)
+STATE, TENSORS = "training.json", "training.safetensors"
+REMEDY = "delete the checkpoint and resume from the one before it, or start again"
 
 
 class Progress(NamedTuple):
@@ -46,7 +53,8 @@ class Progress(NamedTuple):
 
 def list_checkpoints(run: Path) -> list[Path]:
     """The run's checkpoints, oldest first."""
-    return sorted(path for path in run.glob("step_[0-9]*") if path.name[5:].isdigit())
+    found = (path for path in run.glob("step_[0-9]*") if path.name[5:].isdigit())
+    return sorted(path for path in found if not path.is_symlink())
 
 
 def find_checkpoint(run: Path, resume: bool) -> Path | None:
@@ -97,7 +105,7 @@ def alone(run: Path) -> Iterator[None]:
     busy = f"another process is training in {run}: wait for it, or choose another --out"
     with locked(run / "lock", busy):
         for leftover in run.glob("step_*.partial*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+            remove(leftover)
         yield
 
 
@@ -130,7 +138,7 @@ def save_checkpoint(
         OSError: In one sentence, if it cannot be written; the ones before it are kept.
     """
     path = run / f"step_{progress.step:08d}"
-    if not path.exists():
+    if path.is_symlink() or not path.exists():
         aside = run / f"{path.name}.partial"
         try:
             ema_world.save(aside)
@@ -144,19 +152,20 @@ def save_checkpoint(
                     tensors[f"unlogged.{field}"] = torch.stack(parts)
             save_file(
                 {name: tensor.contiguous().clone() for name, tensor in tensors.items()},
-                aside / "training.safetensors",
+                aside / TENSORS,
             )
-            about = {**progress._asdict(), "settings": settings}
-            (aside / "training.json").write_text(json.dumps(about, indent=2) + "\n")
+            checksums = {TENSORS: checksum(aside / TENSORS)}
+            about = {**progress._asdict(), "settings": settings, "checksums": checksums}
+            write_json(aside / STATE, about)
             aside.rename(path)
         except (OSError, SafetensorError) as error:
-            shutil.rmtree(aside, ignore_errors=True)
+            remove(aside)
             raise OSError(
                 f"the checkpoint {path} could not be written ({error}); make room, then go on "
                 "from the one before with --resume"
             ) from error
     for old in list_checkpoints(run)[:-keep]:
-        shutil.rmtree(old.rename(run / f"{old.name}.partial"))
+        remove(old.rename(run / f"{old.name}.partial"))
     return path
 
 
@@ -166,12 +175,24 @@ def read_progress(checkpoint: Path) -> tuple[Progress, dict[str, Any]]:
     Raises:
         ValueError: If the checkpoint is damaged.
     """
-    try:
-        about = json.loads((checkpoint / "training.json").read_text())
-        settings = dict(about.pop("settings"))
-        return Progress(**about), settings
-    except _DAMAGE as error:
-        raise _damaged(checkpoint, error) from error
+    about = _read_state(checkpoint)
+    with reading(checkpoint / STATE, REMEDY):
+        for name, kinds in {"step": int, "seconds": (int, float), "evals": int}.items():
+            value = about[name]
+            if isinstance(value, bool) or not isinstance(value, kinds) or not 0 <= value < 2**63:
+                raise ValueError(f"{name} must be a number of 0 or more, got {value!r:.40}")
+        return Progress(about["step"], about["seconds"], about["evals"]), about["settings"]
+
+
+def _read_state(checkpoint: Path) -> dict[str, Any]:
+    """The content of a checkpoint's ``training.json``."""
+    with reading(checkpoint / STATE, REMEDY) as file:
+        about = read_json(file)
+        if not isinstance(about, dict) or not isinstance(about["settings"], dict):
+            raise ValueError("it must hold an object with the settings as another one")
+        if not isinstance(about.get("checksums", {}), dict):
+            raise ValueError("its checksums must be an object")
+        return about
 
 
 def read_split(checkpoint: Path) -> Split | None:
@@ -180,11 +201,9 @@ def read_split(checkpoint: Path) -> Split | None:
     Raises:
         ValueError: If the checkpoint is damaged.
     """
-    try:
-        config = read_json(checkpoint / "config.json")
+    with reading(checkpoint / "config.json", REMEDY) as file:
+        config = read_json(file)
         return Split.from_dict(config["split"]) if "split" in config else None
-    except _DAMAGE as error:
-        raise _damaged(checkpoint, error) from error
 
 
 def load_checkpoint(
@@ -199,29 +218,44 @@ def load_checkpoint(
         Losses of the steps since figures were last logged.
 
     Raises:
+        PermissionError: If a file of it may not be read.
         ValueError: If the checkpoint is damaged or is of another model.
     """
-    try:
+    wanted = _read_state(checkpoint).get("checksums", {}).get(TENSORS)
+    with naming_damage(f"the checkpoint {checkpoint}", REMEDY):
         saved = load(checkpoint, device=world.device)
-        tensors = load_file(checkpoint / "training.safetensors")
-    except _DAMAGE as error:
-        raise _damaged(checkpoint, error) from error
     _check_same(checkpoint, saved, world)
-    try:
-        world.load_state_dict(_under("weights", tensors))
+    with reading(checkpoint / TENSORS, REMEDY) as file:
+        if wanted is not None and checksum(file) != wanted:
+            raise ValueError("its bytes are not those that were written")
+        tensors = load_file(file)
+        for name, tensor in tensors.items():
+            if not tensor.isfinite().all():
+                raise ValueError(f"its {name} is not finite")
+        weights, own = _under("weights", tensors), world.state_dict()
+        for name in sorted(weights.keys() | own.keys()):
+            if name not in weights or name not in own or weights[name].shape != own[name].shape:
+                raise ValueError(f"its weights.{name} has not the shape of this run's, or is none")
+        world.load_state_dict(weights)
         ema_world.load_state_dict(saved.state_dict())
         for number, optimizer in enumerate(optimizers):
-            state: dict[int, dict[str, torch.Tensor]] = {}
-            for name, tensor in _under(f"optimizer.{number}", tensors).items():
-                index, _, field = name.partition(".")
-                state.setdefault(int(index), {})[field] = tensor
-            groups = optimizer.state_dict()["param_groups"]
-            optimizer.load_state_dict({"state": state, "param_groups": groups})
+            _load_optimizer(optimizer, _under(f"optimizer.{number}", tensors))
         unlogged = _under("unlogged", tensors)
         steps = zip(*(unlogged[field] for field in Losses._fields), strict=True) if unlogged else ()
         return [Losses(*(part.to(world.device) for part in step)) for step in steps]
-    except _DAMAGE as error:
-        raise _damaged(checkpoint, error) from error
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+    """Put an optimizer's state in place, given by ``number of the parameter.name``."""
+    groups = optimizer.state_dict()["param_groups"]
+    parameters = [each for group in optimizer.param_groups for each in group["params"]]
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        index, _, field = name.partition(".")
+        if tensor.ndim and tensor.shape != parameters[int(index)].shape:
+            raise ValueError(f"its optimizer's {name} has the shape {tuple(tensor.shape)}")
+        state.setdefault(int(index), {})[field] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def _under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -247,11 +281,3 @@ def _check_same(checkpoint: Path, saved: WorldModel, world: WorldModel) -> None:
                 f"run's {ours.get(name)}; resume with the recording and the model settings that "
                 "it began with, or choose another --out"
             )
-
-
-def _damaged(checkpoint: Path, error: Exception) -> ValueError:
-    reason = " ".join(str(error).split())
-    return ValueError(
-        f"the checkpoint {checkpoint} is damaged ({reason}); delete it and resume from the one "
-        "before it, or start again"
-    )

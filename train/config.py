@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shlex
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -176,13 +176,38 @@ def check(config: TrainConfig) -> None:
 
 
 def resumed_config(config: TrainConfig, settings: dict[str, Any]) -> TrainConfig:
-    """The settings that a run began with, without its length if a new one is given."""
+    """The settings that a run began with, without its length if a new one is given.
+
+    Raises:
+        ValueError: If one of them is of another type than the setting is.
+    """
     names = {field.name for field in dataclasses.fields(config)} - {"recording", "out", "resume"}
     begun: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in settings.items()
         if name in names
     }
+    hints = get_type_hints(TrainConfig)
+    for name, value in begun.items():
+        if not _is_of(value, hints[name]):
+            raise ValueError(
+                f"training.json of the run in {config.out} is damaged (its {name} is "
+                f"{value!r:.40}): delete its newest checkpoint and resume from the one before it"
+            )
     if config.steps is not None or config.minutes is not None:
         begun |= {"steps": None, "minutes": None}
     return dataclasses.replace(config, **begun)
+
+
+def _is_of(value: object, hint: Any) -> bool:
+    """Whether a value is of a setting's type."""
+    kinds = get_args(hint)
+    if get_origin(hint) is Literal:
+        return value in kinds
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_is_of(each, kinds[0]) for each in value)
+    if kinds:
+        return any(_is_of(value, kind) for kind in kinds)
+    if hint is float:
+        return type(value) in (int, float)
+    return type(value) is hint

@@ -55,7 +55,8 @@ class RunLog:
 
     Raises:
         ModuleNotFoundError: If TensorBoard is asked for and not installed.
-        ValueError: If ``wandb`` is not one of the four modes, or ``metrics.jsonl`` is a link.
+        ValueError: If ``wandb`` is not one of the four modes, or a file or
+            folder of the log is a link.
     """
 
     def __init__(
@@ -76,6 +77,9 @@ class RunLog:
         self.run_dir = Path(run_dir)
         self.run_dir.mkdir(parents=True, exist_ok=True)
         self.path = self.run_dir / "metrics.jsonl"
+        for name in ("wandb_id.txt", "wandb", "tensorboard"):
+            if (path := self.run_dir / name).is_symlink():
+                raise ValueError(f"{path} is a link, and no log is written through one: remove it")
         if os.path.lexists(self.path):
             check_regular(self.path)
             _drop_unfinished_line(self.path)

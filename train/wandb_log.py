@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 from urllib.parse import urlsplit
 
-from worldsim.files import one_line
+from worldsim.files import one_line, read_text, write_text
 
 ChosenMode = Literal["online", "offline", "disabled"]
 WandbMode = Literal[ChosenMode, "auto"]
@@ -173,8 +173,8 @@ class WandbLog:
         """One id for the run's folder, so that a resumed run continues its curves."""
         path = self._run_dir / "wandb_id.txt"
         if not path.exists():
-            path.write_text(f"{time.time_ns():x}\n")
-        return path.read_text().strip()
+            write_text(path, f"{time.time_ns():x}\n")
+        return read_text(path).strip()
 
     def _send(self, values: dict[str, Any]) -> None:
         if self._run is None:
