@@ -200,9 +200,11 @@ def _work(connection: Connection, writer: RecordingWriter, source: EpisodeSource
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # games drawn with pygame need no display
     os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
     looked_at = reported_at = 0.0
+    step = 0
 
     def report(steps: int) -> None:
-        nonlocal looked_at, reported_at
+        nonlocal looked_at, reported_at, step
+        step = steps
         now = time.monotonic()
         if now - looked_at > SECONDS_BETWEEN_LOOKS:
             looked_at = now
@@ -217,17 +219,20 @@ def _work(connection: Connection, writer: RecordingWriter, source: EpisodeSource
     try:
         env = make_game(source.game, trust_code=True)
         while True:
-            number = connection.recv()
+            number, step = connection.recv(), 0
             episode = source.record_episode(env, number, report)
             writer.write_episode(episode, number)
             connection.send(("finished", len(episode.actions), ""))
     except (EOFError, ConnectionError):
         return
     except Exception as error:
-        if type(error) in (ValueError, OSError):  # the library's own, which say it all
-            sentence: Exception = error
-        else:
-            sentence = ValueError(f"episode {number} could not be recorded: {error!r}")
+        sentence: Exception = error
+        if type(error) is not OSError:  # which says what cannot be written
+            where = "the game cannot be opened"
+            if number is not None:
+                where = f"episode {number}, step {step}"
+            what = str(error) if type(error) is ValueError else repr(error)
+            sentence = ValueError(f"{where}: {what}")
         with contextlib.suppress(ConnectionError):  # another worker's error came first
             connection.send(("error", sentence, traceback.format_exc()))
     finally:

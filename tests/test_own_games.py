@@ -317,3 +317,26 @@ def test_a_player_that_gives_no_action_of_the_game_is_named(
 def test_a_function_that_takes_other_arguments_is_no_player() -> None:
     with pytest.raises(ValueError, match=r"'json:loads' .* called with \(observation, info, rng\)"):
         load_policy("json:loads", describe_game("worldsim/Pong-v0"))
+
+
+def test_a_player_that_raises_is_named_with_what_it_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("rude_players.py").write_text(
+        "class Needy:\n    def __init__(self, size): ...\n    def __call__(self, o, i, r): ...\n"
+        "def lost(observation, info, rng): return info['map']\n"
+        "def endless(observation, info, rng): return float('inf')\n"
+        "def many(observation, info, rng): return observation[:2, 0, 0]\n"
+    )
+    game = describe_game("worldsim/Pong-v0")
+    with pytest.raises(ValueError, match=r"'rude_players:Needy' raised TypeError\(.*when it was"):
+        load_policy("rude_players:Needy", game)
+    for name, sentence in (
+        ("lost", r"policy 'rude_players:lost' raised KeyError\('map'\)"),
+        ("endless", "policy 'rude_players:endless' must give an action 0 … 2, got inf"),
+        ("many", r"policy 'rude_players:many' must give an action 0 … 2, got array\("),
+    ):
+        policy = load_policy(f"rude_players:{name}", game)
+        with pytest.raises(ValueError, match=sentence):
+            policy(np.zeros((64, 64, 3), np.uint8), {}, np.random.default_rng(0))

@@ -232,7 +232,7 @@ def test_a_player_that_fails_is_one_sentence(tmp_path: Path) -> None:
     # `operator.setitem` cannot write to a frame at a place that is a dictionary.
     arguments = [*PONG, "--policy", "operator:setitem", "--workers", "1"]
     with pytest.raises(
-        ValueError, match=r"episode 0 could not be recorded: IndexError\("
+        ValueError, match=r"episode 0, step 0: policy 'operator:setitem' raised IndexError\("
     ) as caught:
         main([*arguments, "--out", str(tmp_path / "pong")])
     assert "Traceback" in str(caught.value.__cause__)

@@ -349,12 +349,12 @@ class TestErrors:
             rollout.step(np.array([0, 0]))
 
     def test_numbers_below_one(self, world: WorldModel) -> None:
-        with pytest.raises(ValueError, match="batch_size must be 1 or more, got 0"):
+        with pytest.raises(ValueError, match=r"batch_size must be a whole number from 1"):
             Rollout(world, 0)
-        with pytest.raises(ValueError, match="num_passes must be 1 or more, got 0"):
+        with pytest.raises(ValueError, match=r"num_passes must be .* from 1 to 1,000, got 0"):
             Rollout(world, num_passes=0)
         rollout = begin(world)
-        with pytest.raises(ValueError, match="num_passes must be 1 or more, got -1"):
+        with pytest.raises(ValueError, match=r"num_passes must be .* from 1 to 1,000, got -1"):
             rollout.num_passes = -1
         assert rollout.num_passes == world.num_passes
 

@@ -12,6 +12,8 @@ from worldsim.files import one_line
 if TYPE_CHECKING:
     import torch
 
+ALWAYS_FREE = 2**26  # bytes: with less than that nothing here runs at all
+
 
 def pick_device(name: str | torch.device | None = None) -> torch.device:
     """A device that works here, by default a GPU if there is one.
@@ -77,6 +79,8 @@ def check_memory(
     Raises:
         ValueError: In one sentence, if less is free.
     """
+    if num_bytes < ALWAYS_FREE:  # not worth the asking, which takes a tenth of a millisecond
+        return
     free = free_memory(device)
     if num_bytes > free:
         where = "the GPU" if str(device).startswith("cuda") else "this machine"

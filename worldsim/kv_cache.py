@@ -68,6 +68,12 @@ class KVCache:
         self.lanes = torch.arange(batch_size, device=device)
         self.slot_numbers = torch.arange(window, device=device)
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all that it holds."""
+        tensors = (self.keys, self.values, self.positions, self.lanes, self.slot_numbers)
+        return sum(tensor.nbytes for tensor in tensors)
+
     def layers(self) -> list[LayerCache]:
         """The ring of each layer, at the slots of the frames under way."""
         slots = self.positions % len(self.slot_numbers)

@@ -61,7 +61,8 @@ def load_policy(name: str, config: GameConfig) -> Policy:
         config: The game to play.
 
     Returns:
-        The player; one of a module raises ValueError when it gives what is no action of the game.
+        The player; one of a module raises ValueError when it gives what is no action of the game,
+        and in the place of what it raises itself.
 
     Raises:
         ValueError: If there is no such player, or the game has no script.
@@ -116,19 +117,26 @@ def _load_function(name: str, config: GameConfig) -> Policy:
     except AttributeError as error:
         raise ValueError(f"policy {name!r}: {module_name} has no {function_name}") from error
     if isinstance(policy, type):
-        policy = policy()
+        try:
+            policy = policy()
+        except Exception as error:
+            raise ValueError(f"policy {name!r} raised {error!r} when it was made") from error
     if not _takes_three(policy):
         raise ValueError(
             f"policy {name!r} is {policy!r}, which cannot be called with (observation, info, rng)"
         )
 
     def play(observation: np.ndarray, info: dict[str, Any], rng: np.random.Generator) -> int:
-        chosen = policy(observation, info, rng)
+        try:
+            chosen = policy(observation, info, rng)
+        except Exception as error:
+            raise ValueError(f"policy {name!r} raised {error!r}") from error
         try:
             action = int(chosen)
-        except (TypeError, ValueError):
-            action = -1
-        if action != chosen or not 0 <= action < config.num_actions:
+            is_action = bool(action == chosen) and 0 <= action < config.num_actions
+        except (TypeError, ValueError, OverflowError):
+            is_action = False
+        if not is_action:
             raise ValueError(
                 f"policy {name!r} must give an action 0 … {config.num_actions - 1}, got {chosen!r}"
             )

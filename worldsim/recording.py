@@ -17,6 +17,7 @@ episode of T actions has T + 1 frames.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +25,9 @@ from pathlib import Path
 
 import numpy as np
 
+from worldsim.devices import check_memory
 from worldsim.game_config import GameConfig
+from worldsim.options import Count, Number, check_value
 from worldsim.recording_writer import RecordingWriter, read_metadata
 from worldsim.shard import Episode, Shard, list_shards
 
@@ -128,13 +131,16 @@ class Recording:
             length: Frames of each window, 1 or more.
 
         Raises:
-            ValueError: If a window lies wholly outside of its episode, or a shard is damaged.
+            ValueError: If a window lies wholly outside of its episode, there is no such episode,
+                the windows do not fit into memory, or a shard is damaged.
         """
-        if length < 1 or len(episodes) != len(starts):
+        if len(episodes) != len(starts):
             raise ValueError(
-                f"windows need a length of 1 or more and one start for each episode, got length "
-                f"{length}, {len(episodes)} episodes, {len(starts)} starts"
+                f"windows need one start for each episode, got {len(episodes)} episodes, "
+                f"{len(starts)} starts"
             )
+        self._choose(episodes)
+        self._check_room(len(starts), length)
         batch = len(starts)
         shape = (*self.game.frame_size, self.game.channels)
         steps = (batch, length - 1)
@@ -167,6 +173,25 @@ class Recording:
             result.truncations[row, to_steps] = shard.truncations[from_steps]
         return result
 
+    def _choose(self, episodes: Sequence[int] | None) -> np.ndarray:
+        """The given indices, or all of them; refuses what there is not."""
+        if episodes is None:
+            return np.arange(len(self))
+        chosen = np.asarray(episodes, dtype=np.int64)
+        absent = chosen[(chosen < 0) | (chosen >= len(self))]
+        if len(absent):
+            raise ValueError(f"episodes must be 0 … {len(self) - 1}, got {absent[:5].tolist()}")
+        return chosen
+
+    def _check_room(self, num_windows: int, length: int) -> None:
+        """Refuse windows that cannot fit, before any memory is taken for them."""
+        check_value("length", length, Count)
+        check_memory(
+            num_windows * length * math.prod((*self.game.frame_size, self.game.channels)),
+            f"{num_windows:,} windows of {length:,} frames",
+            "take fewer or shorter ones",
+        )
+
     def sample_windows(
         self,
         rng: np.random.Generator,
@@ -188,10 +213,18 @@ class Recording:
             episodes: Indices to draw from; None for all.
             left_padding: Frames by which a window may begin before its episode.
             right_padding: Frames by which a window may reach beyond its episode.
+
+        Raises:
+            ValueError: If a number is out of range, there is no such episode, the windows do not
+                fit into memory, or a shard is damaged.
         """
-        chosen = np.arange(len(self)) if episodes is None else np.asarray(episodes, dtype=np.int64)
+        chosen = self._choose(episodes)
         if len(chosen) == 0:
             raise ValueError("there is no episode to draw windows from")
+        check_value("batch_size", batch_size, Count)
+        check_value("left_padding", left_padding, Number)
+        check_value("right_padding", right_padding, Number)
+        self._check_room(batch_size, length)
         last_starts = np.maximum(self.episode_lengths[chosen] + 1 - length + right_padding, 0)
         ends = np.cumsum(last_starts + 1 + left_padding)
         places = rng.integers(ends[-1], size=batch_size)
@@ -208,7 +241,8 @@ class Recording:
             num_frames: Frames to take, at most.
             episodes: Indices of the episodes to take them from; None for all.
         """
-        chosen = np.arange(len(self)) if episodes is None else np.asarray(episodes, dtype=np.int64)
+        chosen = self._choose(episodes)
+        check_value("num_frames", num_frames, Count)
         lengths = self.episode_lengths[chosen] + 1
         ends = np.cumsum(lengths)
         count = min(num_frames, int(ends[-1]))

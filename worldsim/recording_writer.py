@@ -8,11 +8,12 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from worldsim.game_config import GameConfig
+from worldsim.options import Range, check_value
 from worldsim.shard import (
     Episode,
     encode_links,
@@ -25,6 +26,7 @@ from worldsim.shard import (
 
 MINARI_VERSION = "0.5.4"  # the version whose format this is
 FORMAT = 1
+EpisodeNumber = Annotated[int, Range(0, 99_999_999)]  # what a shard's name has digits for
 
 
 class RecordingWriter:
@@ -87,7 +89,7 @@ class RecordingWriter:
             The episode's number.
 
         Raises:
-            ValueError: If frames or actions do not fit the game.
+            ValueError: If frames or actions do not fit the game, or there is no such number.
             OSError: If the disk is full.
         """
         shape = (*self.game.frame_size, self.game.channels)
@@ -101,6 +103,7 @@ class RecordingWriter:
                 f"actions must be 0 … {self.game.num_actions - 1}, "
                 f"got {episode.actions.min()} … {episode.actions.max()}"
             )
+        check_value("number", number, EpisodeNumber | None)
         if number is None:
             number = max(list_shards(self._shards), default=-1) + 1
         write_whole(self.shard_path(number), encode_shard(episode, number))

@@ -19,9 +19,11 @@ import numpy as np
 import torch
 from einops import repeat
 
+from worldsim.devices import check_memory
 from worldsim.dit import DiTOutput
 from worldsim.files import one_line
 from worldsim.kv_cache import KVCache
+from worldsim.options import Count, check_value
 from worldsim.sampling import euler, pass_levels
 from worldsim.threads import forget_lost_threads, threads_for
 from worldsim.world_model import WorldModel
@@ -106,7 +108,8 @@ class Rollout:
             Costs another pass and changes nothing else.
 
     Raises:
-        ValueError: If ``batch_size`` or ``num_passes`` is below 1.
+        ValueError: If ``batch_size`` or ``num_passes`` is no whole number from 1 on, or so many
+            sessions do not fit into memory.
 
     Example:
         >>> world = worldsim.load("pong")  # doctest: +SKIP
@@ -126,14 +129,19 @@ class Rollout:
         compiled: bool = False,
         with_uncertainty: bool = False,
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
+        check_value("batch_size", batch_size, Count)
         forget_lost_threads()
         self.world = world
         self.batch_size = batch_size
         self.num_passes = world.num_passes if num_passes is None else num_passes
         self.with_uncertainty = with_uncertainty
         self._latent_size = world.codec.latent_size(world.game.frame_size)
+        check_memory(
+            batch_size * world.dit.new_cache(1, self._latent_size).num_bytes,
+            f"what {batch_size:,} sessions remember",
+            "take fewer",
+            world.device,
+        )
         self._cache = world.dit.new_cache(batch_size, self._latent_size)
         channels = world.codec.latent_channels * world.num_history
         self._history = torch.zeros(batch_size, channels, *self._latent_size, device=world.device)

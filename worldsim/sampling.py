@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 import torch
 
+from worldsim.options import Passes, check_value
+
 
 def pass_levels(num_passes: int) -> list[float]:
     """Levels tau at which the passes look: (i / num_passes) ** 1.5, from noise on.
@@ -18,14 +20,13 @@ def pass_levels(num_passes: int) -> list[float]:
     ball may go left or right it draws two.
 
     Raises:
-        ValueError: If ``num_passes`` is below 1.
+        ValueError: If ``num_passes`` is not a whole number from 1 to 1,000.
 
     Example:
         >>> [round(level, 2) for level in pass_levels(4)]
         [0.0, 0.12, 0.35, 0.65]
     """
-    if num_passes < 1:
-        raise ValueError(f"num_passes must be 1 or more, got {num_passes}")
+    check_value("num_passes", num_passes, Passes)
     return [(i / num_passes) ** 1.5 for i in range(num_passes)]
 
 

@@ -16,6 +16,7 @@ from worldsim.flow import add_noise, frame_errors, sample_tau
 from worldsim.game_config import GameConfig
 from worldsim.heads import RewardTerminationHead
 from worldsim.moving import moving_places
+from worldsim.options import Passes, check_value
 from worldsim.recording import Windows
 from worldsim.split import Split
 
@@ -77,6 +78,7 @@ class WorldModel(nn.Module):
         self.game, self.starts, self.background = game, starts, background
         still = codec.encode(torch.from_numpy(background)[None, None])
         self.register_buffer("still", still, persistent=False)
+        check_value("num_passes", num_passes, Passes)
         self.num_passes = num_passes
         self.split = split
         self.metrics = metrics or {}
