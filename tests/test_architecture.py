@@ -87,7 +87,7 @@ def installed_package(path: str) -> str:
 
 
 def imported_names(path: str) -> list[str]:
-    return list(imports_of((ROOT / path).read_text(), installed_package(path)))
+    return list(imports_of((ROOT / path).read_text(encoding="utf-8"), installed_package(path)))
 
 
 def is_in(name: str, package: str) -> bool:
@@ -135,7 +135,7 @@ def test_leaves_import_no_other_leaf_and_the_library_none(path: str) -> None:
 @pytest.mark.parametrize("path", [path for path in SOURCES if path.split("/")[0] in LEAVES])
 def test_leaves_import_their_siblings_relatively(path: str) -> None:
     own = path.split("/")[0]
-    tree = ast.parse((ROOT / path).read_text())
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
     absolute = [
         node.module or ""
         for node in ast.walk(tree)
@@ -179,9 +179,34 @@ def test_flow_and_sampling_take_a_callable_and_know_no_dit(name: str) -> None:
     assert not broken
 
 
+@pytest.mark.parametrize("path", SOURCES)
+def test_text_is_read_and_written_in_utf8_whatever_the_locale(path: str) -> None:
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    broken = [
+        call.lineno
+        for call in calls
+        if reads_text(call) and "encoding" not in {keyword.arg for keyword in call.keywords}
+    ]
+    assert not broken, f"{path} should say encoding='utf-8' in lines {broken}"
+
+
+def reads_text(call: ast.Call) -> bool:
+    """Whether a call reads or writes text by a method of a path, or by open with a mode."""
+    function = call.func
+    if isinstance(function, ast.Attribute) and function.attr in ("read_text", "write_text"):
+        return True
+    if not isinstance(function, ast.Attribute):  # the mode follows the file
+        name, mode = getattr(function, "id", ""), call.args[1:2]
+    else:
+        name, mode = function.attr, call.args[:1]
+    texts = [one.value for one in mode if isinstance(one, ast.Constant)]
+    return name in ("open", "fdopen") and bool(texts) and "b" not in str(texts[0])[:3]
+
+
 @pytest.mark.parametrize("path", [*SOURCES, *TESTS])
 def test_no_file_is_longer_than_a_person_reads(path: str) -> None:
-    lines = len((ROOT / path).read_text().splitlines())
+    lines = len((ROOT / path).read_text(encoding="utf-8").splitlines())
     assert lines <= MAX_LINES, f"{path} has {lines} lines: split it"
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -224,3 +227,21 @@ class TestNames:
         make_tiny_world().save("~/square")
         assert (tmp_path / "square" / "config.json").is_file()
         assert worldsim.load("~/square").num_passes == 2
+
+
+@pytest.mark.slow
+def test_a_world_comes_back_whatever_the_locale(tmp_path: Path) -> None:
+    world = make_tiny_world(make_tiny_game(action_meanings=("乒", "乓", "τ")))
+    world.card = "# Öffne τ 乒乓"
+    world.save(tmp_path / "written in UTF-8")
+    script = (
+        "import locale, sys, worldsim\n"
+        "assert locale.getpreferredencoding(False).upper() not in ('UTF-8', 'UTF8')\n"
+        "world = worldsim.load(sys.argv[1])\n"
+        "world.save(sys.argv[2])\n"
+    )
+    paths = [str(tmp_path / name) for name in ("written in UTF-8", "written in ASCII")]
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run([sys.executable, "-c", script, *paths], env=environment, check=True)
+    loaded = load(paths[1])
+    assert (loaded.card, loaded.game) == (world.card, world.game)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import json
 import math
 import shlex
 from collections.abc import Callable, Sequence
@@ -32,6 +31,7 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecMonitor
 from torch import nn
 
+from worldsim.files import read_json, write_json
 from worldsim.game import make_game
 from worldsim.game_config import GameConfig
 from worldsim.options import (
@@ -160,7 +160,7 @@ def main(argv: Sequence[str]) -> int:
     """
     config = parse(AgentConfig, argv, "worldsim agent")
     if config.resume and (config.out / SETTINGS_FILE).exists():
-        begun = json.loads((config.out / SETTINGS_FILE).read_text())
+        begun = read_json(config.out / SETTINGS_FILE)
         begun = {k: tuple(v) if isinstance(v, list) else v for k, v in begun.items()}
         begun = AgentConfig(**{**begun, "out": Path(begun["out"])})
         config = parse(AgentConfig, argv, "worldsim agent", begun)
@@ -254,7 +254,7 @@ def train_agent(config: AgentConfig) -> tuple[bool, int]:
                 f"episodes: {told}"
             )
 
-        (config.out / SETTINGS_FILE).write_text(json.dumps(_settings(config), indent=2) + "\n")
+        write_json(config.out / SETTINGS_FILE, _settings(config))
         if agent.num_timesteps == 0:
             attempt()
         remaining = config.steps - agent.num_timesteps

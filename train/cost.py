@@ -209,7 +209,7 @@ def read_configs(target: str) -> tuple[str, dict[str, Mapping[str, Any]]]:
         is_here = Path(target).is_dir()
         try:
             path = Path(target) / name if is_here else Path(hf_hub_download(target, name))
-            return json.loads(path.read_text())
+            return json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:  # the Hub's own errors are OSErrors
             damaged = f"{target} has no {name} that can be read: {one_line(error)}"
             raise ValueError(damaged if is_here else why_not_fetched(target, error)) from error

@@ -204,7 +204,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
     if not file.is_file():
         raise ValueError(f"{path} is no recording: there is no {file}")
     try:
-        metadata = json.loads(file.read_text())
+        metadata = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(
             f"{file} is damaged ({error}): the command that recorded it writes it anew once the "

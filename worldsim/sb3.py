@@ -218,7 +218,7 @@ def load_agent(folder: Path) -> tuple[PPO, int]:
     if not (folder / AGENT_FILE).is_file():
         raise ValueError(f"no agent in {folder}: `worldsim agent WORLD --out {folder}` trains one")
     try:
-        settings = json.loads((folder / SETTINGS_FILE).read_text())
+        settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
         return PPO.load(folder / AGENT_FILE, device="cpu"), int(settings["frame_skip"])
     except (OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
         raise ValueError(f"the agent in {folder} cannot be read ({error})") from error
