@@ -8,9 +8,11 @@ stopped, or killed, is continued by recording the numbers that are missing.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +21,8 @@ from typing import Annotated, Any
 import tyro
 
 from worldsim.devices import check_memory
-from worldsim.files import locked
 from worldsim.game import describe_game
+from worldsim.interrupt import StopOnSignal
 from worldsim.options import (
     Count,
     FewFrames,
@@ -40,6 +42,7 @@ from .record_progress import RecordProgress
 from .record_workers import EpisodeSource, Workers
 
 WORKER_BYTES = 60e6  # of a process with a small game in it
+SECONDS_BETWEEN_INDEXES = 2.0
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,8 @@ class RecordConfig:
     steps: Count = 20_000
     """Steps to record. The last episode is recorded to its end, so there may be a few more."""
     out: OutFolder | None = None
-    """Folder of the recording; recordings/NAME if not given. An unfinished one is continued."""
+    """Folder of the recording; recordings/NAME if not given. An unfinished one is continued.
+    Minari lists NAME-v0 as NAME-v0 and NAME as NAME/recording-v0."""
     policy: tuple[str, ...] = ("random=0.5", "sticky=0.5")
     """Who plays: random, sticky (holds random actions), scripted (the game's own player,
     with one random move in ten), module:function (also of a file in the current folder), or
@@ -80,7 +84,7 @@ def main(argv: Sequence[str]) -> int:
         argv: Arguments after ``worldsim record``.
 
     Returns:
-        Exit status: 0 when the recording is complete, 130 when it was stopped by Ctrl-C.
+        Exit status: 0 when the recording is complete, 130 when Ctrl-C or SIGTERM stopped it.
 
     Raises:
         ValueError: In one sentence, if the game or the settings cannot be recorded.
@@ -135,38 +139,44 @@ def record(config: RecordConfig, out: Path) -> tuple[int, int]:
         "seed": config.seed,
         "max_episode_steps": config.max_episode_steps,
     }
-    writer = RecordingWriter(out, game, settings)
-    busy = f"{out} is being recorded by another process: wait for it"
-    with locked(out / "data" / "lock", busy):
-        writer.steps_asked = max(writer.steps_asked, config.steps)
-        for leftover in out.glob("data/**/.*.tmp"):  # of a process that was killed
-            leftover.unlink(missing_ok=True)
+    source = EpisodeSource(game, weights, config.seed, config.max_episode_steps)
+    with StopOnSignal() as stop, RecordingWriter(out, game, settings) as writer:
+        writer.delete_leftovers()
+        writer.ask_for(config.steps)
         writer.update_index()
-        source = EpisodeSource(game, weights, config.seed, config.max_episode_steps)
         try:
             if _whole_episodes(writer.episode_steps(), config.steps) is None:
-                _record_missing(writer, source, config.steps, num_workers)
+                _record_missing(writer, source, config.steps, num_workers, stop)
         finally:
             _delete_surplus(writer, source)
-            writer.update_index()
         episode_steps = writer.episode_steps()
+        if _whole_episodes(episode_steps, config.steps) is None:
+            raise KeyboardInterrupt
     return sum(episode_steps.values()), len(episode_steps)
 
 
 def _record_missing(
-    writer: RecordingWriter, source: EpisodeSource, steps: int, num_workers: int
+    writer: RecordingWriter,
+    source: EpisodeSource,
+    steps: int,
+    num_workers: int,
+    stop: StopOnSignal,
 ) -> None:
-    """Let workers record the missing episodes until the whole ones have enough steps."""
+    """Let workers record the missing episodes until the whole ones on disk have enough steps."""
     finished = writer.episode_steps()
+    indexed_at = -math.inf
     with (
         Workers(writer, source, num_workers) as workers,
         RecordProgress(steps, finished) as progress,
     ):
-        while _whole_episodes(finished, steps) is None:
+        while _whole_episodes(finished, steps) is None and not stop.asked:
             workers.begin_missing(finished)
-            for number, num_steps in workers.wait():
-                finished[number] = num_steps
+            has_news = workers.wait()
+            finished = writer.episode_steps()  # as they are on disk: some may have been deleted
             progress.update(finished, workers.steps_under_way)
+            if has_news and time.monotonic() - indexed_at > SECONDS_BETWEEN_INDEXES:
+                writer.update_index()
+                indexed_at = time.monotonic()
 
 
 def _delete_surplus(writer: RecordingWriter, source: EpisodeSource) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import multiprocessing
 import os
 import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import count
 from multiprocessing.connection import Connection, wait
@@ -25,7 +26,6 @@ from worldsim.recording import Episode, RecordingWriter
 from .policies import MixedPolicy
 
 SECONDS_BETWEEN_REPORTS = 0.5
-SECONDS_BETWEEN_INDEXES = 10.0
 SECONDS_BETWEEN_LOOKS = 0.05
 SECONDS_TO_STOP = 10.0
 
@@ -60,6 +60,9 @@ class EpisodeSource:
             env: The environment of `game`, as `make_game` makes it.
             number: The episode's number in the recording, from which its seeds are drawn.
             report: Called after each step with the steps so far.
+
+        Raises:
+            ValueError: If a reward is not finite.
         """
         env_seed = self.env_seed(number)
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(number, 0)))
@@ -72,6 +75,11 @@ class EpisodeSource:
         while not (terminated or truncated):
             action = policy(observation, info, rng)
             observation, reward, terminated, truncated, info = env.step(action)
+            if not math.isfinite(np.float32(reward)):
+                raise ValueError(
+                    f"episode {number} has the reward {reward} at step {len(actions)}, and "
+                    f"nothing can be learned from such a one: mend {self.game.env_id}"
+                )
             frames.append(observation.copy())
             actions.append(action)
             rewards.append(float(reward))
@@ -106,7 +114,7 @@ class Workers:
         self._processes: dict[Connection, multiprocessing.process.BaseProcess] = {}
         self._numbers: dict[Connection, int | None] = {}
         self._steps: dict[Connection, int] = {}
-        self._indexed_at = time.monotonic()
+        self._failure: Exception | None = None
 
     @property
     def steps_under_way(self) -> dict[int, int]:
@@ -151,45 +159,60 @@ class Workers:
                 process.join()
 
     def begin_missing(self, finished: Mapping[int, int]) -> None:
-        """Give each process that waits the first episode that nobody has recorded."""
+        """Give each process that waits the first episode that nobody has recorded.
+
+        Once one has failed none is begun: those under way may be all that is needed.
+        """
         numbers = count()
         for connection, busy_with in self._numbers.items():
-            if busy_with is None:
+            if busy_with is None and self._failure is None:
                 taken = {*finished, *self._numbers.values()}
                 self._numbers[connection] = next(n for n in numbers if n not in taken)
                 with contextlib.suppress(BrokenPipeError):  # `wait` says why it has died
                     connection.send(self._numbers[connection])
 
-    def wait(self) -> Iterator[tuple[int, int]]:
-        """Wait for news, and return number and steps of each episode that has been finished.
+    def wait(self) -> bool:
+        """Wait for news, a second at most; say whether an episode has been finished.
 
         Raises:
-            ValueError: In one sentence, if an episode could not be recorded.
-            OSError: In one sentence, if an episode could not be written or a process has died.
+            ValueError: In one sentence, if an episode could not be recorded and the others that
+                were under way are finished.
+            OSError: As ValueError, if it could not be written or its process has died.
         """
-        for connection in wait(list(self._processes), timeout=1.0):
+        has_finished = False
+        for connection in wait(list(self._numbers), timeout=1.0):
             assert isinstance(connection, Connection)
-            number = self._numbers[connection]
             try:
                 kind, value, details = connection.recv()
-            except (EOFError, ConnectionError) as error:
-                process = self._processes[connection]
-                process.join()
-                raise ChildProcessError(
-                    f"the process that recorded episode {number} has died (exit code "
-                    f"{process.exitcode}): the same command continues"
-                ) from error
+            except (EOFError, ConnectionError):
+                self._fail(connection, self._death(connection), "it has said nothing")
+                continue
             if kind == "error":
-                raise value from RuntimeError(details)
+                self._fail(connection, value, details)
+                continue
             self._steps[connection] = value
             if kind == "finished":
                 self._steps[connection] = 0
                 self._numbers[connection] = None
-                assert number is not None
-                yield number, value
-        if time.monotonic() - self._indexed_at > SECONDS_BETWEEN_INDEXES:
-            self._writer.update_index()
-            self._indexed_at = time.monotonic()
+                has_finished = True
+        if self._failure and not any(number is not None for number in self._numbers.values()):
+            raise self._failure
+        return has_finished
+
+    def _fail(self, connection: Connection, error: Exception, details: str) -> None:
+        """Keep the first error, and expect no more of the process."""
+        del self._numbers[connection], self._steps[connection]
+        if self._failure is None:
+            self._failure = error
+            self._failure.__cause__ = RuntimeError(details)
+
+    def _death(self, connection: Connection) -> ChildProcessError:
+        process = self._processes[connection]
+        process.join()
+        return ChildProcessError(
+            f"the process that recorded episode {self._numbers[connection]} has died (exit code "
+            f"{process.exitcode}): the same command continues"
+        )
 
 
 def _work(connection: Connection, writer: RecordingWriter, source: EpisodeSource) -> None:
@@ -197,6 +220,7 @@ def _work(connection: Connection, writer: RecordingWriter, source: EpisodeSource
 
     It leaves in good order, for some games (ViZDoom) are processes of their own, to be ended too.
     """
+    signal.signal(signal.SIGTERM, lambda *_: None)  # the command answers it, for all
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # games drawn with pygame need no display
     os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
     looked_at = reported_at = 0.0

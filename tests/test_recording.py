@@ -51,10 +51,10 @@ def episodes() -> list[Episode]:
 
 @pytest.fixture
 def path(tmp_path: Path, episodes: list[Episode]) -> Path:
-    with RecordingWriter(tmp_path / "game", GAME) as writer:
+    with RecordingWriter(tmp_path / "game-v0", GAME) as writer:
         for episode in episodes:
             writer.write_episode(episode)
-    return tmp_path / "game"
+    return tmp_path / "game-v0"
 
 
 def assert_same(episode: Episode, other: Episode) -> None:
@@ -78,7 +78,7 @@ def test_minari_reads_the_same_bits(
 ) -> None:
     minari = pytest.importorskip("minari")
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(path.parent))
-    dataset = minari.load_dataset("game")
+    dataset = minari.load_dataset("game-v0")
     assert dataset.spec.dataset_id == "game-v0"
     assert (dataset.total_episodes, dataset.total_steps) == (len(LENGTHS), sum(LENGTHS))
     assert dataset.observation_space.shape == (32, 40, 3)
@@ -226,12 +226,12 @@ def test_a_damaged_shard_does_not_hide_behind_an_open_recording(path: Path) -> N
 def test_what_is_no_recording_says_so(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is no recording"):
         Recording(tmp_path / "nowhere")
-    RecordingWriter(tmp_path / "new", GAME).close()
+    RecordingWriter(tmp_path / "new-v0", GAME).close()
     with pytest.raises(ValueError, match="no finished episode yet"):
-        Recording(tmp_path / "new")
-    (tmp_path / "new" / "data" / "metadata.json").write_text('{"worldsim": ')
+        Recording(tmp_path / "new-v0")
+    (tmp_path / "new-v0" / "data" / "metadata.json").write_text('{"worldsim": ')
     with pytest.raises(ValueError, match=r"metadata.json is damaged"):
-        Recording(tmp_path / "new")
+        Recording(tmp_path / "new-v0")
 
 
 def test_episodes_that_do_not_fit_are_refused(tmp_path: Path) -> None:

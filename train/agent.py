@@ -34,6 +34,7 @@ from torch import nn
 from worldsim.files import read_json, write_json
 from worldsim.game import make_game
 from worldsim.game_config import GameConfig
+from worldsim.interrupt import Interrupted, StopOnSignal
 from worldsim.options import (
     Count,
     FewFrames,
@@ -51,7 +52,6 @@ from worldsim.world_folder import load
 from worldsim.world_model import WorldModel
 from worldsim.world_model_vector_env import WorldModelVectorEnv
 
-from .interrupt import Interrupted, StopOnSignal
 from .progress import TrainProgress
 from .run_log import Logger, RunLog, check_log
 from .wandb_log import WandbMode

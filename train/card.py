@@ -145,8 +145,7 @@ def describe_run(world: WorldModel, recording: Recording, split: Split) -> str:
 
 def describe_recording(recording: Recording) -> str:
     """How the recording was made, in a line."""
-    settings = recording.metadata["worldsim"].get("settings", {})
-    made = ", ".join(f"{name} {value}" for name, value in settings.items())
+    made = ", ".join(f"{name} {value}" for name, value in recording.settings.items())
     steps = f"{recording.total_steps:,} steps of {recording.game.env_id}"
     return f"{steps} ({made})" if made else steps
 

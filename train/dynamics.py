@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from worldsim.flow import ramp_weight
+from worldsim.interrupt import Interrupted, StopOnSignal
 from worldsim.options import parse
 from worldsim.recording import Recording
 from worldsim.split import Split
@@ -42,7 +43,6 @@ from .checkpoint import (
     save_checkpoint,
 )
 from .config import TrainConfig, check, resumed_config
-from .interrupt import Interrupted, StopOnSignal
 from .presets import build_world, has_fast_bfloat16, make_optimizers
 from .progress import TrainProgress, duration
 from .run_log import RunLog

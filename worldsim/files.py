@@ -31,6 +31,7 @@ def written_aside(path: str | PathLike[str]) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    aside.unlink(missing_ok=True)  # a link there would be written through
     try:
         yield aside
         aside.replace(path)

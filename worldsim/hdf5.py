@@ -21,6 +21,8 @@ from worldsim.files import reading
 
 MAX_BYTES = 2**30
 """Of one array, unless the caller says otherwise: a gigabyte."""
+MAX_TRUSTED_BYTES = 2**16
+"""Of gzip, that are inflated without a limit: they become 64 MiB at most."""
 MAX_ATTRIBUTES = 64
 MAX_ATTRIBUTE_BYTES = 2**16
 
@@ -129,22 +131,22 @@ def read_array(
     return _checked(values, name)
 
 
-def read_attribute(
-    holder: h5py.Group | h5py.Dataset, name: str, kind: type[Kind], default: Kind
-) -> Kind:
+def read_attribute(holder: h5py.Group | h5py.Dataset, name: str, kind: type[Kind]) -> Kind | None:
     """Read an attribute of a group or dataset: one whole number or one text.
 
     Args:
         holder: What `get_group` or `check_dataset` returned.
         name: Name of the attribute.
         kind: ``int`` or ``str``.
-        default: What to return where there is none.
+
+    Returns:
+        Its value, or None where there is none.
 
     Raises:
         ValueError: If it is of another kind.
     """
     if name not in holder.attrs:
-        return default
+        return None
     attribute = holder.attrs.get_id(name)
     is_text = h5py.check_string_dtype(attribute.dtype) is not None
     is_number = attribute.dtype.kind in "iu" and attribute.dtype.names is None
@@ -163,8 +165,8 @@ def stored_chunks(dataset: h5py.Dataset) -> Iterator[Chunk]:
     end = dataset.file.id.get_filesize()
     total = 0
     counts = [-(-size // step) for size, step in zip(dataset.shape, dataset.chunks, strict=True)]
-    for index in np.ndindex(*counts):
-        place = tuple(i * step for i, step in zip(index, dataset.chunks, strict=True))
+    for index in range(math.prod(counts)):  # np.ndindex would list all that are claimed first
+        place = tuple(np.multiply(np.unravel_index(index, counts), dataset.chunks).tolist())
         stored = dataset.id.get_chunk_info_by_coord(place)
         if stored.byte_offset is None or stored.size < 1:
             raise ValueError(f"{dataset.name} lacks its chunk at {place}")
@@ -178,9 +180,17 @@ def stored_chunks(dataset: h5py.Dataset) -> Iterator[Chunk]:
 def inflate(data: bytes, num_bytes: int) -> bytes:
     """Inflate a chunk to its size, however much there is in it.
 
+    The quick way first: gzip makes nothing more than a thousand times larger.
+
     Raises:
         ValueError: If it has another size.
+        zlib.error: If it is damaged.
     """
+    if len(data) <= MAX_TRUSTED_BYTES:
+        values = zlib.decompress(data, bufsize=num_bytes)
+        if len(values) != num_bytes:
+            raise ValueError(f"a chunk has {len(values):,} bytes, not {num_bytes:,}")
+        return values
     inflater = zlib.decompressobj()
     values = inflater.decompress(data, num_bytes + 1)
     if len(values) != num_bytes or not inflater.eof:

@@ -2,11 +2,14 @@
 
 A recording is a Minari dataset in a folder::
 
-    pong/data/metadata.json                  the game, the settings, Minari's own fields
-    pong/data/main_data.hdf5                 episode_0, episode_1, …: links to the shards
-    pong/data/shards/episode_00000000.hdf5   one episode
+    pong-v0/data/metadata.json                  the game, the settings, Minari's own fields
+    pong-v0/data/main_data.hdf5                 episode_0, episode_1, …: links to the shards
+    pong-v0/data/shards/episode_00000000.hdf5   one episode
 
-``minari.load_dataset("pong")`` opens it when ``MINARI_DATASETS_PATH`` names the folder around it.
+``minari.load_dataset("pong-v0")`` opens it when ``MINARI_DATASETS_PATH`` names the folder around
+it. A folder without a version, ``pong``, has ``recording-v0/data`` in it: ``pong/recording-v0`` to
+Minari. What is read may come from a stranger; it is checked when a recording is opened.
+
 A kill loses the episode under way and no other: links and metadata can be made again from the
 shards at any time.
 
@@ -26,9 +29,9 @@ from pathlib import Path
 import numpy as np
 
 from worldsim.devices import check_memory
-from worldsim.game_config import GameConfig
 from worldsim.options import Count, Number, check_value
-from worldsim.recording_writer import RecordingWriter, read_metadata
+from worldsim.recording_metadata import data_folder, read_metadata
+from worldsim.recording_writer import RecordingWriter
 from worldsim.shard import Episode, Shard, list_shards
 
 __all__ = ["Episode", "Recording", "RecordingWriter", "Windows"]
@@ -64,21 +67,23 @@ class Recording:
             were finished when it was opened.
 
     Raises:
-        ValueError: If there is no recording, it has no finished episode, or a shard is damaged;
-            the error names the shard.
+        OSError: If a file may not be read; the error names it.
+        ValueError: If there is no recording, it has no finished episode, or a file is damaged; the
+            error names the file.
 
     Nothing stays open: a `Recording` may be pickled or carried through a fork.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self.metadata = read_metadata(self.path)
-        self.game = GameConfig.from_dict(self.metadata["worldsim"]["game"])
-        frame_shape = (*self.game.frame_size, self.game.channels)
-        shards = list_shards(self.path / "data" / "shards")
+        metadata = read_metadata(self.path)
+        self.game = metadata.game
+        self.settings = metadata.settings
+        """How it was recorded: JSON values such as seed and policy."""
+        shards = list_shards(data_folder(self.path) / "shards")
         if not shards:
             raise ValueError(f"{self.path} has no finished episode yet")
-        self._shards = [Shard(shard, frame_shape) for shard in shards.values()]
+        self._shards = [Shard(shard, self.game) for shard in shards.values()]
         self.episode_lengths = np.array([len(s.actions) for s in self._shards], dtype=np.int64)
 
     def __len__(self) -> int:

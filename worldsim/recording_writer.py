@@ -4,33 +4,40 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any
 
 import numpy as np
 
+from worldsim.files import locked
 from worldsim.game_config import GameConfig
 from worldsim.options import Range, check_value
+from worldsim.recording_metadata import (
+    RecordingMetadata,
+    check_name,
+    data_folder,
+    minari_id,
+    read_metadata,
+)
 from worldsim.shard import (
     Episode,
+    Shard,
+    check_steps,
     encode_links,
     encode_shard,
     list_shards,
-    read_attributes,
     shard_name,
     write_whole,
 )
 
-MINARI_VERSION = "0.5.4"  # the version whose format this is
-FORMAT = 1
 EpisodeNumber = Annotated[int, Range(0, 99_999_999)]  # what a shard's name has digits for
 
 
 class RecordingWriter:
-    """Adds episodes to a recording, new or begun.
+    """Adds episodes to a recording, new or begun; as a context it keeps other commands out.
 
     Several processes may write into one recording as long as they give different episode numbers;
     one of them calls `update_index` (or `close`) at the end.
@@ -41,7 +48,9 @@ class RecordingWriter:
         settings: JSON values that a continued recording must share, such as seed and policy.
 
     Raises:
-        ValueError: If the folder holds a recording of another game or other settings.
+        OSError: If a recording there may not be read.
+        ValueError: If the folder holds a recording of another game or other settings, one that is
+            damaged, or has a name that Minari cannot read.
     """
 
     def __init__(
@@ -52,21 +61,38 @@ class RecordingWriter:
     ) -> None:
         self.path = Path(path)
         self.game = game
-        self.settings = json.loads(json.dumps(dict(settings or {})))
-        self._data = self.path / "data"
+        self._data = data_folder(self.path)
         self._shards = self._data / "shards"
-        self.steps_asked = 0
-        """The most steps that this recording was ever asked to have; kept in the metadata."""
-        self._steps: dict[int, int] = {}
-        if (self._data / "metadata.json").exists():
-            begun = read_metadata(self.path)["worldsim"]
+        self._metadata = RecordingMetadata(game, json.loads(json.dumps(dict(settings or {}))))
+        self._known: dict[int, tuple[int, int | None]] = {}  # number -> steps and seed
+        self._lock = ExitStack()
+        if os.path.lexists(self._data / "metadata.json"):
+            begun = read_metadata(self.path)
             self._check_same(begun)
-            self.steps_asked = begun["steps_asked"]
-            self.settings = {**begun["settings"], **self.settings}
+            self._metadata.settings = {**begun.settings, **self._metadata.settings}
+            self._metadata.steps_asked = begun.steps_asked
+            self._metadata.env_spec = begun.env_spec
+        else:
+            check_name(self.path)
         self._shards.mkdir(parents=True, exist_ok=True)
 
+    @property
+    def steps_asked(self) -> int:
+        """The most steps that this recording was ever asked to have; kept in the metadata."""
+        return self._metadata.steps_asked
+
+    def ask_for(self, steps: int) -> None:
+        """Note how many steps the recording is to have; fewer than before change nothing."""
+        self._metadata.steps_asked = max(self._metadata.steps_asked, steps)
+
     def __enter__(self) -> RecordingWriter:
-        """Return the writer itself."""
+        """Lock the recording against other commands.
+
+        Raises:
+            ValueError: If another one is writing to it.
+        """
+        busy = f"{self.path} is being recorded by another process: wait for it"
+        self._lock.enter_context(locked(self._data / "lock", busy))
         return self
 
     def __exit__(
@@ -76,7 +102,12 @@ class RecordingWriter:
         traceback: TracebackType | None,
     ) -> None:
         """Close, so that what was written before an error is readable too."""
-        self.close()
+        with self._lock:
+            self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Travel to a process that writes episodes; the lock stays with this one."""
+        return {**self.__dict__, "_lock": ExitStack()}
 
     def write_episode(self, episode: Episode, number: int | None = None) -> int:
         """Write one episode as a shard; it is there as a whole or not at all.
@@ -89,7 +120,8 @@ class RecordingWriter:
             The episode's number.
 
         Raises:
-            ValueError: If frames or actions do not fit the game, or there is no such number.
+            ValueError: If frames, actions, rewards or ends are not those of an episode of the game,
+                or there is no such number.
             OSError: If the disk is full.
         """
         shape = (*self.game.frame_size, self.game.channels)
@@ -98,16 +130,12 @@ class RecordingWriter:
                 f"frames must be uint8 of shape (t+1, {shape[0]}, {shape[1]}, {shape[2]}), "
                 f"got {episode.frames.dtype} {episode.frames.shape}"
             )
-        if not 0 <= episode.actions.min() <= episode.actions.max() < self.game.num_actions:
-            raise ValueError(
-                f"actions must be 0 … {self.game.num_actions - 1}, "
-                f"got {episode.actions.min()} … {episode.actions.max()}"
-            )
+        check_steps(episode, self.game.num_actions)
         check_value("number", number, EpisodeNumber | None)
         if number is None:
             number = max(list_shards(self._shards), default=-1) + 1
         write_whole(self.shard_path(number), encode_shard(episode, number))
-        self._steps[number] = len(episode.actions)
+        self._known[number] = len(episode.actions), episode.seed
         return number
 
     def shard_path(self, number: int) -> Path:
@@ -121,70 +149,51 @@ class RecordingWriter:
             ValueError: If a shard is damaged; the error names it.
         """
         shards = list_shards(self._shards)
-        for number, shard in shards.items():
-            if number not in self._steps:
-                self._steps[number] = read_attributes(shard)["total_steps"]
-        self._steps = {number: self._steps[number] for number in shards}
-        return dict(self._steps)
+        for number, path in shards.items():
+            if number not in self._known:
+                shard = Shard(path, self.game)
+                self._known[number] = len(shard.actions), shard.seed
+        self._known = {number: self._known[number] for number in shards}
+        return {number: steps for number, (steps, _) in self._known.items()}
 
     def episode_seed(self, number: int) -> int | None:
         """Return the seed of a finished episode, None if it had none.
 
         Raises:
-            ValueError: If its shard is damaged; the error names it.
+            ValueError: If a shard is damaged; the error names it.
         """
-        seed = read_attributes(self.shard_path(number)).get("seed")
-        return None if seed is None else int(seed)
+        self.episode_steps()
+        return self._known[number][1]
 
     def delete_episode(self, number: int) -> None:
         """Remove one episode; the links follow at the next `update_index`."""
         self.shard_path(number).unlink(missing_ok=True)
 
+    def delete_leftovers(self) -> None:
+        """Remove what a killed process had begun to write."""
+        for folder in (self._data, self._shards):
+            for leftover in [*folder.glob(".*.part"), *folder.glob(".*.tmp")]:
+                leftover.unlink(missing_ok=True)
+
     def update_index(self) -> None:
         """Write the links and the metadata that Minari reads, from the shards that are there."""
         steps = self.episode_steps()
-        height, width = self.game.frame_size
-        shape = (height, width, self.game.channels)
-        size = sum(self.shard_path(number).stat().st_size for number in steps)
-        metadata = {
-            "dataset_id": _minari_id(self.path),
-            "minari_version": MINARI_VERSION,
-            "data_format": "hdf5",
-            "jpeg_encoding": False,
-            "total_episodes": len(steps),
-            "total_steps": sum(steps.values()),
-            "dataset_size": round(size / 1e6, 1),
-            "observation_space": json.dumps(
-                {
-                    "type": "Box",
-                    "dtype": "uint8",
-                    "shape": shape,
-                    "low": np.zeros(shape, int).tolist(),
-                    "high": np.full(shape, 255).tolist(),
-                }
-            ),
-            "action_space": json.dumps(
-                {"type": "Discrete", "dtype": "int64", "start": 0, "n": self.game.num_actions}
-            ),
-            "worldsim": {
-                "format": FORMAT,
-                "game": self.game.to_dict(),
-                "settings": self.settings,
-                "steps_asked": self.steps_asked,
-            },
-        }
+        paths = [self.shard_path(number) for number in steps]
+        num_bytes = sum(path.stat().st_size for path in paths)
+        metadata = self._metadata.encode(minari_id(self.path), [*steps.values()], num_bytes)
         # The links first: metadata that counts fewer episodes than are linked is still right.
-        write_whole(self._data / "main_data.hdf5", encode_links([*map(self.shard_path, steps)]))
-        write_whole(self._data / "metadata.json", json.dumps(metadata).encode())
+        write_whole(self._data / "main_data.hdf5", encode_links(paths))
+        write_whole(self._data / "metadata.json", metadata)
 
     def close(self) -> None:
         """Write links and metadata; the writer may be used again."""
         self.update_index()
 
-    def _check_same(self, old: Mapping[str, Any]) -> None:
+    def _check_same(self, begun: RecordingMetadata) -> None:
+        games = begun.game.to_dict(), self.game.to_dict()
         pairs = {
-            **{name: (old["game"].get(name), new) for name, new in self.game.to_dict().items()},
-            **{name: (old["settings"].get(name), new) for name, new in self.settings.items()},
+            **{name: (games[0].get(name), new) for name, new in games[1].items()},
+            **{n: (begun.settings.get(n), new) for n, new in self._metadata.settings.items()},
         }
         for name, (before, now) in pairs.items():
             if json.loads(json.dumps(before)) != json.loads(json.dumps(now)):
@@ -192,32 +201,3 @@ class RecordingWriter:
                     f"{self.path} was recorded with {name} {before!r}, not {now!r}: "
                     "give the settings it was begun with, or another folder"
                 )
-
-
-def read_metadata(path: Path) -> dict[str, Any]:
-    """Read the metadata of a recording, a folder.
-
-    Raises:
-        ValueError: If there is none, or it is damaged or of another format.
-    """
-    file = path / "data" / "metadata.json"
-    if not file.is_file():
-        raise ValueError(f"{path} is no recording: there is no {file}")
-    try:
-        metadata = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(
-            f"{file} is damaged ({error}): the command that recorded it writes it anew once the "
-            "file is deleted"
-        ) from error
-    if metadata.get("worldsim", {}).get("format") != FORMAT:
-        raise ValueError(
-            f"{file} does not say format {FORMAT}: it was not recorded by this worldsim"
-        )
-    return metadata
-
-
-def _minari_id(path: Path) -> str:
-    """Name the dataset as Minari wants it: word characters and a version."""
-    name = re.sub(r"[^-\w]", "_", path.resolve().name) or "recording"
-    return name if re.search(r"-v\d+$", name) else f"{name}-v0"

@@ -2,28 +2,46 @@
 
 A shard holds an episode in Minari's layout, its frames in gzip chunks of 16. It is written aside
 and renamed when it is whole. Reading frames goes around HDF5: the place of each chunk is looked up
-once, then a window is two or three reads and ``zlib.decompress``. That is as fast as an open HDF5
-file, more than twice as fast as opening one for each window, and needs nothing to be kept open.
+once, then a window is two or three reads that are inflated. That is as fast as an open HDF5 file,
+more than twice as fast as opening one for each window, and needs nothing to be kept open.
+
+Each chunk as it is stored has its CRC-32 in the dataset ``checksums``; the attribute ``checksum``
+covers these and all else that is read. Older shards lack both, and are read all the same.
 """
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import errno
 import io
+import math
 import os
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 
+from worldsim.files import naming_damage, written_aside
+from worldsim.game_config import GameConfig
+from worldsim.hdf5 import (
+    check_dataset,
+    get_group,
+    inflate,
+    open_hdf5,
+    read_array,
+    read_attribute,
+    stored_chunks,
+)
+
 CHUNK_FRAMES = 16
 GZIP_LEVEL = 3  # on flat frames 1 to 3 read and write twice as fast as 4 to 9; 3 is the smallest
+MAX_EPISODE_BYTES = 2**40
+NO_CHECKSUM = -1
+REMEDY = "delete it, and the command that recorded it will record that episode again"
 
 _SHARD_NAME = re.compile(r"episode_(\d{8})\.hdf5")
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -70,55 +88,117 @@ class Episode:
 
 
 class Shard:
-    """One episode's file: small arrays in memory, and where its chunks of frames are."""
+    """One episode's file: small arrays in memory, and where its chunks of frames are.
 
-    def __init__(self, path: Path, frame_shape: tuple[int, ...]) -> None:
+    Args:
+        path: The file, which may come from a stranger.
+        game: The game that it has to be an episode of.
+
+    Raises:
+        OSError: If it may not be read.
+        ValueError: In one sentence that names it, if it is damaged or of another game.
+    """
+
+    def __init__(self, path: Path, game: GameConfig) -> None:
         self.path = path
-        self.frame_shape = frame_shape
-        with naming_damage(path), h5py.File(path) as file:
-            group = file["episode"]
-            frames = group["observations"]
-            self.actions = group["actions"][()].astype(np.int64)
-            self.rewards = group["rewards"][()].astype(np.float32)
-            self.terminations = group["terminations"][()].astype(bool)
-            self.truncations = group["truncations"][()].astype(bool)
-            seed = group.attrs.get("seed")
-            self.seed = None if seed is None else int(seed)
-            self.policy = str(group.attrs.get("policy", ""))
-            if frames.shape != (len(self.actions) + 1, *frame_shape):
-                raise ValueError(f"frames of shape {frames.shape}")
-            if (frames.chunks or ())[1:] != frame_shape or frames.compression != "gzip":
+        self.frame_shape = (*game.frame_size, game.channels)
+        with open_hdf5(path, REMEDY) as file:
+            group = get_group(file, "episode")
+            shape = (None, *self.frame_shape)
+            frames = check_dataset(group, "observations", np.uint8, shape, MAX_EPISODE_BYTES)
+            if (frames.chunks or ())[1:] != self.frame_shape or frames.compression != "gzip":
                 raise ValueError("its frames are not in gzip chunks of whole frames")
             self._chunk_frames = int(frames.chunks[0])
-            chunks = [frames.id.get_chunk_info(i) for i in range(frames.id.get_num_chunks())]
-            if len(chunks) != -(-len(frames) // self._chunk_frames):
-                raise ValueError(f"only {len(chunks)} chunks of frames")
-            chunks.sort(key=lambda chunk: chunk.chunk_offset)
-        # The size is negative where HDF5 kept a chunk as it was, gzip having made it no smaller.
+            if self._chunk_frames > CHUNK_FRAMES:
+                raise ValueError(f"its chunks have more than {CHUNK_FRAMES} frames")
+            chunks = list(stored_chunks(frames))
+            steps = (len(frames) - 1,)
+            self.actions = read_array(group, "actions", np.int64, steps)
+            self.rewards = read_array(group, "rewards", np.float32, steps)
+            self.terminations = read_array(group, "terminations", bool, steps)
+            self.truncations = read_array(group, "truncations", bool, steps)
+            self.seed = read_attribute(group, "seed", int)
+            self.policy = read_attribute(group, "policy", str) or ""
+            checksum = read_attribute(group, "checksum", int)
+            checksums = [NO_CHECKSUM] * len(chunks)
+            if checksum is not None or "checksums" in group:
+                values = read_array(group, "checksums", np.uint32, (len(chunks),))
+                checksums = values.tolist()
+                if checksum != _checksum(self, values):
+                    raise ValueError("it does not have its checksum")
+            check_steps(self, game.num_actions)
         self._chunks = np.array(
-            [(c.byte_offset, -c.size if c.filter_mask else c.size) for c in chunks], np.int64
+            [
+                (chunk.offset, chunk.size, chunk.is_deflated, checksum)
+                for chunk, checksum in zip(chunks, checksums, strict=True)
+            ],
+            np.int64,
         )
 
     def read_frames(self, first: int, last: int, out: np.ndarray) -> None:
         """Read frames first … last - 1 into ``out``."""
         per_chunk = self._chunk_frames
         chunk_shape = (per_chunk, *self.frame_shape)
-        chunk_bytes = int(np.prod(chunk_shape))
-        with naming_damage(self.path), self.path.open("rb", buffering=0) as file:
-            for chunk in range(first // per_chunk, (last - 1) // per_chunk + 1):
-                offset, size = self._chunks[chunk].tolist()
+        chunk_bytes = math.prod(chunk_shape)
+        with naming_damage(self.path, REMEDY), self.path.open("rb", buffering=0) as file:
+            for index in range(first // per_chunk, (last - 1) // per_chunk + 1):
+                offset, size, is_deflated, checksum = self._chunks[index].tolist()
                 file.seek(offset)
-                data = file.read(abs(size))
-                if size > 0:
-                    data = zlib.decompress(data, bufsize=chunk_bytes)
+                data = file.read(size)
+                start = index * per_chunk
+                if checksum not in (NO_CHECKSUM, zlib.crc32(data)):
+                    raise ValueError(f"its frames from {start} on do not have their checksum")
+                if is_deflated:
+                    data = inflate(data, chunk_bytes)
                 frames = np.frombuffer(data, np.uint8).reshape(chunk_shape)
-                start = chunk * per_chunk
                 low, high = max(first, start), min(last, start + per_chunk)
                 out[low - first : high - first] = frames[low - start : high - start]
 
 
+def check_steps(episode: Episode | Shard, num_actions: int) -> None:
+    """Check all of an episode but its frames.
+
+    Raises:
+        ValueError: If an action is out of range, a reward is not finite, or the episode goes on
+            after its end.
+    """
+    low, high = int(episode.actions.min()), int(episode.actions.max())
+    if low < 0 or high >= num_actions:
+        raise ValueError(f"actions must be 0 … {num_actions - 1}, got {low} … {high}")
+    if not np.isfinite(episode.rewards).all():
+        step = int(np.flatnonzero(~np.isfinite(episode.rewards))[0])
+        raise ValueError(f"rewards must be finite, got {episode.rewards[step]} at step {step}")
+    for name in ("terminations", "truncations"):
+        if getattr(episode, name)[:-1].any():
+            step = int(getattr(episode, name).argmax())
+            raise ValueError(
+                f"only an episode's last step may be its end, but {name} has one at step {step} "
+                f"of {len(episode.actions)}"
+            )
+
+
+def _checksum(episode: Episode | Shard, chunk_checksums: np.ndarray) -> int:
+    checksum = 0
+    for values in (
+        episode.actions,
+        episode.rewards,
+        episode.terminations,
+        episode.truncations,
+        chunk_checksums,
+    ):
+        checksum = zlib.crc32(values.tobytes(), checksum)
+    return zlib.crc32(f"{episode.seed} {episode.policy}".encode(), checksum)
+
+
 def encode_shard(episode: Episode, number: int) -> bytes:
     """Return one episode as the bytes of an HDF5 file, in Minari's layout."""
+    episode = dataclasses.replace(
+        episode,
+        actions=episode.actions.astype(np.int64),
+        rewards=episode.rewards.astype(np.float32),
+        terminations=episode.terminations.astype(bool),
+        truncations=episode.truncations.astype(bool),
+    )
     buffer = io.BytesIO()
     with h5py.File(buffer, "w") as file:
         group = file.create_group("episode")
@@ -127,17 +207,20 @@ def encode_shard(episode: Episode, number: int) -> bytes:
         group.attrs["policy"] = episode.policy
         if episode.seed is not None:
             group.attrs["seed"] = episode.seed
-        group.create_dataset(
+        frames = group.create_dataset(
             "observations",
             data=episode.frames,
             chunks=(min(CHUNK_FRAMES, len(episode.frames)), *episode.frames.shape[1:]),
             compression="gzip",
             compression_opts=GZIP_LEVEL,
         )
-        group["actions"] = episode.actions.astype(np.int64)
-        group["rewards"] = episode.rewards.astype(np.float32)
-        group["terminations"] = episode.terminations.astype(bool)
-        group["truncations"] = episode.truncations.astype(bool)
+        for name in ("actions", "rewards", "terminations", "truncations"):
+            group[name] = getattr(episode, name)
+        file.flush()
+        stored = [frames.id.read_direct_chunk(chunk.place)[1] for chunk in stored_chunks(frames)]
+        checksums = np.array([zlib.crc32(data) for data in stored], np.uint32)
+        group["checksums"] = checksums
+        group.attrs["checksum"] = _checksum(episode, checksums)
     return buffer.getvalue()
 
 
@@ -149,17 +232,6 @@ def encode_links(shards: Sequence[Path]) -> bytes:
             link = h5py.ExternalLink(f"{shard.parent.name}/{shard.name}", "episode")
             file[f"episode_{index}"] = link
     return buffer.getvalue()
-
-
-def read_attributes(shard: Path) -> dict[str, Any]:
-    """Return what a shard says about its episode: total_steps, policy, and seed if it had one.
-
-    Raises:
-        ValueError: If the shard is damaged; the error names it.
-    """
-    with naming_damage(shard), h5py.File(shard) as file:
-        attributes = dict(file["episode"].attrs)
-        return {**attributes, "total_steps": int(attributes["total_steps"])}
 
 
 def shard_name(number: int) -> str:
@@ -180,32 +252,15 @@ def write_whole(path: Path, data: bytes) -> None:
     Raises:
         OSError: In one sentence if the disk is full.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with aside.open("wb") as file:
+        with written_aside(path) as aside, aside.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        aside.replace(path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno in _FULL_DISK:
-            raise OSError(
-                f"the disk is full: {path} could not be written ({error.strerror}); make room "
-                "and run the same command to continue"
-            ) from error
-        raise
-
-
-@contextlib.contextmanager
-def naming_damage(shard: Path) -> Iterator[None]:
-    """Turn whatever a damaged file makes HDF5 or zlib say into one sentence with its name."""
-    try:
-        yield
-    except (OSError, KeyError, RuntimeError, ValueError, zlib.error) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(
-            f"{shard} is damaged ({reason}): delete it, and the command that recorded it will "
-            "record that episode again"
+    except OSError as error:
+        if error.errno not in _FULL_DISK:
+            raise
+        raise OSError(
+            f"the disk is full: {path} could not be written ({error.strerror}); make room "
+            "and run the same command to continue"
         ) from error
