@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 import pytest
 
+from tests.edits import ordinary_user
 from worldsim.game_config import GameConfig
 from worldsim.recording import Episode, Recording, RecordingWriter
 
@@ -240,10 +241,16 @@ class TestShards:
         os.mkfifo(shard_of(path))
         assert "no regular file" in refused(path)
 
-    @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root reads all")
-    def test_that_may_not_be_read_are_not_called_damaged(self, path: Path) -> None:
-        shard_of(path).chmod(0)
-        with pytest.raises(PermissionError, match="may not be read by this user"):
+    @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="permissions of Unix")
+    @pytest.mark.parametrize("name", ["metadata.json", "shards/episode_00000000.hdf5"])
+    def test_that_may_not_be_read_are_not_called_damaged(
+        self, path: Path, tmp_path: Path, name: str
+    ) -> None:
+        (path / "data" / name).chmod(0)
+        with (
+            ordinary_user(tmp_path),
+            pytest.raises(PermissionError, match=f"{name} may not be read by this user"),
+        ):
             Recording(path)
 
 

@@ -1,8 +1,9 @@
 """What a recording says of itself, ``metadata.json``, and where its files are.
 
-Minari takes every folder with a folder ``data`` in it for a dataset, and none may lack a version in
-its name. So a recording in ``pong-v0`` has its files in ``pong-v0/data``, and one in ``pong`` in
-``pong/recording-v0/data``. One that has ``pong/data``, as older ones do, keeps it.
+Minari takes every folder with a folder ``data`` in it for a dataset; one without a version in its
+name keeps it from listing any. So a recording in ``pong-v0`` has its files in ``pong-v0/data``, and
+one in ``pong`` in ``pong/recording-v0/data``. Where Minari cannot read the name at all, they are in
+a folder that it does not look into. One that has ``pong/data``, as older ones do, keeps it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ MINARI_VERSION = "0.5.4"  # the version whose format this is
 FORMAT = 1
 
 _VERSIONED = re.compile(r"[-\w]+-v\d+")
-_NAMEABLE = re.compile(r"[-\w]{2,}")
+_NAMED = re.compile(r"[-\w]{2,}")
 
 
 @dataclass
@@ -86,9 +87,14 @@ def data_folder(path: Path) -> Path:
     Raises:
         ValueError: If it is a link, or reached through one: it may lead anywhere.
     """
-    data = path / "data"
-    if not (os.path.lexists(data) or _VERSIONED.fullmatch(path.resolve().name)):
-        data = path / "recording-v0" / "data"
+    name = path.resolve().name
+    versioned, named, hidden = (
+        path / "data",
+        path / "recording-v0" / "data",
+        path / ".recording-v0" / "data",
+    )
+    new = versioned if _VERSIONED.fullmatch(name) else named if _NAMED.fullmatch(name) else hidden
+    data = next((each for each in (versioned, named, hidden) if os.path.lexists(each)), new)
     for folder in (data.parent, data, data / "shards"):
         if folder != path and folder.is_symlink():
             raise ValueError(f"{folder} is a link, and a recording holds its files itself: copy it")
@@ -99,20 +105,6 @@ def minari_id(path: Path) -> str:
     """Return how Minari calls a recording if it looks for datasets in the folder around it."""
     name = path.resolve().name
     return name if data_folder(path).parent == path else f"{name}/recording-v0"
-
-
-def check_name(path: Path) -> None:
-    """Refuse the name of a new recording that Minari stumbles over, with all that lies beside it.
-
-    Raises:
-        ValueError: If it has other characters than letters, digits, - and _.
-    """
-    name = path.resolve().name
-    if not _NAMEABLE.fullmatch(name):
-        raise ValueError(
-            f"a recording's folder is named with two or more letters, digits, - and _, by which "
-            f"Minari finds it, not {name!r}: give another folder"
-        )
 
 
 def describe_env(game: GameConfig) -> str | None:

@@ -17,7 +17,6 @@ from worldsim.game_config import GameConfig
 from worldsim.options import Range, check_value
 from worldsim.recording_metadata import (
     RecordingMetadata,
-    check_name,
     data_folder,
     minari_id,
     read_metadata,
@@ -49,8 +48,8 @@ class RecordingWriter:
 
     Raises:
         OSError: If a recording there may not be read.
-        ValueError: If the folder holds a recording of another game or other settings, one that is
-            damaged, or has a name that Minari cannot read.
+        ValueError: If the folder holds a recording of another game or other settings, or one that
+            is damaged.
     """
 
     def __init__(
@@ -72,8 +71,6 @@ class RecordingWriter:
             self._metadata.settings = {**begun.settings, **self._metadata.settings}
             self._metadata.steps_asked = begun.steps_asked
             self._metadata.env_spec = begun.env_spec
-        else:
-            check_name(self.path)
         self._shards.mkdir(parents=True, exist_ok=True)
 
     @property

@@ -93,7 +93,7 @@ def main() -> None:
             frames.append(recording.episode(index).frames)
             if sum(map(len, frames)) >= MAX_FRAMES:
                 break
-        size = sum(shard.stat().st_size for shard in path.glob("data/shards/*.hdf5"))
+        size = sum(shard.stat().st_size for shard in path.glob("**/shards/*.hdf5"))
         print(f"{path}: {size / (recording.total_steps + len(recording)):,.0f} bytes/frame")
         print(f"Recording.sample_windows: {measure_recording(path):,.0f} windows/s")
         measure_ways(np.concatenate(frames), folder)
