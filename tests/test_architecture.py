@@ -51,6 +51,7 @@ MODEL_FILES = (
     "heads",
     "world_model",
     "rollout",
+    "rollout_state",
 )
 
 SOURCES = sorted(

@@ -177,9 +177,10 @@ def read_progress(checkpoint: Path) -> tuple[Progress, dict[str, Any]]:
     """
     about = _read_state(checkpoint)
     with reading(checkpoint / STATE, REMEDY):
-        for name, kinds in {"step": int, "seconds": (int, float), "evals": int}.items():
+        for name in Progress._fields:
             value = about[name]
-            if isinstance(value, bool) or not isinstance(value, kinds) or not 0 <= value < 2**63:
+            kinds = (int, float) if name == "seconds" else (int,)
+            if type(value) not in kinds or not 0 <= value < 2**63:
                 raise ValueError(f"{name} must be a number of 0 or more, got {value!r:.40}")
         return Progress(about["step"], about["seconds"], about["evals"]), about["settings"]
 

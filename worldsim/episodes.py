@@ -17,7 +17,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from worldsim.recording import Windows
-from worldsim.rollout import RolloutState
+from worldsim.rollout_state import RolloutState
 from worldsim.world_folder import load
 from worldsim.world_model import WorldModel
 
@@ -212,13 +212,31 @@ def check_mask(mask: Any, num_envs: int) -> NDArray[np.bool_]:
     return mask
 
 
-def check_state(state: EnvState, num_envs: int) -> None:
-    """Refuse a state of another number of lanes."""
+def check_state(state: Any, observations: NDArray[Any]) -> None:
+    """Refuse a state that an environment with such observations, (b …), cannot go on from.
+
+    Raises:
+        TypeError: If it is no state.
+        ValueError: If it is of another number of lanes or of other observations.
+    """
+    if not isinstance(state, EnvState):
+        raise TypeError(
+            f"an environment restores what its clone_state gave, got {type(state).__name__}"
+        )
+    num_envs = len(observations)
     if len(state.elapsed) != num_envs:
         raise ValueError(
             f"This environment has {num_envs} lane(s), the state was cloned from one with "
             f"{len(state.elapsed)}"
         )
+    seen = state.observations
+    if (seen.shape, seen.dtype) != (observations.shape, observations.dtype):
+        raise ValueError(
+            f"This environment observes {observations.dtype} of shape {observations.shape[1:]}, "
+            f"the state was cloned from one that observes {seen.dtype} of {seen.shape[1:]}"
+        )
+    if not len(state.ended) == len(state.starts) == len(state.rngs) == num_envs:
+        raise ValueError(f"the state has not all of its {num_envs} lane(s): take it as it was")
 
 
 def in_colour(frame: Frames) -> Frames:

@@ -12,7 +12,7 @@ import functools
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
@@ -24,6 +24,7 @@ from worldsim.dit import DiTOutput
 from worldsim.files import one_line
 from worldsim.kv_cache import KVCache
 from worldsim.options import Count, check_value
+from worldsim.rollout_state import RolloutState, check_fits, fingerprint
 from worldsim.sampling import euler, pass_levels
 from worldsim.threads import forget_lost_threads, threads_for
 from worldsim.world_model import WorldModel
@@ -70,24 +71,6 @@ class RolloutStep(NamedTuple):
     terminations: np.ndarray
     termination_probs: np.ndarray
     uncertainties: np.ndarray | None = None
-
-
-@dataclass(frozen=True)
-class RolloutState:
-    """A snapshot of all sessions; see ``Rollout.clone_state``."""
-
-    cache: KVCache
-    history: torch.Tensor
-    rng_states: list[torch.Tensor]
-
-    def take_lanes(self, lanes: Sequence[int]) -> RolloutState:
-        """A snapshot whose session i is session ``lanes[i]`` of this one, repeated at will."""
-        index = torch.as_tensor(list(lanes), device=self.history.device)
-        return RolloutState(
-            cache=self.cache.take_lanes(index),
-            history=self.history[index],
-            rng_states=[self.rng_states[lane].clone() for lane in lanes],
-        )
 
 
 class Rollout:
@@ -334,26 +317,39 @@ class Rollout:
         return compiled
 
     def clone_state(self) -> RolloutState:
-        """A snapshot: restored, the same actions give the same frames, rewards and ends."""
-        return RolloutState(
-            cache=self._cache.clone(),
-            history=self._history.clone(),
-            rng_states=[rng.get_state() for rng in self._rngs],
-        )
+        """A snapshot: restored, the same actions give the same frames, rewards and ends.
+
+        Raises:
+            RuntimeError: If a session has not begun.
+        """
+        if self._not_begun:
+            raise RuntimeError(
+                f"call reset before clone_state: lanes {sorted(self._not_begun)} have no start"
+            )
+        state = self._state()
+        return replace(state, cache=state.cache.clone(), history=state.history.clone())
 
     def restore_state(self, state: RolloutState) -> None:
         """Go back to a snapshot of a rollout with as many sessions of the same world.
 
+        The world may have been loaded anew, in another process too: its weights decide.
+
         Raises:
-            ValueError: If the number of sessions differs.
+            TypeError: If it is no snapshot.
+            ValueError: If it is of another world, device or number of sessions; nothing changes.
         """
-        if len(state.rng_states) != self.batch_size:
-            raise ValueError(
-                f"the state has {len(state.rng_states)} sessions and this rollout "
-                f"{self.batch_size}; restore it into a rollout of the same batch_size"
-            )
+        check_fits(state, self._state())
         self._cache = state.cache.clone()
         self._history = state.history.clone()
         self._not_begun.clear()
         for rng, rng_state in zip(self._rngs, state.rng_states, strict=True):
             rng.set_state(rng_state)
+
+    def _state(self) -> RolloutState:
+        """The state of now, which goes on changing."""
+        return RolloutState(
+            world=fingerprint(self.world),
+            cache=self._cache,
+            history=self._history,
+            rng_states=[rng.get_state() for rng in self._rngs],
+        )

@@ -205,8 +205,15 @@ class WorldModelEnv(Env[NDArray[Any], np.int64]):
         )
 
     def restore_state(self, state: EnvState) -> None:
-        """Go back to a state of `clone_state`; the state can be restored any number of times."""
-        check_state(state, 1)
+        """Go back to a state of `clone_state`; the state can be restored any number of times.
+
+        Raises:
+            TypeError: If it is no state.
+            ValueError: If it is of another world, device, number of lanes or kind of observation;
+                the environment stays as it is.
+        """
+        space = self.observation_space
+        check_state(state, np.zeros((1, *(space.shape or ())), space.dtype))
         self._rollout.restore_state(state.rollout)
         self._obs = state.observations[0].copy()
         self._elapsed = int(state.elapsed[0])

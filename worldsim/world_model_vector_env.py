@@ -259,8 +259,14 @@ class WorldModelVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any
         )
 
     def restore_state(self, state: EnvState) -> None:
-        """Go back to a state of `clone_state`; the state can be restored any number of times."""
-        check_state(state, self.num_envs)
+        """Go back to a state of `clone_state`; the state can be restored any number of times.
+
+        Raises:
+            TypeError: If it is no state.
+            ValueError: If it is of another world, device, number of lanes or kind of observation;
+                the environment stays as it is.
+        """
+        check_state(state, self._obs)
         self._rollout.restore_state(state.rollout)
         self._obs = state.observations.copy()
         self._elapsed = state.elapsed.copy()

@@ -1,0 +1,110 @@
+"""What decides how sessions inside a world go on, and which rollouts it can be restored into."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from worldsim.kv_cache import KVCache
+from worldsim.world_model import WorldModel
+
+
+@dataclass(frozen=True)
+class RolloutState:
+    """A snapshot of all sessions; see ``Rollout.clone_state``.
+
+    Attributes:
+        world: The fingerprint of the world, see `fingerprint`.
+        cache: The ring of the past.
+        history: The newest frames of each session (b k*c h w).
+        rng_states: The state of each session's generator.
+    """
+
+    world: str
+    cache: KVCache
+    history: torch.Tensor
+    rng_states: list[torch.Tensor]
+
+    def take_lanes(self, lanes: Sequence[int]) -> RolloutState:
+        """A snapshot whose session i is session ``lanes[i]`` of this one, repeated at will."""
+        index = torch.as_tensor(list(lanes), device=self.history.device)
+        return RolloutState(
+            world=self.world,
+            cache=self.cache.take_lanes(index),
+            history=self.history[index],
+            rng_states=[self.rng_states[lane].clone() for lane in lanes],
+        )
+
+
+def check_fits(state: Any, own: RolloutState) -> None:
+    """Refuse a state that a rollout cannot go on from.
+
+    Args:
+        state: What is to be restored.
+        own: The rollout's state of now.
+
+    Raises:
+        TypeError: If it is no state.
+        ValueError: If it is of another world, device, or number of sessions.
+    """
+    if not isinstance(state, RolloutState):
+        raise TypeError(f"a rollout restores what clone_state gave, got {type(state).__name__}")
+    sessions = len(own.rng_states)
+    if len(state.rng_states) != sessions:
+        raise ValueError(
+            f"the state has {len(state.rng_states)} sessions and this rollout {sessions}; "
+            "restore it into a rollout of the same batch_size"
+        )
+    if state.history.device != own.history.device:
+        raise ValueError(
+            f"the state is on {state.history.device} and this world on {own.history.device}: "
+            "move the world there with world.to, and restore the state into a new rollout of it"
+        )
+    if state.world != own.world:
+        raise ValueError(
+            "the state is of another world, or of this one with other weights: restore it into a "
+            "rollout of the world that it was cloned from"
+        )
+    for name, theirs, ours in zip(_PARTS, _parts(state), _parts(own), strict=True):
+        if (theirs.shape, theirs.dtype) != (ours.shape, ours.dtype):
+            raise ValueError(
+                f"the state's {name} is {theirs.dtype} of shape {tuple(theirs.shape)}, and in this "
+                f"rollout {ours.dtype} of shape {tuple(ours.shape)}: restore what clone_state gave"
+            )
+
+
+_PARTS = ("history", "keys", "values", "positions", "generator")
+
+
+def _parts(state: RolloutState) -> tuple[torch.Tensor, ...]:
+    cache, generators = state.cache, torch.stack(state.rng_states)
+    return state.history, cache.keys, cache.values, cache.positions, generators
+
+
+def fingerprint(world: WorldModel) -> str:
+    """A digest of all that a world's frames are made with, kept until a weight changes.
+
+    A world has the same one in every process and on every device.
+    """
+    tensors = {**world.state_dict(), "still": world.still}
+    seen = [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors.values()]
+    known: tuple[Any, str] = world.__dict__.get("_fingerprint", ([], ""))
+    if known[0] == seen:
+        return known[1]
+    codec = world.codec
+    about = {
+        "network": asdict(world.dit.config),
+        "frame": [*world.game.frame_size, world.game.channels],
+        "codec": [getattr(codec, name, None) for name in ("scale", "shift")],
+    }
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    world.__dict__["_fingerprint"] = seen, digest.hexdigest()
+    return digest.hexdigest()
