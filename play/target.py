@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from worldsim.game_config import GameConfig
 from .session import Source
 
 ENV_ID = re.compile(r"([\w.]+:)?[\w./-]+-v\d+")
-FOR_EVER = sys.maxsize  # steps: in a window a world plays until it ends by itself
 
 
 def find_sources(
@@ -86,7 +84,7 @@ def _world_sources(target: str, start: Path | None) -> list[Source]:
     )
 
     def open_world() -> gymnasium.Env[Any, Any]:
-        return WorldModelEnv(world, horizon=FOR_EVER)
+        return WorldModelEnv(world)
 
     options, note = None, None
     if start is not None:

@@ -36,7 +36,9 @@ class Agent(nn.Module):
 def test_a_plain_ppo_loop_learns_to_like_what_pays(world: WorldModel) -> None:
     """In the manner of CleanRL: one file, Gymnasium's own wrappers, resets in the next step."""
     torch.manual_seed(0)
-    envs = gymnasium.make_vec("worldsim/WorldModel-v0", world=world, num_envs=16, horizon=20)
+    envs = gymnasium.make_vec(
+        "worldsim/WorldModel-v0", world=world, num_envs=16, max_episode_steps=20
+    )
     envs = GrayscaleObservation(RecordEpisodeStatistics(envs))
     agent = Agent(envs.single_action_space.n)
     optimizer = torch.optim.Adam(agent.parameters(), lr=3e-3)
@@ -89,7 +91,7 @@ def test_torchrl_rolls_out_and_resets(world: WorldModel, mode: str) -> None:
     from torchrl.envs import GymWrapper
 
     envs = gymnasium.make_vec(
-        "worldsim/WorldModel-v0", world=world, num_envs=3, horizon=6, autoreset_mode=mode
+        "worldsim/WorldModel-v0", world=world, num_envs=3, max_episode_steps=6, autoreset_mode=mode
     )
     wrapped = GymWrapper(envs, device="cpu")
     wrapped.set_seed(0)

@@ -26,12 +26,12 @@ def world() -> WorldModel:
 
 class TestBranch:
     def test_lanes_go_apart_only_when_their_actions_do(self, world: WorldModel) -> None:
-        env = WorldModelEnv(world, horizon=10)
+        env = WorldModelEnv(world, max_episode_steps=10)
         env.reset(seed=3)
         for action in (1, 2, 0):
             env.step(action)
         state = env.clone_state()
-        lanes = WorldModelVectorEnv(world, 4, horizon=10)
+        lanes = WorldModelVectorEnv(world, 4, max_episode_steps=10)
         lanes.restore_state(state.branch(4))
         single = [env.step(action)[0] for action in (2, 1, 1)]
         for t, action in enumerate((2, 1, 1)):
@@ -45,18 +45,18 @@ class TestBranch:
     def test_a_lane_of_many_can_be_branched_and_elapsed_steps_count(
         self, world: WorldModel
     ) -> None:
-        envs = WorldModelVectorEnv(world, 3, horizon=4)
+        envs = WorldModelVectorEnv(world, 3, max_episode_steps=4)
         envs.reset(seed=0)
         envs.step(np.array([0, 1, 2]))
         state = envs.clone_state()
-        branches = WorldModelVectorEnv(world, 2, horizon=4)
+        branches = WorldModelVectorEnv(world, 2, max_episode_steps=4)
         branches.restore_state(state.branch(2, lane=1))
         for action in (1, 0, 2):
             ours = branches.step(np.array([action, action]))
             theirs = envs.step(np.array([0, action, 0]))
             assert np.abs(ours[0][0].astype(int) - theirs[0][1]).max() <= 1
         assert ours[3].tolist() == [True, True]  # the fourth step
-        again = WorldModelVectorEnv(world, 3, horizon=4)
+        again = WorldModelVectorEnv(world, 3, max_episode_steps=4)
         again.restore_state(state)  # branching has left it as it was
         assert np.array_equal(again.render()[2], state.observations[2])
 
@@ -173,7 +173,7 @@ class TestLatents:
 
     def test_of_many_lanes_with_resets_and_snapshots(self) -> None:
         world = make_tiny_world(termination_bias=0.0)
-        make = {"num_envs": 3, "horizon": 4, "autoreset_mode": "SameStep"}
+        make = {"num_envs": 3, "max_episode_steps": 4, "autoreset_mode": "SameStep"}
         seen = WorldModelVectorEnv(world, **make)
         latent = WorldModelVectorEnv(world, observation="latents", **make)
         seen.reset(seed=1)

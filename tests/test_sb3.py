@@ -76,8 +76,12 @@ class Counting(gymnasium.Env[np.ndarray, int]):
 
 class TestSB3VecEnv:
     def test_gives_what_the_world_gives(self, mortal_world: WorldModel) -> None:
-        ours = SB3VecEnv(WorldModelVectorEnv(mortal_world, 3, horizon=4, autoreset_mode="SameStep"))
-        theirs = WorldModelVectorEnv(mortal_world, 3, horizon=4, autoreset_mode="SameStep")
+        ours = SB3VecEnv(
+            WorldModelVectorEnv(mortal_world, 3, max_episode_steps=4, autoreset_mode="SameStep")
+        )
+        theirs = WorldModelVectorEnv(
+            mortal_world, 3, max_episode_steps=4, autoreset_mode="SameStep"
+        )
         ours.seed(5)
         assert np.array_equal(ours.reset(), theirs.reset(seed=5)[0])
         rng, ended, cut = np.random.default_rng(0), 0, 0
@@ -119,11 +123,11 @@ class TestSB3VecEnv:
 
     def test_a_lane_has_nothing_of_its_own(self, mortal_world: WorldModel) -> None:
         envs = SB3VecEnv(WorldModelVectorEnv(mortal_world, 2, autoreset_mode="SameStep"))
-        assert envs.get_attr("horizon") == [1000, 1000]
+        assert envs.get_attr("num_passes") == [envs.envs.num_passes] * 2
         envs.set_attr("num_passes", 1)
         assert envs.envs.num_passes == 1
-        with pytest.raises(ValueError, match="share 'horizon'"):
-            envs.set_attr("horizon", 3, indices=[0])
+        with pytest.raises(ValueError, match="share 'num_passes'"):
+            envs.set_attr("num_passes", 3, indices=[0])
         with pytest.raises(AttributeError, match="no method 'fly'"):
             envs.env_method("fly")
         envs.reset()
@@ -212,7 +216,9 @@ class TestAgents:
         assert load_agent(tmp_path / "cut")[0].num_timesteps < 1024
 
     def test_it_plays_as_stable_baselines_would(self, pong_like: Path, agent_folder: Path) -> None:
-        envs = WorldModelVectorEnv(str(pong_like), 1, autoreset_mode="SameStep", horizon=50)
+        envs = WorldModelVectorEnv(
+            str(pong_like), 1, autoreset_mode="SameStep", max_episode_steps=50
+        )
         stacked = VecFrameStack(HeldActions(SB3VecEnv(envs), 3), 2)
         agent = PPO.load(agent_folder / "agent.zip")
         stacked.seed(3)

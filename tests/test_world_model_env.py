@@ -128,8 +128,8 @@ class TestWorldModelEnv:
         with pytest.raises(error, match=words):
             WorldModelEnv(world).reset(options=options)
 
-    def test_truncates_at_the_horizon_and_then_wants_a_reset(self, world: WorldModel) -> None:
-        env = WorldModelEnv(world, horizon=3)
+    def test_truncates_at_the_limit_and_then_wants_a_reset(self, world: WorldModel) -> None:
+        env = WorldModelEnv(world, max_episode_steps=3)
         env.reset(seed=0)
         assert [step[3] for step in play(env, [0, 0, 0])] == [False, False, True]
         with pytest.raises(ResetNeeded, match="ended after 3 steps"):
@@ -167,7 +167,7 @@ class TestWorldModelEnv:
             env.step(action)
 
     def test_restored_state_repeats_the_future_and_branches(self, world: WorldModel) -> None:
-        env = WorldModelEnv(world, horizon=10)
+        env = WorldModelEnv(world, max_episode_steps=10)
         env.reset(seed=3)
         play(env, [1, 2, 0])
         state = env.clone_state()
@@ -183,7 +183,7 @@ class TestWorldModelEnv:
             assert np.array_equal(env.reset()[0], after)
         env.restore_state(state)
         assert play(env, [1] * 7) != future
-        fresh = WorldModelEnv(world, horizon=10)
+        fresh = WorldModelEnv(world, max_episode_steps=10)
         fresh.restore_state(state)  # another environment of the same world
         assert play(fresh, [2] * 7) == future
         with pytest.raises(ValueError, match="2 lane"):
@@ -202,12 +202,14 @@ class TestWorldModelEnv:
             env.unwrapped.num_passes = 0
 
     def test_frame_rate_is_the_games_own(self, world: WorldModel) -> None:
-        assert WorldModelEnv(world).metadata["render_fps"] == 10.0
+        fps = WorldModelEnv(world).metadata["render_fps"]
+        assert fps == 10
+        assert isinstance(fps, int)  # gymnasium.utils.play insists on it
         assert WorldModelEnv.metadata["render_fps"] == 30
 
     def test_bad_arguments(self, world: WorldModel) -> None:
-        with pytest.raises(ValueError, match="horizon must be at least 1 step, got 0"):
-            WorldModelEnv(world, horizon=0)
+        with pytest.raises(ValueError, match="max_episode_steps must be at least 1, got 0"):
+            WorldModelEnv(world, max_episode_steps=0)
         with pytest.raises(ValueError, match=r"render_mode must be .* got 'human'"):
             WorldModelEnv(world, render_mode="human")
         with pytest.raises(ValueError, match="no world at 'nowhere'"):
@@ -236,9 +238,10 @@ class TestWorldModelVectorEnv:
         self, mortal_world: WorldModel, mode: AutoresetMode
     ) -> None:
         """Lane by lane: ends, resets, infos and their masks; frames up to batched rounding."""
-        ours = WorldModelVectorEnv(mortal_world, 3, horizon=4, autoreset_mode=mode)
+        ours = WorldModelVectorEnv(mortal_world, 3, max_episode_steps=4, autoreset_mode=mode)
         theirs = SyncVectorEnv(
-            [lambda: WorldModelEnv(mortal_world, horizon=4) for _ in range(3)], autoreset_mode=mode
+            [lambda: WorldModelEnv(mortal_world, max_episode_steps=4) for _ in range(3)],
+            autoreset_mode=mode,
         )
         assert_same(ours.reset(seed=5), theirs.reset(seed=5))
         assert ours.np_random_seed == theirs.np_random_seed == (5, 6, 7)
@@ -252,8 +255,8 @@ class TestWorldModelVectorEnv:
         assert ended > 3
 
     def test_disabled_leaves_resets_to_the_mask(self, mortal_world: WorldModel) -> None:
-        make = lambda: WorldModelEnv(mortal_world, horizon=4)  # noqa: E731
-        ours = WorldModelVectorEnv(mortal_world, 3, horizon=4, autoreset_mode="Disabled")
+        make = lambda: WorldModelEnv(mortal_world, max_episode_steps=4)  # noqa: E731
+        ours = WorldModelVectorEnv(mortal_world, 3, max_episode_steps=4, autoreset_mode="Disabled")
         theirs = SyncVectorEnv([make] * 3, autoreset_mode="Disabled")
         assert_same(ours.reset(seed=1), theirs.reset(seed=1))
         resets = 0
@@ -352,7 +355,7 @@ class TestWorldModelVectorEnv:
 
     def test_gymnasiums_wrappers_see_the_mode(self, world: WorldModel) -> None:
         envs = RecordEpisodeStatistics(
-            WorldModelVectorEnv(world, 2, horizon=2, autoreset_mode="SameStep")
+            WorldModelVectorEnv(world, 2, max_episode_steps=2, autoreset_mode="SameStep")
         )
         envs.reset(seed=0)
         envs.step(np.array([0, 0]))

@@ -282,7 +282,7 @@ def make_world_envs(world: WorldModel, config: AgentConfig, num_envs: int) -> SB
         WorldModelVectorEnv(
             world,
             num_envs,
-            horizon=config.horizon,
+            max_episode_steps=config.horizon,
             num_passes=config.passes,
             max_uncertainty=config.max_uncertainty,
             autoreset_mode=AutoresetMode.SAME_STEP,

@@ -92,6 +92,11 @@ def find_world(world: World, device: str | None) -> WorldModel:
     return load(world, device=device)
 
 
+def frames_per_second(world: WorldModel) -> int:
+    """The pace of the game as ``render_fps``, which clients of Gymnasium want whole."""
+    return max(1, round(world.game.fps))
+
+
 def observation_space_of(world: WorldModel, observation: str) -> spaces.Space[Any]:
     """Frames as observations, ``uint8`` (h w c), or latents, ``float32`` (c h w)."""
     if observation not in ("frames", "latents"):
@@ -244,11 +249,22 @@ def in_colour(frame: Frames) -> Frames:
     return repeat(frame, "h w 1 -> h w 3").copy() if frame.shape[-1] == 1 else frame.copy()
 
 
-def check_arguments(horizon: int, max_uncertainty: float | None, render_mode: str | None) -> None:
-    """Refuse a horizon below one step, a limit below 0 and a render mode that does not exist."""
+def check_count(name: str, value: Any) -> int:
+    """Give a count back, at least 1, or say what is wrong with it."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be a whole number, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+    return int(value)
+
+
+def check_arguments(
+    max_episode_steps: int | None, max_uncertainty: float | None, render_mode: str | None
+) -> None:
+    """Refuse a limit below one step or below 0, and a render mode that does not exist."""
     if max_uncertainty is not None and not max_uncertainty >= 0:
         raise ValueError(f"max_uncertainty must be 0 or more, got {max_uncertainty}")
-    if horizon < 1:
-        raise ValueError(f"horizon must be at least 1 step, got {horizon}")
+    if max_episode_steps is not None:
+        check_count("max_episode_steps", max_episode_steps)
     if render_mode not in (None, "rgb_array"):
         raise ValueError(f"render_mode must be 'rgb_array' or None, got {render_mode!r}")

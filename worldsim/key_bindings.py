@@ -7,7 +7,7 @@ A binding is names of keys as pygame spells them, joined by ``+`` when they are 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping, Set
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -32,7 +32,9 @@ _KEY_NAMES = {
 """Names of pygame's keys of more than one character, as far as games declare them."""
 _PYGAME_KEYS = {  # codes of keys that are no characters, as gymnasium.utils.play uses them
     1073741903: "right", 1073741904: "left", 1073741905: "down", 1073741906: "up",
-    13: "return", 27: "escape", 32: "space",
+    8: "backspace", 9: "tab", 13: "return", 27: "escape", 32: "space", 1073741912: "enter",
+    1073742048: "left ctrl", 1073742049: "left shift", 1073742050: "left alt",
+    1073742052: "right ctrl", 1073742053: "right shift", 1073742054: "right alt",
 }  # fmt: skip
 
 
@@ -58,6 +60,24 @@ def action_from_keys(held: Set[str], config: GameConfig) -> int:
         if len(keys) > most_keys and keys <= held:
             best, most_keys = action, len(keys)
     return best
+
+
+def key_codes(key_bindings: Mapping[str, int]) -> dict[tuple[int, ...], int]:
+    """Turn bindings into what ``get_keys_to_action`` gives: pygame's codes of keys -> action.
+
+    A binding with a key that has no code here is left out.
+
+    Example:
+        >>> key_codes({"w": 1, "up+space": 3})
+        {(119,): 1, (32, 1073741906): 3}
+    """
+    codes = {name: code for code, name in _PYGAME_KEYS.items()}
+    found = {}
+    for binding, action in key_bindings.items():
+        keys = [codes.get(key) or (ord(key) if len(key) == 1 else 0) for key in binding.split("+")]
+        if all(keys):
+            found[tuple(sorted(keys))] = action
+    return found
 
 
 def derive_key_bindings(

@@ -19,6 +19,14 @@ GAMES: dict[str, tuple[str, int]] = {
 SCENE_ID = "worldsim/Scene-v0"  # what `worldsim probe` trains on and asks about
 
 WORLD_MODEL_ID = "worldsim/WorldModel-v0"
+MAX_EPISODE_STEPS = 1000  # of a learned world whose real game is not known here
+
+BUNDLED_WORLDS: dict[str, tuple[str, int]] = {
+    "worldsim/Pong-World-v0": ("pong", 2000),
+    "worldsim/Maze-World-v0": ("maze", 500),
+    "worldsim/Balls-World-v0": ("balls", 500),
+}
+"""Id of each world that ships -> (its name, the real game's longest episode)."""
 
 
 def register_envs() -> None:
@@ -34,9 +42,17 @@ def register_envs() -> None:
             gymnasium.register(env_id, entry_point=entry_point, max_episode_steps=max_episode_steps)
     if SCENE_ID not in gymnasium.registry:
         gymnasium.register(SCENE_ID, entry_point="worldsim.envs.scenes:Scene")
-    if WORLD_MODEL_ID not in gymnasium.registry:
+    _register_world(WORLD_MODEL_ID, MAX_EPISODE_STEPS, {})
+    for env_id, (world, max_episode_steps) in BUNDLED_WORLDS.items():
+        _register_world(env_id, max_episode_steps, {"world": world})
+
+
+def _register_world(env_id: str, max_episode_steps: int, kwargs: dict[str, str]) -> None:
+    if env_id not in gymnasium.registry:
         gymnasium.register(
-            WORLD_MODEL_ID,
+            env_id,
             entry_point="worldsim.world_model_env:WorldModelEnv",
             vector_entry_point="worldsim.world_model_env:WorldModelVectorEnv",
+            max_episode_steps=max_episode_steps,
+            kwargs=kwargs,
         )

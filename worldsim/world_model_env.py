@@ -7,6 +7,7 @@ has over a console.
 
 from __future__ import annotations
 
+import math
 from copy import deepcopy
 from typing import Any
 
@@ -15,6 +16,7 @@ from gymnasium import Env, spaces
 from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
 
+from worldsim.emulator import Emulator
 from worldsim.episodes import (
     EnvState,
     Frames,
@@ -25,9 +27,11 @@ from worldsim.episodes import (
     check_state,
     choose_start,
     find_world,
+    frames_per_second,
     in_colour,
     observation_space_of,
 )
+from worldsim.key_bindings import key_codes
 from worldsim.recording import Windows
 from worldsim.rollout import Rollout
 from worldsim.world_model_vector_env import WorldModelVectorEnv
@@ -39,15 +43,18 @@ class WorldModelEnv(Env[NDArray[Any], np.int64]):
     """A learned world as a Gymnasium environment.
 
     An episode begins from a window of recorded frames and ends by ``terminated`` when the world's
-    termination head says so, or by ``truncated`` after ``horizon`` steps. The seed given to
+    termination head says so, or by ``truncated`` after ``max_episode_steps``. The seed given to
     ``reset`` decides the window, the noise and so the whole episode.
+
+    `gymnasium.make` limits episodes itself, to 1,000 steps where its ``max_episode_steps`` is not
+    given, by a wrapper whose count is no part of `clone_state`. The limit given here is.
 
     ``info`` always has ``start``, the index of the window that the episode began from (-1 for
     frames of one's own), and ``termination_prob`` (0 after a reset).
 
     Args:
         world: A bundled world's name, the path of a world or run folder, or a loaded world.
-        horizon: Steps after which an episode is truncated, at least 1.
+        max_episode_steps: Steps after which an episode is truncated, at least 1; None: no limit.
         num_passes: Denoising passes a frame, at least 1; None takes the world's own number.
         observation: ``"frames"``, or ``"latents"``, what the network knows of the newest frame,
             ``float32`` (c h w): a large world's frames are then only decoded where `render` asks.
@@ -70,13 +77,15 @@ class WorldModelEnv(Env[NDArray[Any], np.int64]):
         >>> obs, reward, terminated, truncated, info = env.step(2)  # doctest: +SKIP
     """
 
+    _frameskip = 1  # what `AtariPreprocessing` asks of ALE: a step shows each frame there is
+
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012
 
     def __init__(
         self,
         world: World,
         *,
-        horizon: int = 1000,
+        max_episode_steps: int | None = None,
         num_passes: int | None = None,
         observation: str = "frames",
         starts: Windows | None = None,
@@ -85,13 +94,13 @@ class WorldModelEnv(Env[NDArray[Any], np.int64]):
         device: str | None = None,
         compiled: bool = False,
     ) -> None:
-        check_arguments(horizon, max_uncertainty, render_mode)
+        check_arguments(max_episode_steps, max_uncertainty, render_mode)
         self.world = find_world(world, device)
-        self.horizon = horizon
+        self.max_episode_steps = max_episode_steps
         self.starts = check_starts(starts, self.world)
         self.max_uncertainty = max_uncertainty
         self.render_mode = render_mode
-        self.metadata = {**self.metadata, "render_fps": self.world.game.fps}
+        self.metadata = {**self.metadata, "render_fps": frames_per_second(self.world)}
         self.observation_space = observation_space_of(self.world, observation)
         self.action_space = spaces.Discrete(self.world.game.num_actions)
         self._rollout = Rollout(
@@ -101,6 +110,7 @@ class WorldModelEnv(Env[NDArray[Any], np.int64]):
             compiled=compiled,
             with_uncertainty=max_uncertainty is not None,
         )
+        self.ale = Emulator(self._screen)
         self._in_latents = observation == "latents"
         self._obs: NDArray[Any] | None = None
         self._elapsed = 0
@@ -169,7 +179,8 @@ class WorldModelEnv(Env[NDArray[Any], np.int64]):
         self._obs = self._latent() if self._in_latents else self._rollout.frames()[0]
         self._elapsed += 1
         terminated = bool(result.terminations[0])
-        truncated = self._elapsed >= self.horizon
+        limit = math.inf if self.max_episode_steps is None else self.max_episode_steps
+        truncated = self._elapsed >= limit
         uncertainty = 0.0 if result.uncertainties is None else float(result.uncertainties[0])
         if self.max_uncertainty is not None:
             truncated = truncated or uncertainty > self.max_uncertainty
@@ -181,9 +192,15 @@ class WorldModelEnv(Env[NDArray[Any], np.int64]):
         """Return the newest frame in colour, ``uint8`` (h w 3); None without a render mode."""
         if self.render_mode is None:
             return None
-        if self._obs is None:
-            raise ResetNeeded("Call reset() before render(): there is no frame yet.")
-        return in_colour(self._rollout.frames()[0] if self._in_latents else self._obs)
+        return self._screen()
+
+    def get_action_meanings(self) -> list[str]:
+        """One word for each action, as the recorded game has them."""
+        return list(self.world.game.action_meanings)
+
+    def get_keys_to_action(self) -> dict[tuple[int, ...], int]:
+        """The keys of each action, for `gymnasium.utils.play`."""
+        return key_codes(self.world.game.key_bindings)
 
     def clone_state(self) -> EnvState:
         """Copy the state: the same actions after `restore_state` give the same future.
@@ -225,6 +242,11 @@ class WorldModelEnv(Env[NDArray[Any], np.int64]):
         """The same keys always: some libraries learn them from the first step that they see."""
         info = {"start": self._start, "termination_prob": termination_prob}
         return info if self.max_uncertainty is None else {**info, "uncertainty": uncertainty}
+
+    def _screen(self) -> Frames:
+        if self._obs is None:
+            raise ResetNeeded("Call reset() before render(): there is no frame yet.")
+        return in_colour(self._rollout.frames()[0] if self._in_latents else self._obs)
 
     def _latent(self) -> NDArray[Any]:
         return self._rollout.latents[0].cpu().numpy().copy()

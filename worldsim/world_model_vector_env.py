@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any
@@ -25,6 +26,7 @@ from worldsim.episodes import (
     check_state,
     choose_start,
     find_world,
+    frames_per_second,
     in_colour,
     lane_options,
     observation_space_of,
@@ -45,7 +47,8 @@ class WorldModelVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any
     Args:
         world: As for `WorldModelEnv`; the lanes share it.
         num_envs: Lanes, at least 1.
-        horizon: Steps after which a lane's episode is truncated, at least 1.
+        max_episode_steps: Steps after which a lane's episode is truncated, at least 1; None: no
+            limit, which `gymnasium.make_vec` makes 1,000 where it is not given.
         num_passes: Denoising passes a frame, at least 1; None takes the world's own number.
         observation: As for `WorldModelEnv`.
         starts: As for `WorldModelEnv`.
@@ -75,7 +78,7 @@ class WorldModelVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any
         world: World,
         num_envs: int = 1,
         *,
-        horizon: int = 1000,
+        max_episode_steps: int | None = None,
         num_passes: int | None = None,
         observation: str = "frames",
         starts: Windows | None = None,
@@ -87,17 +90,17 @@ class WorldModelVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any
     ) -> None:
         if num_envs < 1:
             raise ValueError(f"num_envs must be at least 1, got {num_envs}")
-        check_arguments(horizon, max_uncertainty, render_mode)
+        check_arguments(max_episode_steps, max_uncertainty, render_mode)
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.world = find_world(world, device)
         self.num_envs = num_envs
-        self.horizon = horizon
+        self.max_episode_steps = max_episode_steps
         self.starts = check_starts(starts, self.world)
         self.max_uncertainty = max_uncertainty
         self.render_mode = render_mode
         self.metadata = {
             **self.metadata,
-            "render_fps": self.world.game.fps,
+            "render_fps": frames_per_second(self.world),
             "autoreset_mode": self.autoreset_mode,
         }
         self.single_observation_space = observation_space_of(self.world, observation)
@@ -210,7 +213,8 @@ class WorldModelVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any
             if result.uncertainties is not None:
                 uncertainties = result.uncertainties
             self._elapsed += 1
-        truncations = plays & (self._elapsed >= self.horizon)
+        limit = math.inf if self.max_episode_steps is None else self.max_episode_steps
+        truncations = plays & (self._elapsed >= limit)
         if self.max_uncertainty is not None:
             truncations |= plays & (uncertainties > self.max_uncertainty)
         self._ended = terminations | truncations

@@ -30,7 +30,7 @@ def main(
         torch.set_num_threads(1)
     rng = np.random.default_rng(0)
     for batch_size in batch_sizes:
-        envs = WorldModelVectorEnv(world, batch_size, horizon=10**9, autoreset_mode="SameStep")
+        envs = WorldModelVectorEnv(world, batch_size, autoreset_mode="SameStep")
         envs.reset(seed=0)
         rollout = Rollout(world, batch_size)
         rollout.restore_state(envs.clone_state().rollout)
