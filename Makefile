@@ -5,13 +5,14 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 PYTHONS = $(PYTHON) python3 python3.13 python3.12 python3.11 python3.10
 READY = .venv/.ready
 
-.PHONY: help setup demo speedrun worlds test test-slow lint clean
+.PHONY: help setup demo speedrun worlds test test-cpus test-slow lint clean
 
 help:
 	@echo 'make demo       play a bundled world: in a window, or into demo.mp4 without a display'
 	@echo 'make speedrun   record, train (17 minutes), measure and film a playable game'
 	@echo 'make worlds     train the worlds that ship once more, in three and a half hours'
 	@echo 'make test       run the tests'
+	@echo 'make test-cpus  run the tests of numbers with the matrix kernels of older CPUs'
 	@echo 'make test-slow  run the tests that take many seconds or open a window'
 	@echo 'make lint       check style and types'
 	@echo 'make setup      only set up .venv; `. .venv/bin/activate` then gives `worldsim`'
@@ -58,6 +59,12 @@ worlds: $(READY)
 
 test: $(READY)
 	.venv/bin/pytest -n auto --maxprocesses 4  # each test runs on one thread
+
+# The same tests of numbers with the kernels of older CPUs: nothing may depend on one machine's.
+test-cpus: $(READY)
+	OMP_NUM_THREADS=2 MKL_NUM_THREADS=2 MKL_CBWR=COMPATIBLE \
+	    ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 \
+	    .venv/bin/pytest -m "numeric and not slow"
 
 test-slow: $(READY)
 	.venv/bin/pytest -m slow

@@ -127,6 +127,8 @@ class Screen:
         notes = []
         if time.perf_counter() < self._note_until:
             notes.append(self._note)
+        if scores := self.session.range_left:
+            notes.append(f"beyond every recorded score ({scores}): the game may have ended before")
         if self.pace.is_slow:
             notes.append(
                 f"slower than the game: {self.pace.reached_fps:.1f} "

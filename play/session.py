@@ -122,6 +122,15 @@ class Session:
         passes = getattr(self.env.unwrapped, "num_passes", None)
         return None if passes is None else int(passes)
 
+    @property
+    def range_left(self) -> str | None:
+        """The recorded range of scores once a world's score has left it, such as "-5 to 5"."""
+        world = getattr(self.env.unwrapped, "world", None)
+        recorded = getattr(world, "recorded_rewards", None)
+        if recorded is None or not recorded.are_beyond(self.score):
+            return None
+        return f"{format_score(recorded.lowest_score)} to {format_score(recorded.highest_score)}"
+
     def change_passes(self, difference: int) -> None:
         """Add to the number of denoising passes of a world, which stays at least 1.
 

@@ -18,6 +18,8 @@ from worldsim.rollout import Rollout
 from worldsim.world_model import WorldModel
 from worldsim.world_model_env import WorldModelEnv, WorldModelVectorEnv
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.fixture(scope="module")
 def world() -> WorldModel:
@@ -36,11 +38,10 @@ class TestBranch:
         single = [env.step(action)[0] for action in (2, 1, 1)]
         for t, action in enumerate((2, 1, 1)):
             frames = lanes.step(np.array([action, action, action, 0]))[0]
-            assert np.array_equal(frames[0], frames[1])
-            assert np.array_equal(frames[0], frames[2])
-            assert not np.array_equal(frames[0], frames[3])
-            # one frame alone and in a batch round differently, by 1 of 255 at most
-            assert np.abs(frames[0].astype(int) - single[t]).max() <= 1
+            # each batch size and place in it rounds in its own way, by 1 of 255 at most
+            for frame in frames[:3]:
+                assert np.abs(frame.astype(int) - single[t]).max() <= 1
+            assert np.abs(frames[3].astype(int) - single[t]).max() > 1
 
     def test_a_lane_of_many_can_be_branched_and_elapsed_steps_count(
         self, world: WorldModel

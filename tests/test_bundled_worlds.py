@@ -22,6 +22,8 @@ from worldsim.find_world import BUNDLED
 from worldsim.recording import Recording
 from worldsim.world_folder import SUMMED
 
+pytestmark = pytest.mark.numeric
+
 NAMES = sorted(path.name for path in BUNDLED.iterdir() if path.is_dir())
 SESSIONS, CONTEXT, STEPS = 8, 12, 16
 
@@ -122,3 +124,13 @@ def test_balls_move_as_they_should_and_neither_vanish_nor_multiply() -> None:
     late = slice(-20, None)
     assert played.found[:, late].mean() > 0.85
     assert 0.85 < played.area[:, late].sum() / played.real_area[:, late].sum() < 1.15
+
+
+def test_pong_gives_exactly_no_reward_where_no_point_is_scored() -> None:
+    """Atari's pipelines keep the sign of a reward alone, so that 1e-7 would be a point."""
+    envs = worldsim.WorldModelVectorEnv("pong", 4, autoreset_mode="SameStep")
+    envs.reset(seed=0)
+    rewards = np.array([envs.step(np.full(4, step // 10 % 3))[1] for step in range(100)])
+    points = np.sign(rewards)
+    assert 0.95 < np.mean(points == 0) < 1.0
+    assert np.abs(rewards[points != 0]).mean() > 0.5

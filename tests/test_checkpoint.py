@@ -31,6 +31,8 @@ from worldsim.train.config import TrainConfig, resumed_config
 from worldsim.train.presets import make_optimizers
 from worldsim.world_model import Losses, WorldModel
 
+pytestmark = pytest.mark.numeric
+
 SETTINGS = {"lr": 0.001, "recording": "recordings/pong"}
 
 

@@ -9,6 +9,8 @@ import torch
 from tests.tiny_worlds import make_tiny_vae_codec
 from worldsim.codec import PixelCodec, VAECodec, load_codec, save_codec
 
+pytestmark = pytest.mark.numeric
+
 
 def random_frames(*shape: int) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(0).integers(256, size=shape, dtype=np.uint8))

@@ -7,6 +7,8 @@ import torch
 
 from worldsim.damage import damage_past, random_boxes
 
+pytestmark = pytest.mark.numeric
+
 
 def seeded() -> torch.Generator:
     return torch.Generator().manual_seed(0)

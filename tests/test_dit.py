@@ -18,6 +18,8 @@ from worldsim.kv_cache import KVCache
 from worldsim.layers import space_rotation
 from worldsim.weights import WEIGHTS
 
+pytestmark = pytest.mark.numeric
+
 WINDOW = 5
 LAYERS_OVER_TIME = 2
 SIZES = [(16, 16, 3), (20, 28, 3), (63, 65, 1)]

@@ -9,6 +9,8 @@ from tests.tiny_worlds import make_tiny_episode, make_tiny_game, make_tiny_world
 from worldsim.events import Foretold, find, foretell, summarize
 from worldsim.recording import Recording, RecordingWriter
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:

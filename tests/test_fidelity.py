@@ -27,6 +27,8 @@ from worldsim.metrics import compare
 from worldsim.optical_flow import flicker
 from worldsim.recording import Recording
 
+pytestmark = pytest.mark.numeric
+
 STEPS = 24
 
 

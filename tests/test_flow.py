@@ -5,6 +5,8 @@ import torch
 
 from worldsim.flow import add_noise, frame_errors, ramp_weight, sample_tau
 
+pytestmark = pytest.mark.numeric
+
 
 def test_noise_and_clean_are_the_ends_of_a_straight_line() -> None:
     torch.manual_seed(0)

@@ -6,6 +6,8 @@ import torch
 
 from worldsim.frames import latents_to_pixels, pixels_to_latents
 
+pytestmark = pytest.mark.numeric
+
 EVERY_VALUE = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
 
 

@@ -13,6 +13,8 @@ from worldsim.heads import (
     two_hot,
 )
 
+pytestmark = pytest.mark.numeric
+
 BINS = torch.linspace(-LIMIT, LIMIT, NUM_BINS)
 
 

@@ -5,6 +5,8 @@ import torch
 
 from worldsim.kv_cache import KVCache
 
+pytestmark = pytest.mark.numeric
+
 LAYERS, LANES, TOKENS, HEADS, DIM, WINDOW = 2, 3, 5, 2, 4, 4
 
 

@@ -17,6 +17,8 @@ from worldsim.layers import (
     time_rotation,
 )
 
+pytestmark = pytest.mark.numeric
+
 DIM = 16
 CPU = torch.device("cpu")
 

@@ -27,6 +27,8 @@ from worldsim.recording import Recording, Windows
 from worldsim.rollout import Rollout
 from worldsim.world_model import WorldModel
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:

@@ -7,6 +7,8 @@ import torch
 
 from worldsim.moving import moving_places
 
+pytestmark = pytest.mark.numeric
+
 
 def test_moving_places_are_where_things_are_were_and_might_have_gone() -> None:
     background = torch.full((16, 16, 3), 100, dtype=torch.uint8)

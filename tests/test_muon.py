@@ -9,6 +9,8 @@ import torch
 
 from worldsim.train.muon import Muon, orthogonalize
 
+pytestmark = pytest.mark.numeric
+
 
 def test_orthogonal_matrices_keep_directions_and_lose_sizes() -> None:
     generator = torch.Generator().manual_seed(0)

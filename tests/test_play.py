@@ -16,6 +16,7 @@ from PIL import Image
 from tests.tiny_worlds import SIDE, make_tiny_world
 from worldsim.game import describe_game, make_game
 from worldsim.play import controls, demo, overlay, pace, session, target, window
+from worldsim.recorded_rewards import RecordedRewards
 from worldsim.recording import Recording, RecordingWriter
 
 PONG = "worldsim/Pong-v0"
@@ -245,3 +246,18 @@ def test_headless_play_goes_from_episode_to_episode(
     episode = Recording(tmp_path / "kept").episode(0)
     assert (len(episode.actions), episode.policy) == (500, "noop")
     assert set(episode.actions.tolist()) == {0}
+
+
+def test_a_score_beyond_every_recorded_one_is_said(tmp_path: Path) -> None:
+    world = make_tiny_world(replace(describe_game(PONG), frame_size=(SIDE, SIDE)))
+    world.recorded_rewards = RecordedRewards(1.0, lowest_score=-5.0, highest_score=5.0)
+    world.save(tmp_path / "pong")
+    played = session.Session(target.find_sources(str(tmp_path / "pong")), seed=0)
+    played.score = -5.0
+    assert played.range_left is None
+    played.score = -6.0
+    assert played.range_left == "-5 to 5"
+    played.switch()  # the real game ends by itself
+    played.score = -6.0
+    assert played.range_left is None
+    played.close()

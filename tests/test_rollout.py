@@ -20,6 +20,8 @@ from worldsim.rollout import Rollout, RolloutStep
 from worldsim.sampling import pass_levels
 from worldsim.world_model import WorldModel
 
+pytestmark = pytest.mark.numeric
+
 ACTIONS = [0, 1, 2, 2, 1, 0, 1, 1]
 
 
@@ -224,16 +226,11 @@ class TestReset:
         starts = world.starts
         rollout.reset(starts.frames[[2, 0]], starts.actions[[2, 0]], [21, 22], lanes=[2, 0])
         fresh = Rollout(world, 3)
-        chosen = [2, 1, 0]
-        fresh.reset(starts.frames[chosen], starts.actions[chosen], [21, 2, 22], lanes=chosen)
-        alone = Rollout(world)
-        alone.reset(starts.frames[[2]], starts.actions[[2]], [21])
-        steps = play(rollout)
-        for ours, kept, begun in zip(steps, play(plain), play(fresh), strict=True):
-            for one, same, new in zip(ours[:4], kept, begun, strict=False):
-                assert np.array_equal(one[1], same[1])
-                assert np.array_equal(one[[0, 2]], new[[0, 2]])
-        assert_close(play(alone)[0], RolloutStep(*(part[[2]] for part in steps[0][:4])))
+        fresh.reset(starts.frames[:3], starts.actions[:3], [22, 2, 21])
+        for ours, kept, begun in zip(play(rollout), play(plain), play(fresh), strict=True):
+            for one, same in zip(ours[:4], kept, strict=False):
+                assert np.array_equal(one[1], same[1])  # to the bit
+            assert_close(ours, begun, lanes=(0, 2))  # their contexts were read in other batches
 
     def test_leaves_nothing_of_the_session_before(self, world: WorldModel) -> None:
         rollout = begin(world, (3,))

@@ -6,6 +6,8 @@ import torch
 from worldsim.flow import add_noise
 from worldsim.sampling import euler, pass_levels
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.mark.parametrize("num_passes", [1, 2, 3, 4, 16])
 def test_levels_rise_from_noise_in_ever_larger_steps_and_stop_before_clean(

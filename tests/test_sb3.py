@@ -23,6 +23,8 @@ from worldsim.train.agent import AgentConfig, train_agent
 from worldsim.world_model import WorldModel
 from worldsim.world_model_env import WorldModelVectorEnv
 
+pytestmark = pytest.mark.numeric
+
 PONG = "worldsim/Pong-v0"
 
 

@@ -25,6 +25,8 @@ from worldsim.split import Measurable
 from worldsim.stability import drift, nearest, shrink
 from worldsim.world_model import WorldModel
 
+pytestmark = pytest.mark.numeric
+
 EPISODES = Measurable(unseen=[4], reference=[0, 1, 2, 3, 5], sentences=[])
 
 

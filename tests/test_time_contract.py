@@ -13,6 +13,8 @@ from worldsim.dit import DiTOutput
 from worldsim.recording import Episode, Recording, RecordingWriter
 from worldsim.rollout import Rollout
 
+pytestmark = pytest.mark.numeric
+
 SHADES = np.array([40, 220, 120])  # what each action makes of the whole next frame
 
 

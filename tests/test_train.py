@@ -28,6 +28,8 @@ from worldsim.train.config import TrainConfig
 from worldsim.train.dynamics import main, train
 from worldsim.train.progress import TrainProgress
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:

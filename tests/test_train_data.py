@@ -19,6 +19,8 @@ from worldsim.train import presets
 from worldsim.train.config import TrainConfig
 from worldsim.train.dynamics import train
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.fixture(autouse=True)
 def tiny_is_tinier(monkeypatch: pytest.MonkeyPatch) -> None:

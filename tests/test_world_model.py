@@ -15,6 +15,8 @@ from worldsim.dit import DiTOutput
 from worldsim.recording import Recording, Windows
 from worldsim.world_model import Losses, WorldModel
 
+pytestmark = pytest.mark.numeric
+
 LENGTH = 8  # frames of a window; num_history of them are not targets
 
 

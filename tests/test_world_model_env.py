@@ -12,6 +12,8 @@ from tests.tiny_worlds import SIDE, WINDOW, make_tiny_game, make_tiny_world, sav
 from worldsim.world_model import WorldModel
 from worldsim.world_model_env import WorldModelEnv, WorldModelVectorEnv
 
+pytestmark = pytest.mark.numeric
+
 ENV_ID = "worldsim/WorldModel-v0"
 
 
@@ -293,8 +295,8 @@ class TestWorldModelVectorEnv:
         envs = WorldModelVectorEnv(world, 3)
         envs.reset(seed=[4, 4, 9], options={"start": 0})
         obs = envs.step(np.array([1, 1, 1]))[0]
-        assert np.array_equal(obs[0], obs[1])
-        assert not np.array_equal(obs[0], obs[2])
+        assert np.abs(obs[0].astype(int) - obs[1]).max() <= 1  # places round in their own ways
+        assert np.abs(obs[0].astype(int) - obs[2]).max() > 1
         with pytest.raises(ValueError, match="expected 3, got 2"):
             envs.reset(seed=[1, 2])
 

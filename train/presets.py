@@ -12,6 +12,7 @@ from worldsim.codec import PixelCodec
 from worldsim.devices import check_memory, pick_device
 from worldsim.dit import DiTConfig, VideoDiT
 from worldsim.heads import RewardTerminationHead
+from worldsim.recorded_rewards import RecordedRewards
 from worldsim.recording import Recording, Windows
 from worldsim.split import Split
 from worldsim.world_model import WorldModel
@@ -57,6 +58,7 @@ def build_world(config: TrainConfig, recording: Recording, split: Split) -> Worl
         game=game,
         starts=pick_starts(recording, split.held_out, config.num_frames, config.seed),
         background=recording.median_frame(episodes=split.trained_on),
+        recorded_rewards=RecordedRewards.of(map(recording.rewards, range(len(recording)))),
         num_passes=config.passes,
         split=split,
     )

@@ -82,9 +82,10 @@ class RewardTerminationHead(nn.Module):
         )
         return reward_loss + termination_loss
 
-    def rewards(self, output: HeadOutput) -> torch.Tensor:
-        """Expected reward (b t)."""
-        return (output.reward_logits.softmax(-1) * symexp(self.bins)).sum(-1)
+    def rewards(self, output: HeadOutput, floor: float = 0.0) -> torch.Tensor:
+        """Expected reward (b t); exactly 0 where its absolute value is below ``floor``."""
+        expected = (output.reward_logits.softmax(-1) * symexp(self.bins)).sum(-1)
+        return expected.where(expected.abs() >= floor, 0.0)
 
     def termination_probs(self, output: HeadOutput) -> torch.Tensor:
         """Probability (b t) that the episode ended with this frame."""

@@ -95,6 +95,10 @@ class Recording:
         """Number of steps over all episodes."""
         return int(self.episode_lengths.sum())
 
+    def rewards(self, index: int) -> np.ndarray:
+        """Return the rewards of one episode, ``float32`` of shape (t,)."""
+        return self._shards[index].rewards
+
     def episode(self, index: int) -> Episode:
         """Read one whole episode.
 

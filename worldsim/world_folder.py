@@ -45,6 +45,7 @@ from worldsim.find_world import find_world, is_world
 from worldsim.game_config import GameConfig
 from worldsim.hdf5 import check_dataset, open_hdf5, read_array
 from worldsim.heads import RewardTerminationHead
+from worldsim.recorded_rewards import RecordedRewards
 from worldsim.recording import Windows
 from worldsim.split import Split
 from worldsim.threads import forget_lost_threads
@@ -99,6 +100,8 @@ def _write(world: WorldModel, folder: Path) -> None:
     write_text(folder / "README.md", world.card)
     config: dict[str, Any] = {"format": FORMAT, "num_passes": world.num_passes}
     config["game"] = world.game.to_dict()
+    if world.recorded_rewards is not None:
+        config["recorded_rewards"] = world.recorded_rewards.to_dict()
     if world.split is not None:
         config["split"] = world.split.to_dict()
     files = [name for name in SUMMED if (folder / name).exists()]
@@ -137,6 +140,8 @@ def load(name: str | os.PathLike[str], device: str | torch.device | None = None)
         game = GameConfig.from_dict(config["game"])
         num_passes = _read_number(config, "num_passes", MAX_PASSES)
         split = Split.from_dict(config["split"]) if "split" in config else None
+        rewards = config.get("recorded_rewards")
+        recorded_rewards = None if rewards is None else RecordedRewards.from_dict(rewards)
         checksums = dict(config.get("checksums", {}))
     for part in ("model", "codec"):
         if (path / part).is_symlink():
@@ -168,6 +173,7 @@ def load(name: str | os.PathLike[str], device: str | torch.device | None = None)
             game=game,
             starts=starts,
             background=background,
+            recorded_rewards=recorded_rewards,
             num_passes=num_passes,
             split=split,
             metrics=metrics,

@@ -17,6 +17,7 @@ from worldsim.game_config import GameConfig
 from worldsim.heads import RewardTerminationHead
 from worldsim.moving import moving_places
 from worldsim.options import Passes, check_value
+from worldsim.recorded_rewards import RecordedRewards
 from worldsim.recording import Windows
 from worldsim.split import Split
 
@@ -51,6 +52,7 @@ class WorldModel(nn.Module):
         game: What the world is a model of.
         starts: Recorded windows to begin from.
         background: The recording's median frame, uint8 (h w c); what differs from it moves.
+        recorded_rewards: What the recording's rewards were; None for a world that does not say.
         num_passes: Denoising passes a frame unless asked otherwise.
         split: Which episodes it was trained on; None where nobody knows.
         metrics: Figures measured when it was trained.
@@ -68,6 +70,7 @@ class WorldModel(nn.Module):
         game: GameConfig,
         starts: Windows,
         background: np.ndarray,
+        recorded_rewards: RecordedRewards | None = None,
         num_passes: int = 2,
         split: Split | None = None,
         metrics: dict[str, object] | None = None,
@@ -79,6 +82,7 @@ class WorldModel(nn.Module):
         still = codec.encode(torch.from_numpy(background)[None, None])
         self.register_buffer("still", still, persistent=False)
         check_value("num_passes", num_passes, Passes)
+        self.recorded_rewards = recorded_rewards
         self.num_passes = num_passes
         self.split = split
         self.metrics = metrics or {}
@@ -112,6 +116,11 @@ class WorldModel(nn.Module):
     def window(self) -> int:
         """Frames that the world remembers, the one under way included."""
         return self.dit.config.window
+
+    @property
+    def reward_floor(self) -> float:
+        """The absolute expectation below which a predicted reward is exactly 0."""
+        return self.recorded_rewards.floor if self.recorded_rewards else 0.0
 
     @property
     def num_history(self) -> int:

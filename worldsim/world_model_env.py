@@ -164,6 +164,7 @@ class WorldModelEnv(Env[NDArray[Any], np.int64]):
 
         Returns:
             The frame ``uint8`` (h w c) (or its latent), reward, terminated, truncated and the info.
+            The reward is the expected one, exactly 0.0 where the world expects none.
 
         Raises:
             ResetNeeded: Before the first reset, or when the episode is over.

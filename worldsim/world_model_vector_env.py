@@ -188,7 +188,7 @@ class WorldModelVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any
 
         Returns:
             Frames ``uint8`` (b h w c) (or latents), rewards ``float64`` (b,), terminations and
-            truncations ``bool`` (b,) and the infos.
+            truncations ``bool`` (b,) and the infos. Rewards are those of `WorldModelEnv.step`.
 
         Raises:
             ResetNeeded: If a lane has no episode yet, or (``DISABLED``) its episode is over.
