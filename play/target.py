@@ -9,6 +9,7 @@ from typing import Any
 
 import gymnasium
 
+from worldsim.find_world import find_world
 from worldsim.game import describe_game, make_game
 from worldsim.game_config import GameConfig
 
@@ -63,18 +64,19 @@ def _game_source(config: GameConfig) -> Source:
 
 
 def _world_sources(target: str, start: Path | None) -> list[Source]:
+    try:
+        find_world(target)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}, or the id of a Gymnasium environment such as ALE/Pong-v5"
+        ) from error
     # Here, since torch takes seconds to import and a real game does not need it.
     from worldsim.start import start_from
     from worldsim.video import read_frames
     from worldsim.world_folder import load
     from worldsim.world_model_env import WorldModelEnv
 
-    try:
-        world = load(target)
-    except ValueError as error:
-        raise ValueError(
-            f"{error}, or the id of a Gymnasium environment such as ALE/Pong-v5"
-        ) from error
+    world = load(target)
     folder = Path(target)
     config = replace(
         world.game,

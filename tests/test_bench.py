@@ -7,7 +7,8 @@ import torch
 
 from tests.tiny_worlds import make_tiny_world, save_tiny_world
 from worldsim import threads
-from worldsim.train.bench import BenchConfig, begin, bench, main, matrix_rate, step_cost
+from worldsim.train.bench import BenchConfig, bench, main
+from worldsim.train.speed import begin, matrix_rate, step_cost
 
 
 @pytest.fixture

@@ -17,18 +17,16 @@ import worldsim
 from tests.edits import edit_json
 from tests.tiny_worlds import make_tiny_world
 from worldsim.files import checksum
-from worldsim.train.checkpoint import (
-    Progress,
-    alone,
-    check_finite,
-    find_checkpoint,
-    list_checkpoints,
-    load_checkpoint,
-    read_progress,
-    save_checkpoint,
-)
+from worldsim.train.checkpoint import check_finite, load_checkpoint, save_checkpoint
 from worldsim.train.config import TrainConfig, resumed_config
 from worldsim.train.presets import make_optimizers
+from worldsim.train.run_folder import (
+    Progress,
+    alone,
+    find_checkpoint,
+    list_checkpoints,
+    read_progress,
+)
 from worldsim.world_model import Losses, WorldModel
 
 pytestmark = pytest.mark.numeric

@@ -12,7 +12,8 @@ import pytest
 from tests.test_train import arguments, make_config, read_lines
 from tests.tiny_worlds import write_tiny_recording
 from worldsim.train import dynamics, presets, progress
-from worldsim.train.dynamics import main, train
+from worldsim.train.config import main
+from worldsim.train.dynamics import train
 from worldsim.train.progress import TimeLeft, TrainProgress
 
 

@@ -19,7 +19,8 @@ from worldsim.game import describe_game
 from worldsim.policy import load_policy
 from worldsim.sb3 import AgentPolicy, HeldActions, SB3VecEnv, load_agent
 from worldsim.train import agent as agent_command
-from worldsim.train.agent import AgentConfig, train_agent
+from worldsim.train.agent import train_agent
+from worldsim.train.agent_config import AgentConfig
 from worldsim.world_model import WorldModel
 from worldsim.world_model_env import WorldModelVectorEnv
 

@@ -1,4 +1,4 @@
-"""`worldsim agent`: a PPO agent that learns inside a world and is tried in the real game.
+"""A PPO agent that learns inside a world and is tried in the real game.
 
 The algorithm is Stable-Baselines3's (Schulman et al. 2017; extra ``rl``). The agent sees the last
 few frames, decides for a few frames at a time, and learns where the world dreams: the real game
@@ -8,18 +8,13 @@ only grades it.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import math
-import shlex
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
-import tyro
 from gymnasium.error import Error as GymnasiumError
 from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
@@ -31,87 +26,22 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecMonitor
 from torch import nn
 
-from worldsim.files import read_json, write_json
+from worldsim.files import write_json
 from worldsim.game import make_game
 from worldsim.game_config import GameConfig
 from worldsim.interrupt import Interrupted, StopOnSignal
-from worldsim.options import (
-    Count,
-    FewFrames,
-    Fraction,
-    NotNegative,
-    OutFolder,
-    Passes,
-    Positive,
-    Seed,
-    check_options,
-    parse,
-)
-from worldsim.sb3 import AGENT_FILE, SETTINGS_FILE, HeldActions, SB3VecEnv
+from worldsim.policy import AGENT_FILE, SETTINGS_FILE
+from worldsim.sb3 import HeldActions, SB3VecEnv
 from worldsim.world_folder import load
 from worldsim.world_model import WorldModel
 from worldsim.world_model_vector_env import WorldModelVectorEnv
 
+from .agent_config import BATCH, AgentConfig, check
 from .progress import TrainProgress
-from .run_log import Logger, RunLog, check_log
-from .wandb_log import WandbMode
+from .run_log import RunLog
 
-BATCH = 1024  # decisions between two updates
 MINIBATCH = 128
 EPOCHS = 10
-
-
-@dataclass(frozen=True)
-class AgentConfig:
-    """Train a PPO agent inside a world; it is tried in the real game as it learns."""
-
-    world: tyro.conf.Positional[str]
-    """A world that ships (pong, maze, balls), or the folder of a world or of a run."""
-    out: OutFolder
-    """Folder of the agent: agent.zip, which Stable-Baselines3 reads, and its figures. The zip holds
-    pickled code: resume or play none that you do not trust."""
-    steps: Count = 60_000
-    """Decisions to learn from, over all environments."""
-    learn_in: Literal["world", "game"] = "world"
-    """Where it learns: in the world, or, to compare, in the world's real game."""
-    num_envs: Count = 16
-    """Environments played at once: lanes of one batch in the world."""
-    frame_skip: FewFrames = 3
-    """Frames for which a decision holds."""
-    frame_stack: FewFrames = 2
-    """Frames that the agent sees, those of its last decisions."""
-    horizon: Count = 500
-    """Frames after which an episode in the world is cut off."""
-    max_uncertainty: Positive | None = None
-    """Cut an episode off where the world doubts more than this; half as fast."""
-    passes: Passes | None = None
-    """Denoising passes a frame; none: the world's own number."""
-    lr: Positive = 5e-4
-    """Learning rate at first; it falls to a tenth."""
-    gamma: Fraction = 0.985
-    """Discount of a decision."""
-    entropy: NotNegative = 0.005
-    """Weight of the entropy of decisions, which keeps it trying."""
-    evals: Count = 3
-    """How often it is tried, evenly spaced, the last time at its end."""
-    eval_episodes: Count = 16
-    """Episodes of a trial, in the world and in the real game."""
-    seed: Seed = 0
-    """Seed of the agent and of where it learns."""
-    resume: bool = False
-    """Go on with the agent in --out."""
-    log: tuple[Logger, ...] = ("wandb",)
-    """Where figures and videos go beside metrics.jsonl: wandb, tensorboard, both, or neither."""
-    wandb: WandbMode = "auto"
-    """Online when logged in and offline otherwise (auto), or disabled."""
-    wandb_project: str | None = None
-    """Where wandb files the run; WANDB_PROJECT, or worldsim, if not given."""
-    wandb_entity: str | None = None
-    """User or team that the run belongs to; WANDB_ENTITY if not given."""
-    wandb_tags: tuple[str, ...] = ()
-    """Words to find the run by; WANDB_TAGS if not given."""
-    device: str | None = None
-    """Where world and agent run, such as cuda or cpu; a GPU if there is one."""
 
 
 class SmallCNN(BaseFeaturesExtractor):
@@ -143,37 +73,6 @@ class SmallCNN(BaseFeaturesExtractor):
         return self.layers(observations)
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run the command.
-
-    An agent that goes on has the settings that it began with, save those that are given again.
-
-    Args:
-        argv: What follows ``worldsim agent``.
-
-    Returns:
-        The exit status: 0 when the agent has learned, 130 when it was stopped.
-
-    Raises:
-        ValueError: In one sentence, if world or settings do not serve.
-        ModuleNotFoundError: If Stable-Baselines3 is missing.
-    """
-    config = parse(AgentConfig, argv, "worldsim agent")
-    if config.resume and (config.out / SETTINGS_FILE).exists():
-        begun = read_json(config.out / SETTINGS_FILE)
-        begun = {k: tuple(v) if isinstance(v, list) else v for k, v in begun.items()}
-        begun = AgentConfig(**{**begun, "out": Path(begun["out"])})
-        config = parse(AgentConfig, argv, "worldsim agent", begun)
-    finished, steps = train_agent(config)
-    out = shlex.quote(str(config.out))
-    if not finished:
-        again = shlex.join(["worldsim", "agent", *argv])
-        print(f"stopped after {steps:,} decisions: {out} keeps them; to continue: {again} --resume")
-        return 130
-    print(f"trained for {steps:,} decisions; next: worldsim play {config.world} --agent {out}")
-    return 0
-
-
 def train_agent(config: AgentConfig) -> tuple[bool, int]:
     """Train an agent.
 
@@ -195,7 +94,7 @@ def train_agent(config: AgentConfig) -> tuple[bool, int]:
         TrainProgress(figure="return") as bar,
         RunLog(
             config.out,
-            _settings(config),
+            config.settings(),
             config.wandb,
             config.out.resolve().name,
             log=config.log,
@@ -254,7 +153,7 @@ def train_agent(config: AgentConfig) -> tuple[bool, int]:
                 f"episodes: {told}"
             )
 
-        write_json(config.out / SETTINGS_FILE, _settings(config))
+        write_json(config.out / SETTINGS_FILE, config.settings())
         if agent.num_timesteps == 0:
             attempt()
         remaining = config.steps - agent.num_timesteps
@@ -263,17 +162,6 @@ def train_agent(config: AgentConfig) -> tuple[bool, int]:
             agent.learn(remaining, callback=watch, reset_num_timesteps=False)
             attempt()
     return agent.num_timesteps >= config.steps, agent.num_timesteps
-
-
-def check(config: AgentConfig) -> None:
-    """Refuse settings that make no sense, in one sentence."""
-    check_options(config)
-    check_log(config.log)
-    if BATCH % config.num_envs:
-        raise ValueError(f"--num-envs must divide {BATCH}, got {config.num_envs}")
-    exists = (config.out / AGENT_FILE).exists()
-    if exists and not config.resume:
-        raise ValueError(f"{config.out} holds an agent: go on with --resume, or choose another")
 
 
 def make_world_envs(world: WorldModel, config: AgentConfig, num_envs: int) -> SB3VecEnv:
@@ -356,7 +244,3 @@ class _Watch(BaseCallback):
 
     def _due(self) -> int:
         return self.model.num_timesteps * self._config.evals // self._config.steps
-
-
-def _settings(config: AgentConfig) -> dict[str, Any]:
-    return {**dataclasses.asdict(config), "out": str(config.out)}

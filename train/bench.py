@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import itertools
-import resource
-import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
 import tyro
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
-from torch.utils.flop_counter import FlopCounterMode
 
+from worldsim.find_world import find_world
 from worldsim.options import Count, Passes, Seconds, Threads, parse
-from worldsim.rollout import Rollout
-from worldsim.threads import use_threads
-from worldsim.world_folder import load
-from worldsim.world_model import WorldModel
 
-WARM_UP = 3  # steps that are not timed
+if TYPE_CHECKING:
+    from .speed import StepCost
 
 
 @dataclass(frozen=True)
@@ -45,22 +37,6 @@ class BenchConfig:
     """Where the world runs, such as cpu or cuda; none: a GPU if there is one."""
     compile: bool = False
     """Time the compiled network as well; compiling takes a minute or so."""
-
-
-class StepCost(NamedTuple):
-    """What a step of a batch of sessions costs, reward and end included.
-
-    Attributes:
-        p50: Milliseconds, median.
-        p95: Milliseconds, 95th percentile.
-        gflop: Arithmetic of the network's products and convolutions, in 10^9 operations.
-        peak_mb: Most memory in use up to now, in MB: of the process, or on its GPU.
-    """
-
-    p50: float
-    p95: float
-    gflop: float
-    peak_mb: float
 
 
 def main(argv: Sequence[str]) -> int:
@@ -91,6 +67,14 @@ def bench(config: BenchConfig) -> dict[tuple[str, int, int], StepCost]:
     Raises:
         ValueError: If there is no such world or an option is out of range.
     """
+    find_world(config.world)
+    import torch  # takes seconds
+
+    from worldsim.threads import use_threads
+    from worldsim.world_folder import load
+
+    from .speed import begin, matrix_rate, step_cost
+
     use_threads(config.threads)
     world = load(config.world, device=config.device)
     rate = matrix_rate(world.device)
@@ -129,63 +113,3 @@ def bench(config: BenchConfig) -> dict[tuple[str, int, int], StepCost]:
                     f"{cost.peak_mb:,.0f}",
                 )
     return costs
-
-
-def begin(world: WorldModel, batch_size: int, *, compiled: bool = False) -> Rollout:
-    """Sessions from the world's starts in turn."""
-    rows = np.arange(batch_size) % len(world.starts.frames)
-    rollout = Rollout(world, batch_size, compiled=compiled)
-    rollout.reset(world.starts.frames[rows], world.starts.actions[rows], range(batch_size))
-    return rollout
-
-
-def step_cost(rollout: Rollout, seconds: float) -> StepCost:
-    """Time the steps of sessions under random actions for about so many seconds."""
-    world, size = rollout.world, rollout.batch_size
-    rng = np.random.default_rng(0)
-
-    def play() -> float:
-        actions = rng.integers(world.game.num_actions, size=size)
-        begun = time.perf_counter()
-        rollout.step(actions)  # ends on the CPU, so a GPU has finished by then
-        return 1000 * (time.perf_counter() - begun)
-
-    alone = begin(world, 1)  # eager, since the counter does not see into what is compiled
-    alone.num_passes = rollout.num_passes
-    with FlopCounterMode(display=False) as counter:
-        alone.step(np.zeros(1, np.int64))
-    for _ in range(WARM_UP):
-        play()
-    times: list[float] = []
-    while len(times) < 2 or sum(times) < 1000 * seconds:
-        times.append(play())
-    return StepCost(
-        p50=float(np.percentile(times, 50)),
-        p95=float(np.percentile(times, 95)),
-        gflop=1e-9 * size * counter.get_total_flops(),
-        peak_mb=peak_memory(world.device),
-    )
-
-
-def matrix_rate(
-    device: torch.device,
-    dtype: torch.dtype = torch.float32,
-    clock: Callable[[], float] = time.perf_counter,
-) -> float:
-    """Measure how fast large matrices are multiplied, in GFLOP per second of the clock."""
-    side = 8192 if device.type == "cuda" else 1024
-    a, b = torch.randn(2, side, side, device=device, dtype=dtype)
-    times = []
-    for _ in range(10):
-        begun = clock()
-        (a @ b)[0, 0].item()  # waits for the device
-        times.append(clock() - begun)
-    return 2e-9 * side**3 / float(np.median(times))
-
-
-def peak_memory(device: torch.device) -> float:
-    """Most memory in use up to now, in MB (10^6 bytes): of the process, or on its GPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e6
-    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

@@ -9,69 +9,23 @@ so that a kill at any moment leaves whole ones only; the last two are kept.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from worldsim.files import (
-    checksum,
-    locked,
-    naming_damage,
-    read_json,
-    reading,
-    remove,
-    write_json,
-)
-from worldsim.split import Split
+from worldsim.files import checksum, naming_damage, reading, remove, write_json
 from worldsim.world_folder import load
 from worldsim.world_model import Losses, WorldModel
 
-STATE, TENSORS = "training.json", "training.safetensors"
-REMEDY = "delete the checkpoint and resume from the one before it, or start again"
+from .run_folder import REMEDY, STATE, Progress, list_checkpoints, read_state
 
-
-class Progress(NamedTuple):
-    """How far a run has come.
-
-    Attributes:
-        step: Optimizer steps taken.
-        seconds: Time spent, over all the times it was resumed.
-        evals: Evaluations done on the way.
-    """
-
-    step: int = 0
-    seconds: float = 0.0
-    evals: int = 0
-
-
-def list_checkpoints(run: Path) -> list[Path]:
-    """The run's checkpoints, oldest first."""
-    found = (path for path in run.glob("step_[0-9]*") if path.name[5:].isdigit())
-    return sorted(path for path in found if not path.is_symlink())
-
-
-def find_checkpoint(run: Path, resume: bool) -> Path | None:
-    """The checkpoint to go on from; none for a new run, or one killed before its first.
-
-    Raises:
-        ValueError: If there is a run that is not to be resumed, or none that is.
-    """
-    checkpoints = list_checkpoints(run)
-    if checkpoints and not resume:
-        raise ValueError(
-            f"{run} already holds a run ({checkpoints[-1].name}): add --resume to go on with it, "
-            "or choose another --out"
-        )
-    if resume and not run.is_dir():
-        raise ValueError(f"there is no run in {run} to resume: leave out --resume to begin one")
-    return checkpoints[-1] if checkpoints else None
+TENSORS = "training.safetensors"
 
 
 def check_finite(value: torch.Tensor, step: int, checkpoint: Path | None) -> None:
@@ -90,23 +44,6 @@ def check_finite(value: torch.Tensor, step: int, checkpoint: Path | None) -> Non
             f"the loss or its gradient is {value.item()} at step {step}, so the run stops; "
             f"{advice} and a lower --lr"
         )
-
-
-@contextlib.contextmanager
-def alone(run: Path) -> Iterator[None]:
-    """Hold a run for this process, and clear away what a killed one left half written.
-
-    The system lets go of the run when the process ends, in whatever way.
-
-    Raises:
-        ValueError: If another process is training in the same folder.
-    """
-    run.mkdir(parents=True, exist_ok=True)
-    busy = f"another process is training in {run}: wait for it, or choose another --out"
-    with locked(run / "lock", busy):
-        for leftover in run.glob("step_*.partial*"):
-            remove(leftover)
-        yield
 
 
 def save_checkpoint(
@@ -169,44 +106,6 @@ def save_checkpoint(
     return path
 
 
-def read_progress(checkpoint: Path) -> tuple[Progress, dict[str, Any]]:
-    """How far a checkpoint's run was, and its settings.
-
-    Raises:
-        ValueError: If the checkpoint is damaged.
-    """
-    about = _read_state(checkpoint)
-    with reading(checkpoint / STATE, REMEDY):
-        for name in Progress._fields:
-            value = about[name]
-            kinds = (int, float) if name == "seconds" else (int,)
-            if type(value) not in kinds or not 0 <= value < 2**63:
-                raise ValueError(f"{name} must be a number of 0 or more, got {value!r:.40}")
-        return Progress(about["step"], about["seconds"], about["evals"]), about["settings"]
-
-
-def _read_state(checkpoint: Path) -> dict[str, Any]:
-    """The content of a checkpoint's ``training.json``."""
-    with reading(checkpoint / STATE, REMEDY) as file:
-        about = read_json(file)
-        if not isinstance(about, dict) or not isinstance(about["settings"], dict):
-            raise ValueError("it must hold an object with the settings as another one")
-        if not isinstance(about.get("checksums", {}), dict):
-            raise ValueError("its checksums must be an object")
-        return about
-
-
-def read_split(checkpoint: Path) -> Split | None:
-    """Which episodes a checkpoint's run holds out; None if an older version wrote it.
-
-    Raises:
-        ValueError: If the checkpoint is damaged.
-    """
-    with reading(checkpoint / "config.json", REMEDY) as file:
-        config = read_json(file)
-        return Split.from_dict(config["split"]) if "split" in config else None
-
-
 def load_checkpoint(
     checkpoint: Path,
     world: WorldModel,
@@ -222,7 +121,7 @@ def load_checkpoint(
         PermissionError: If a file of it may not be read.
         ValueError: If the checkpoint is damaged or is of another model.
     """
-    wanted = _read_state(checkpoint).get("checksums", {}).get(TENSORS)
+    wanted = read_state(checkpoint).get("checksums", {}).get(TENSORS)
     with naming_damage(f"the checkpoint {checkpoint}", REMEDY):
         saved = load(checkpoint, device=world.device)
     _check_same(checkpoint, saved, world)

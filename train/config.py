@@ -1,9 +1,11 @@
-"""The settings of a training run."""
+"""`worldsim train`: its settings, and what is said of them before anything slow is imported."""
 
 from __future__ import annotations
 
 import dataclasses
 import shlex
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -22,9 +24,12 @@ from worldsim.options import (
     Range,
     Seed,
     check_options,
+    parse,
 )
+from worldsim.recording import read_metadata
 
-from .checkpoint import Progress
+from .progress import duration
+from .run_folder import Progress, find_checkpoint, read_progress
 from .run_log import Logger, check_log
 from .wandb_log import WandbMode
 
@@ -197,6 +202,50 @@ def resumed_config(config: TrainConfig, settings: dict[str, Any]) -> TrainConfig
     if config.steps is not None or config.minutes is not None:
         begun |= {"steps": None, "minutes": None}
     return dataclasses.replace(config, **begun)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `worldsim train`.
+
+    A resumed run has the settings that it began with, save those that are given again.
+
+    Args:
+        argv: Arguments after ``worldsim train``.
+
+    Returns:
+        Exit status: 0 when the world is trained, 1 when the loss was no number any more, 130 when
+        the run was stopped.
+    """
+    config = parse(TrainConfig, argv, "worldsim train")
+    checkpoint = find_checkpoint(config.out, config.resume)
+    if checkpoint is not None:
+        begun = resumed_config(config, read_progress(checkpoint)[1])
+        config = parse(TrainConfig, argv, "worldsim train", begun)
+    check(config)
+    read_metadata(config.recording)
+    from .dynamics import train  # torch takes seconds
+
+    try:
+        ended, checkpoint, progress = train(config)
+    except FloatingPointError as error:
+        print(f"worldsim: {error}", file=sys.stderr)
+        return 1
+    out, length = shlex.quote(str(config.out)), f"{progress.step:,} steps"
+    if ended == "stopped":
+        again = shlex.join(["worldsim", "train", str(config.recording), "--out", str(config.out)])
+        todo = "evaluate it" if config.fraction(progress) >= 1 else "continue"
+        print(f"stopped after {length}: {checkpoint} keeps them; to {todo}: {again} --resume")
+        return 130
+    if ended == "finished before":
+        print(
+            f"this run was finished already, after {length}: {checkpoint}; "
+            f"next: worldsim play {out}, or give more --steps or --minutes to train on"
+        )
+        return 0
+    print(
+        f"trained {length} in {duration(progress.seconds)}: {checkpoint}; next: worldsim play {out}"
+    )
+    return 0
 
 
 def _is_of(value: object, hint: Any) -> bool:

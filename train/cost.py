@@ -304,7 +304,7 @@ def device_rate(config: CostConfig) -> tuple[float, str]:
 
     from worldsim.pretrained import DTYPES
 
-    from .bench import matrix_rate
+    from .speed import matrix_rate
 
     if torch.cuda.is_available():
         rate = matrix_rate(torch.device("cuda"), DTYPES[config.dtype])

@@ -6,10 +6,7 @@ import contextlib
 import copy
 import itertools
 import math
-import shlex
-import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -18,7 +15,6 @@ import torch
 
 from worldsim.flow import ramp_weight
 from worldsim.interrupt import Interrupted, StopOnSignal
-from worldsim.options import parse
 from worldsim.recording import Recording
 from worldsim.split import Split
 from worldsim.world_model import Losses
@@ -32,19 +28,11 @@ from .card import (
     summarize,
     write_card,
 )
-from .checkpoint import (
-    Progress,
-    alone,
-    check_finite,
-    find_checkpoint,
-    load_checkpoint,
-    read_progress,
-    read_split,
-    save_checkpoint,
-)
-from .config import TrainConfig, check, resumed_config
+from .checkpoint import check_finite, load_checkpoint, save_checkpoint
+from .config import TrainConfig, check
 from .presets import build_world, has_fast_bfloat16, make_optimizers
 from .progress import TrainProgress, duration
+from .run_folder import Progress, alone, find_checkpoint, read_progress, read_split
 from .run_log import RunLog
 
 FEW_WINDOWS, MANY_WINDOWS = 16, 64  # of an evaluation
@@ -262,42 +250,3 @@ def train(config: TrainConfig) -> Outcome:
 def update_ema(average: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:
     """Move the averaged weights towards the model's by ``1 - decay``."""
     torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
-
-
-def main(argv: Sequence[str]) -> int:
-    """Run `worldsim train`.
-
-    A resumed run has the settings that it began with, save those that are given again.
-
-    Args:
-        argv: Arguments after ``worldsim train``.
-
-    Returns:
-        Exit status: 0 when the world is trained, 1 when the loss was no number any more, 130 when
-        the run was stopped.
-    """
-    config = parse(TrainConfig, argv, "worldsim train")
-    if config.resume and (checkpoint := find_checkpoint(config.out, True)):
-        begun = resumed_config(config, read_progress(checkpoint)[1])
-        config = parse(TrainConfig, argv, "worldsim train", begun)
-    try:
-        ended, checkpoint, progress = train(config)
-    except FloatingPointError as error:
-        print(f"worldsim: {error}", file=sys.stderr)
-        return 1
-    out, length = shlex.quote(str(config.out)), f"{progress.step:,} steps"
-    if ended == "stopped":
-        again = shlex.join(["worldsim", "train", str(config.recording), "--out", str(config.out)])
-        todo = "evaluate it" if config.fraction(progress) >= 1 else "continue"
-        print(f"stopped after {length}: {checkpoint} keeps them; to {todo}: {again} --resume")
-        return 130
-    if ended == "finished before":
-        print(
-            f"this run was finished already, after {length}: {checkpoint}; "
-            f"next: worldsim play {out}, or give more --steps or --minutes to train on"
-        )
-        return 0
-    print(
-        f"trained {length} in {duration(progress.seconds)}: {checkpoint}; next: worldsim play {out}"
-    )
-    return 0

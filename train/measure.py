@@ -44,8 +44,8 @@ from worldsim.split import Measurable
 from worldsim.stability import drift
 from worldsim.world_model import WorldModel
 
-from .bench import peak_memory
 from .effort import Effort
+from .speed import peak_memory
 
 Frames = NDArray[np.uint8]
 Advance = Callable[[], None]

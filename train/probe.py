@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -25,13 +25,12 @@ from worldsim.options import Count, OutFolder, Range, Seed, parse
 from worldsim.probes import CONTEXT, PROBES, SHARE, Errors, Probe, Truth, asked
 from worldsim.recording import Episode, RecordingWriter
 from worldsim.registration import SCENE_ID
-from worldsim.rollout import Rollout
 from worldsim.video import filmstrip
-from worldsim.world_folder import load
-from worldsim.world_model import WorldModel
 
 from .config import TrainConfig
-from .dynamics import train
+
+if TYPE_CHECKING:
+    from worldsim.world_model import WorldModel
 
 Frames = NDArray[np.uint8]
 BANDS = ("in", "out")
@@ -199,6 +198,10 @@ def train_world(config: ProbeConfig, name: str, episodes: int) -> WorldModel | N
                 )
             )
     out = folder / f"world_{episodes}"
+    from worldsim.world_folder import load  # torch takes seconds
+
+    from .dynamics import train
+
     outcome = train(
         TrainConfig(
             recording=recording,
@@ -238,6 +241,8 @@ def answer(probe: Probe, name: str, world: WorldModel, asked_about: Asked) -> An
     """Let a world go on from the first frames, and read what it draws."""
     frames = asked_about.frames
     number, steps = len(frames), frames.shape[1] - CONTEXT
+    from worldsim.rollout import Rollout
+
     rollout = Rollout(world, number)
     rollout.reset(frames[:, :CONTEXT], np.zeros((number, CONTEXT - 1), int), range(number))
     nothing = np.zeros(number, int)

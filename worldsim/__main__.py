@@ -24,11 +24,11 @@ class Command(NamedTuple):
 COMMANDS = {
     "demo": Command("worldsim.play.demo", "play a bundled world, in a window or into demo.mp4"),
     "record": Command("worldsim.envs.record", "record a game, played by a policy"),
-    "train": Command("worldsim.train.dynamics", "train a world on a recording"),
+    "train": Command("worldsim.train.config", "train a world on a recording"),
     "play": Command("worldsim.play.window", "play a world or a game in a window"),
     "eval": Command("worldsim.train.evaluation", "measure a world against a recording"),
     "probe": Command("worldsim.train.probe", "train worlds on scenes of known physics, and ask"),
-    "agent": Command("worldsim.train.agent", "train a PPO agent inside a world"),
+    "agent": Command("worldsim.train.agent_config", "train a PPO agent inside a world"),
     "bench": Command("worldsim.train.bench", "time the steps of a world on this machine"),
     "animate": Command("worldsim.play.animate", "make a clip of a photo, and measure its flicker"),
     "imagine": Command("worldsim.play.imagine", "make a video of words, a picture, or a world"),

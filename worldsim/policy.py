@@ -20,6 +20,7 @@ Policy: TypeAlias = Callable[[np.ndarray, dict[str, Any], np.random.Generator], 
 Where ``info`` holds no true state, as in a learned world, a player goes by the picture.
 """
 
+AGENT_FILE, SETTINGS_FILE = "agent.zip", "agent.json"  # in an agent's folder
 LONGEST_STRETCH = 24
 SLIPS = 0.1  # fraction of a scripted player's moves, so that recordings show mistakes too
 

@@ -19,7 +19,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
-AGENT_FILE, SETTINGS_FILE = "agent.zip", "agent.json"  # in an agent's folder
+from worldsim.policy import AGENT_FILE, SETTINGS_FILE
 
 
 class SB3VecEnv(VecEnv):

@@ -31,11 +31,11 @@ from worldsim.envs.record import RecordConfig, record
 from worldsim.recording import Recording
 from worldsim.split import Split
 from worldsim.train import dynamics
-from worldsim.train.bench import matrix_rate
 from worldsim.train.config import TrainConfig
 from worldsim.train.dynamics import train
 from worldsim.train.presets import SIZES, build_world, has_fast_bfloat16
 from worldsim.train.progress import TrainProgress
+from worldsim.train.speed import matrix_rate
 
 KEEP_MEMORY = {
     "MALLOC_MMAP_MAX_": "0",

@@ -1,0 +1,92 @@
+"""Mistakes in options and paths are said at once, before torch or anything slow is imported."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.tiny_worlds import write_tiny_recording
+
+HEAVY = ["torch", "diffusers", "transformers", "torchmetrics", "matplotlib", "stable_baselines3"]
+MISTAKES = [
+    ("train nowhere --out run", "nowhere is no recording"),
+    ("train square --out begun", "already holds a run (step_00000001): add --resume"),
+    ("train square --out begun --resume", "there is no begun/step_00000001/training.json"),
+    ("train square --out run --steps 0", "--steps must be a whole number"),
+    ("train square --out run --steps 5 --minutes 1", "give --steps or --minutes, not both"),
+    ("agent nowhere --out agent", "no world at 'nowhere'"),
+    ("agent pong --out agent --num-envs 3", "--num-envs must divide 1024"),
+    ("bench nowhere", "no world at 'nowhere'"),
+    ("bench pong --seconds 0", "--seconds must be a number above 0"),
+    ("probe motion --questions 1", "--questions must be a whole number"),
+    ("play nowhere", "no world at 'nowhere'"),
+    ("play pong --headless", "say how far to play with --steps"),
+    ("demo --world nowhere --no-window", "no world at 'nowhere'"),
+    ("record worldsim/Pnog-v0", "Pnog"),
+    ("imagine a-ball --seconds 0", "--seconds must be a number above 0"),
+    ("animate nowhere.png", "nowhere.png"),
+]
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """What each command says, its exit status and the heavy modules that it has imported."""
+    folder = tmp_path_factory.mktemp("first")
+    write_tiny_recording(folder / "square", steps=12, episodes=2)
+    (folder / "begun" / "step_00000001").mkdir(parents=True)
+    script = (
+        "import contextlib, io, json, sys\n"
+        "from worldsim.__main__ import main\n"
+        "said = {}\n"
+        "for command in json.loads(sys.argv[1]):\n"
+        "    with contextlib.redirect_stderr(io.StringIO()) as errors:\n"
+        "        status = main(command.split())\n"
+        "    heavy = sorted(set(json.loads(sys.argv[2])) & set(sys.modules))\n"
+        "    said[command] = [errors.getvalue(), str(status), ' '.join(heavy)]\n"
+        "print(json.dumps(said))\n"
+    )
+    commands = json.dumps([command for command, _ in MISTAKES])
+    done = subprocess.run(
+        [sys.executable, "-c", script, commands, json.dumps(HEAVY)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=folder,
+    )
+    left = {path.name for path in folder.iterdir()}
+    assert left == {"begun", "square"}, "a mistake leaves nothing behind"
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize(("command", "words"), MISTAKES)
+def test_a_mistake_is_said_before_anything_slow(
+    command: str, words: str, said: dict[str, list[str]]
+) -> None:
+    sentence, status, heavy = said[command]
+    assert (status, heavy) == ("2", "")
+    assert words in sentence
+    assert sentence.startswith("worldsim: ")
+    assert sentence.count("\n") == 1
+
+
+def test_every_command_explains_itself_without_anything_slow() -> None:
+    from worldsim.__main__ import COMMANDS
+
+    script = (
+        "import sys\n"
+        "from importlib import import_module\n"
+        "for module in sys.argv[2:]:\n"
+        "    import_module(module)\n"
+        "sys.exit(' '.join(set(sys.argv[1].split()) & set(sys.modules)))\n"
+    )
+    modules = [command.module for name, command in COMMANDS.items() if name != "eval"]
+    done = subprocess.run(
+        [sys.executable, "-c", script, " ".join(HEAVY), *modules],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr.strip() == ""

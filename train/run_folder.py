@@ -1,0 +1,109 @@
+"""The folder of a run: its checkpoints, how far they are, and who is at work in it.
+
+Nothing here needs torch, so that a wrong folder is said at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from worldsim.files import locked, read_json, reading, remove
+from worldsim.split import Split
+
+STATE = "training.json"  # of a checkpoint: step, time and settings
+REMEDY = "delete the checkpoint and resume from the one before it, or start again"
+
+
+class Progress(NamedTuple):
+    """How far a run has come.
+
+    Attributes:
+        step: Optimizer steps taken.
+        seconds: Time spent, over all the times it was resumed.
+        evals: Evaluations done on the way.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    evals: int = 0
+
+
+def list_checkpoints(run: Path) -> list[Path]:
+    """The run's checkpoints, oldest first."""
+    found = (path for path in run.glob("step_[0-9]*") if path.name[5:].isdigit())
+    return sorted(path for path in found if not path.is_symlink())
+
+
+def find_checkpoint(run: Path, resume: bool) -> Path | None:
+    """The checkpoint to go on from; none for a new run, or one killed before its first.
+
+    Raises:
+        ValueError: If there is a run that is not to be resumed, or none that is.
+    """
+    checkpoints = list_checkpoints(run)
+    if checkpoints and not resume:
+        raise ValueError(
+            f"{run} already holds a run ({checkpoints[-1].name}): add --resume to go on with it, "
+            "or choose another --out"
+        )
+    if resume and not run.is_dir():
+        raise ValueError(f"there is no run in {run} to resume: leave out --resume to begin one")
+    return checkpoints[-1] if checkpoints else None
+
+
+@contextlib.contextmanager
+def alone(run: Path) -> Iterator[None]:
+    """Hold a run for this process, and clear away what a killed one left half written.
+
+    The system lets go of the run when the process ends, in whatever way.
+
+    Raises:
+        ValueError: If another process is training in the same folder.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    busy = f"another process is training in {run}: wait for it, or choose another --out"
+    with locked(run / "lock", busy):
+        for leftover in run.glob("step_*.partial*"):
+            remove(leftover)
+        yield
+
+
+def read_progress(checkpoint: Path) -> tuple[Progress, dict[str, Any]]:
+    """How far a checkpoint's run was, and its settings.
+
+    Raises:
+        ValueError: If the checkpoint is damaged.
+    """
+    about = read_state(checkpoint)
+    with reading(checkpoint / STATE, REMEDY):
+        for name in Progress._fields:
+            value = about[name]
+            kinds = (int, float) if name == "seconds" else (int,)
+            if type(value) not in kinds or not 0 <= value < 2**63:
+                raise ValueError(f"{name} must be a number of 0 or more, got {value!r:.40}")
+        return Progress(about["step"], about["seconds"], about["evals"]), about["settings"]
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """The content of a checkpoint's ``training.json``."""
+    with reading(checkpoint / STATE, REMEDY) as file:
+        about = read_json(file)
+        if not isinstance(about, dict) or not isinstance(about["settings"], dict):
+            raise ValueError("it must hold an object with the settings as another one")
+        if not isinstance(about.get("checksums", {}), dict):
+            raise ValueError("its checksums must be an object")
+        return about
+
+
+def read_split(checkpoint: Path) -> Split | None:
+    """Which episodes a checkpoint's run holds out; None if an older version wrote it.
+
+    Raises:
+        ValueError: If the checkpoint is damaged.
+    """
+    with reading(checkpoint / "config.json", REMEDY) as file:
+        config = read_json(file)
+        return Split.from_dict(config["split"]) if "split" in config else None
