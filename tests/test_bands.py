@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from worldsim.bands import estimate
+from worldsim.bands import estimate, wilson
 from worldsim.metrics import to_decibels
 
 
@@ -38,3 +38,18 @@ def test_nothing_and_a_single_episode() -> None:
     value, low, high = estimate([1.0, 3.0], [1, 1], [7, 7])
     assert value == 2.0
     assert np.isnan([low, high]).all()
+
+
+def test_wilsons_band_is_wide_where_there_is_little_even_if_all_agree() -> None:
+    assert wilson(1.0, 1).low < 0.25
+    assert wilson(1.0, 5).low < 0.6 < 0.9 < wilson(1.0, 40).low
+    assert wilson(1.0, 5).high == 1.0 == 1 - wilson(0.0, 5).low
+    half = wilson(0.5, 100)
+    assert (half.low, half.high) == pytest.approx((0.404, 0.596), abs=1e-3)
+    assert np.isnan(wilson(float("nan"), 0)).all()
+
+
+def test_wilsons_band_covers_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    draws = [wilson(rng.binomial(12, 0.8) / 12, 12) for _ in range(1000)]
+    assert 0.9 < np.mean([one.low <= 0.8 <= one.high for one in draws]) < 0.99

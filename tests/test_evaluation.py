@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -76,7 +77,7 @@ def test_command_reports_as_page_text_json_and_picture(
         assert words in printed
     for name in SECTIONS.values():
         assert f"\n{name}: " in text
-    assert "rewards and ends foretold up to 8 steps ahead" in text
+    assert "rewards and ends predicted up to 8 steps ahead" in text
 
     report = json.loads((out / "report.json").read_text())
     assert report["unseen_episodes"] == list(Split.of(recording, 0.1).held_out)
@@ -116,7 +117,7 @@ def test_page_needs_nothing_else_and_shows_worlds_side_by_side(
     recording: Recording, world_path: Path, tmp_path: Path
 ) -> None:
     other = tmp_path / "<other> & co"
-    make_tiny_world().save(other)
+    make_tiny_world(make_tiny_game(env_id="tests/Other-v0")).save(other)
     evaluate(
         EvalConfig(str(world_path), recording.path, (str(other),), tmp_path / "out", quick=True)
     )
@@ -129,6 +130,7 @@ def test_page_needs_nothing_else_and_shows_worlds_side_by_side(
     for name in SECTIONS.values():
         assert f"<h2>{name}</h2>" in page
     assert "&lt;other&gt; &amp; co" in page  # escaped
+    assert "It is a world of another game, tests/Other-v0." in page
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert [figures["world"] for figures in report["worlds"]] == [str(world_path), str(other)]
 
@@ -238,6 +240,34 @@ def test_world_and_recording_must_fit(recording: Recording, tmp_path: Path) -> N
 def test_options_out_of_range(option: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=words):
         main([str(tmp_path), str(tmp_path), option, "0"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("steps", "episodes", "changes"),
+    [
+        (40, 2, {}),
+        (1, 4, {}),
+        (3, 8, {}),
+        (20, 4, {"channels": 1, "frame_size": (33, 33)}),
+        (20, 4, {"action_meanings": ("NOOP",), "key_bindings": {}}),
+    ],
+)
+def test_whatever_was_recorded_there_is_a_report_that_claims_nothing(
+    steps: int, episodes: int, changes: dict[str, Any], tmp_path: Path
+) -> None:
+    game = make_tiny_game(**changes)
+    recorded = write_tiny_recording(tmp_path / "rec", steps=steps, episodes=episodes, game=game)
+    world = make_tiny_world(game)
+    world.split = Split.of(recorded, 0.3)
+    world.save(tmp_path / "world")
+    report = evaluate(EvalConfig(str(tmp_path / "world"), recorded.path, windows=2, quick=True))
+    told = report["worlds"][0]["verdicts"]
+    for section in ("fidelity", "flicker", "stability"):
+        assert told[section].startswith("Too little to tell"), told[section]
+    assert told["memory"].startswith(("Too little to tell", "Nothing comes back"))
+    never = "The recording's actions never differ"
+    assert told["control"].startswith(never if "action_meanings" in changes else "Too little")
 
 
 def test_missing_world_and_recording(recording: Recording, tmp_path: Path) -> None:

@@ -95,6 +95,12 @@ class TestWindows:
         assert held_out.real.shape == (16, 30, SIDE, SIDE, 3)
         assert np.array_equal(held_out.last_context, held_out.windows.frames[:, WINDOW - 1])
 
+    def test_the_first_are_of_as_many_episodes_as_can_be(
+        self, world: WorldModel, recording: Recording
+    ) -> None:
+        places = choose_windows(world, recording, range(6), horizons=(8,), num_windows=40).places
+        assert len({episode for episode, _ in places[:6]}) == 6
+
     def test_seed_decides(self, world: WorldModel, recording: Recording) -> None:
         draw = [
             choose_windows(world, recording, [0, 1, 2], num_windows=4, seed=seed).windows.frames
@@ -263,6 +269,10 @@ class TestActionShuffleRatio:
         idle = write_tiny_recording(tmp_path / "idle", still=True)
         ratio = action_shuffle_ratio(world, idle, [0, 1], num_batches=2)
         assert np.isnan([ratio.overall, *ratio.by_action.values()]).all()
+
+    def test_of_episodes_shorter_than_a_window(self, world: WorldModel, tmp_path: Path) -> None:
+        short = write_tiny_recording(tmp_path, steps=2, episodes=4)
+        assert np.isfinite(action_shuffle_ratio(world, short, [0, 1, 2, 3]).overall)
 
 
 class TestStepLatency:

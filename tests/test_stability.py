@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 
@@ -206,6 +208,39 @@ class TestTheGameAgain:
     def test_a_game_that_is_not_installed_is_told(self, recording: Recording) -> None:
         with pytest.raises(CannotReplayError, match=r"tests/Square-v0 cannot be made here"):
             replay(recording, [(0, 5)], np.zeros((1, 3), int))
+
+    def test_a_game_that_fails_is_told(self, recording: Recording, tmp_path: Path) -> None:
+        gymnasium.register("tests/Broken-v0", Broken)
+        try:
+            with RecordingWriter(tmp_path, make_tiny_game(env_id="tests/Broken-v0")) as writer:
+                episode = recording.episode(0)
+                episode.frames[:] = 0
+                writer.write_episode(episode)
+            with pytest.raises(CannotReplayError, match=r"Broken-v0 fails .* again: .*Error$"):
+                replay(Recording(tmp_path), [(0, 5)], np.zeros((1, 3), int))
+        finally:
+            del gymnasium.registry["tests/Broken-v0"]
+
+
+class Broken(gymnasium.Env):
+    """A game that asserts without a word when it is stepped."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
+    observation_space = gymnasium.spaces.Box(0, 255, (SIDE, SIDE, 3), np.uint8)
+    action_space = gymnasium.spaces.Discrete(3)
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.render_mode = render_mode
+
+    def reset(self, **options: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=options.get("seed"))
+        return np.zeros((SIDE, SIDE, 3), np.uint8), {}
+
+    def step(self, action: int) -> Any:
+        raise AssertionError
+
+    def render(self) -> Any:
+        return np.zeros((SIDE, SIDE, 3), np.uint8)
 
 
 class TestCounterfactuals:

@@ -24,7 +24,7 @@ from .run_log import RunLog
 from .verdicts import tell_events, tell_flicker
 
 EVAL_HORIZONS = (1, 8, 16, 32)
-FLICKER_WINDOWS = 2
+FLICKER_WINDOWS, FLICKER_STEPS = 6, 16
 EVENT_STRETCHES = 64
 
 
@@ -96,10 +96,10 @@ def evaluate_run(
         for horizon, row in horizons.items()
         for name, value in row.items()
     }
-    some = held_out.first(FLICKER_WINDOWS, held_out.horizon)
+    some = held_out.first(FLICKER_WINDOWS, FLICKER_STEPS)
     flickers = flicker(
         some.with_context(some.real, 1),
-        some.with_context(imagined[: len(some.real)], 1),
+        some.with_context(imagined[: len(some.real), : some.horizon], 1),
         some.episodes,
     )
     foretold = events.summarize(

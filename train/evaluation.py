@@ -26,7 +26,7 @@ from worldsim.world_folder import load
 from .effort import FULL, QUICK
 from .measure import Advance, Measured, learn_to_recognise, measure
 from .unseen import unseen
-from .verdicts import SECTIONS, verdicts
+from .verdicts import EVENTS, SECTIONS, verdicts
 
 PREDICTORS = {
     "world": "world",
@@ -102,7 +102,7 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
     out = config.out or _default_out(config.world)
     check_place("--out", out, Place("folder"))
     recording = Recording(config.recording)
-    names = [config.world, *config.beside]
+    names = list(dict.fromkeys((config.world, *config.beside)))
     worlds = {name: load(name, device=config.device) for name in names}
     for world in worlds.values():
         check_match(world, recording)
@@ -212,8 +212,6 @@ def _print_report(report: dict[str, Any], measured: Sequence[Measured], console:
             f"\n{one.name}: {figures['windows']} windows of {one.held_out.horizon} steps, "
             f"denoising passes: {figures['num_passes']}"
         )
-        if figures["world_env_id"] != report["recording_env_id"]:
-            say(f"Note: this is a world of another game, {figures['world_env_id']}.")
         say(figures["seen"])
         for key, sentence in figures["verdicts"].items():
             say(f"{SECTIONS[key]}: {sentence}")
@@ -277,20 +275,23 @@ def _details(figures: dict[str, Any]) -> list[str]:
         told = ", ".join(f"{name} {value:.2f}" for name, value in by_action if value == value)
         lines.append(f"action-shuffle ratio: {ratio:.3f}; by the last action: {told}")
     else:
-        lines.append("action-shuffle ratio: undefined, the recording's actions never differ")
+        lines.append(
+            "action-shuffle ratio: undefined, since no step could be tried with another action"
+        )
     known = control["recognised"]
     lines.append(
         f"actions recognised: in imagined frames {_band(known['world'])}, in real ones "
         f"{_band(known['real'])}"
     )
     slope = stability["slope_per_1000_steps"]
+    objects = ", ".join(
+        f"{value:.2f} at {step:,}"
+        for step, value in zip(stability["steps"], stability["objects"], strict=True)
+        if math.isfinite(value)
+    )
     lines.append(
         (f"drift: {_band(slope)} a thousand steps; " if math.isfinite(slope.value) else "")
-        + "objects "
-        + ", ".join(
-            f"{value:.2f} at {step:,}"
-            for step, value in zip(stability["steps"], stability["objects"], strict=True)
-        )
+        + f"objects {objects or 'undefined, since the recording shows none'}"
     )
     for age, row in figures["memory"].items():
         lines.append(
@@ -318,23 +319,19 @@ def _tell_events(told: dict[str, Any]) -> list[str]:
     """Rewards and ends, a line each."""
 
     def tell(name: str, found: dict[str, Any]) -> str:
-        if not found["number"] and not math.isfinite(found["precision"]):
-            return f"{name}: none, and none foretold"
+        if not found["number"]:
+            return f"{name}: none, {found['predicted']:,} predicted"
+        if not found["predicted"]:
+            return f"{name}: {found['number']:,}, none predicted"
         return (
-            f"{name}: {found['number']}, precision {found['precision']:.2f}, recall "
-            f"{found['recall']:.2f}, F1 {found['f1']:.2f}"
+            f"{name}: {found['number']:,}, precision {found['precision']:.2f}, recall "
+            f"{found['recall']:.2f}, F1 {found['f1']:.2f} ({found['low']:.2f} to "
+            f"{found['high']:.2f})"
         )
 
     return [
-        f"rewards and ends foretold up to {events.STRETCH} steps ahead, {told['steps']:,} steps: "
-        + "; ".join(
-            tell(words, told[name])
-            for words, name in (
-                ("gains", "reward_positive"),
-                ("losses", "reward_negative"),
-                ("ends", "termination"),
-            )
-        ),
+        f"rewards and ends predicted up to {events.STRETCH} steps ahead, {told['steps']:,} steps: "
+        + "; ".join(tell(words, told[name]) for words, name in EVENTS.items()),
         f"mean reward a step {told['foretold_reward_mean']:.4f} (recorded "
         f"{told['reward_mean']:.4f}); probability of an end off by "
         f"{told['termination_calibration_error']:.4f} on the average, Brier score "

@@ -182,10 +182,14 @@ def measure(
         "nearest_low": played.nearest.min(1).tolist(),
         "nearest_high": played.nearest.max(1).tolist(),
         "objects": played.objects.mean(1).tolist(),
+        "objects_at_last": played.at_last(played.objects),
         "motion": played.motion.mean(1).tolist(),
+        "motion_at_last": played.at_last(played.motion),
         "still_db": played.still.tolist(),
         "held_out_nearest": played.held_out_nearest,
         "slope_per_1000_steps": played.slope,
+        "sessions": sessions,
+        "episodes": len(episodes.unseen),
         "ends": played.ends,
     }
     near = held_out.first(len(held_out.real), MEMORY_STEPS)
@@ -217,7 +221,7 @@ def measure(
         latency = step_latency(world, effort.latency_steps, num_passes=num_passes, on_step=advance)
     figures["speed"] = {
         "step_ms": {
-            str(step): {f"p{p}": float(np.percentile(ms, p)) for p in (50, 95)}
+            str(step): {"steps": len(ms)} | {f"p{p}": float(np.percentile(ms, p)) for p in (50, 95)}
             for step, ms in latency.items()
         },
         "peak_mb": peak_memory(world.device),
@@ -326,7 +330,10 @@ def _control(
         )
     steps = judged["real"][0].shape[1]
     taken = held_out.windows.actions[:, held_out.context - 1 :][:, :steps]
-    accuracy: dict[str, Any] = {}
+    times = np.bincount(taken.ravel(), minlength=game.num_actions).tolist()
+    accuracy: dict[str, Any] = {
+        "steps_by_action": dict(zip(game.action_meanings, times, strict=True))
+    }
     for name, (guessed, _) in judged.items():
         hits = guessed == taken
         accuracy[name] = estimate(hits.sum(1), np.full(len(hits), hits.shape[1]), held_out.episodes)

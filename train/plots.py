@@ -14,6 +14,7 @@ import numpy as np
 from worldsim.bands import Estimate
 
 from .measure import Measured
+from .verdicts import EVENTS
 
 matplotlib.use("Agg")  # before pyplot, which else looks for a display
 from matplotlib import pyplot as plt
@@ -209,12 +210,11 @@ def _memory(measured: Sequence[Measured]) -> Any:
 
 def _events(measured: Sequence[Measured]) -> Any:
     figure, axes = _axes(2)
-    kinds = {"gains": "reward_positive", "losses": "reward_negative", "ends": "termination"}
     series = []
     axes[1].plot([0, 1], [0, 1], color="#222222", linewidth=0.8)
     for i, one in enumerate(measured):
         found = one.figures["events"]
-        series.append((one.name, [found[key]["f1"] for key in kinds.values()], colour_of(i)))
+        series.append((one.name, [found[key]["f1"] for key in EVENTS.values()], colour_of(i)))
         curve = found["termination_reliability"]
         axes[1].plot(
             [point["foretold"] for point in curve],
@@ -222,7 +222,7 @@ def _events(measured: Sequence[Measured]) -> Any:
             color=colour_of(i),
             marker="o",
         )
-    _bars(axes[0], list(kinds), series)
+    _bars(axes[0], list(EVENTS), series)
     axes[0].set_ylim(0, 1.05)
     axes[0].set_title("F1, up to 8 steps ahead", fontsize=10)
     axes[1].set_title("ends: frequency by probability", fontsize=10)

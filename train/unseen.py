@@ -23,10 +23,13 @@ def unseen(worlds: Sequence[WorldModel], recording: Recording) -> Measurable:
     Raises:
         ValueError: As `worldsim.split.measurable`.
     """
-    splits, warnings = [], []
+    splits: list[Split | None] = []
+    warnings = []
     for world in worlds:
         split, warning = world.split, ""
-        if split is None:
+        if world.game.env_id != recording.game.env_id:
+            warning = f"It is a world of another game, {world.game.env_id}."
+        elif split is None:
             told = _OPTION.search(world.card)
             fraction = float(told[1]) if told else TrainConfig.held_out
             split = Split.of(recording, fraction)

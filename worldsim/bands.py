@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 RESAMPLES = 1000
+_NORMAL = 1.96  # standard deviations on either side that hold 95 %
 
 
 class Estimate(NamedTuple):
@@ -64,3 +65,25 @@ def estimate(
     ratios = transform((times @ above)[drawn > 0] / drawn[drawn > 0])
     low, high = np.percentile(ratios, (2.5, 97.5))
     return Estimate(value, float(low), float(high))
+
+
+def wilson(share: float, number: float) -> Estimate:
+    """The share of independent cases in which something holds, with Wilson's band (1927).
+
+    Args:
+        share: Of the cases, between 0 and 1.
+        number: How many cases there are.
+
+    Returns:
+        The share and its band; nan where there is no case.
+
+    Example:
+        >>> [round(float(value), 2) for value in wilson(1.0, 5)]
+        [1.0, 0.57, 1.0]
+    """
+    if not number or not share >= 0:
+        return Estimate(float("nan"), float("nan"), float("nan"))
+    spread = _NORMAL**2 / number
+    middle = (share + spread / 2) / (1 + spread)
+    half = np.sqrt(spread * (share * (1 - share) + spread / 4)) / (1 + spread)
+    return Estimate(share, float(max(0.0, middle - half)), float(min(1.0, middle + half)))

@@ -53,21 +53,35 @@ def replay(
     )
     episodes = {index: recording.episode(index) for index in {index for index, _ in places}}
     for row, (index, begin) in enumerate(places):
-        env = _game_at(recording, episodes[index], index, begin)
         try:
-            if chance is not None:
-                _redraw_chance(env, int(chance[row]))
-            over = False
-            for step, action in enumerate(actions[row]):
-                if not over:
-                    frame, _, terminated, truncated, _ = env.step(int(action))
-                    over = terminated or truncated
-                shown[row, step] = frame
-        finally:
-            env.close()
+            env = _game_at(recording, episodes[index], index, begin)
+            try:
+                if chance is not None:
+                    _redraw_chance(env, int(chance[row]))
+                _play(env, actions[row], shown[row])
+            finally:
+                env.close()
+        except CannotReplayError:
+            raise
+        except Exception as error:  # of the game: whatever its author thought of
+            kind, words = type(error).__name__, one_line(error)
+            raise CannotReplayError(
+                f"{recording.game.env_id} fails when it is played again: "
+                + (words if words == kind else f"{kind}: {words}")
+            ) from error
         if on_place is not None:
             on_place()
     return shown
+
+
+def _play(env: gymnasium.Env, actions: NDArray[np.integer], shown: Frames) -> None:
+    """Play actions (t) and keep what is seen (t h w c); after an end the last frame stays."""
+    over = False
+    for step, action in enumerate(actions):
+        if not over:
+            frame, _, terminated, truncated, _ = env.step(int(action))
+            over = terminated or truncated
+        shown[step] = frame
 
 
 def _game_at(recording: Recording, episode: Episode, index: int, begin: int) -> gymnasium.Env:
@@ -80,9 +94,13 @@ def _game_at(recording: Recording, episode: Episode, index: int, begin: int) -> 
         raise CannotReplayError(
             f"{recording.game.env_id} cannot be made here: {one_line(error)}"
         ) from error
-    frame, _ = env.reset(seed=episode.seed)
-    for action in episode.actions[:begin]:
-        frame, *_ = env.step(int(action))
+    try:
+        frame, _ = env.reset(seed=episode.seed)
+        for action in episode.actions[:begin]:
+            frame, *_ = env.step(int(action))
+    except BaseException:
+        env.close()
+        raise
     if not np.array_equal(frame, episode.frames[begin]):
         env.close()
         raise CannotReplayError(

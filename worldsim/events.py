@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from worldsim.bands import wilson
 from worldsim.recording import Recording
 from worldsim.rollout import Rollout
 from worldsim.world_model import WorldModel
@@ -44,15 +45,22 @@ class Found(NamedTuple):
 
     Attributes:
         number: How many there were.
-        precision: Of those foretold, the part that happened; nan if none was foretold.
-        recall: Of those that happened, the part foretold; nan if there were none.
+        predicted: How many were predicted.
+        precision: Of those predicted, the part that happened; nan if none was predicted.
+        recall: Of those that happened, the part predicted; nan if there were none.
         f1: Their harmonic mean; nan if there was none of either.
+        low: Lower end of the 95 % band of F1. F1 grows with the share of all that happened or was
+            predicted which did both, and that share's band is Wilson's.
+        high: Upper end.
     """
 
     number: int
+    predicted: int
     precision: float
     recall: float
     f1: float
+    low: float
+    high: float
 
 
 def foretell(
@@ -148,8 +156,8 @@ def find(
 
     Example:
         >>> yes, no = True, False
-        >>> find(np.array([yes, yes, no, no]), np.array([yes, no, yes, no]), np.ones(4))
-        Found(number=2, precision=0.5, recall=0.5, f1=0.5)
+        >>> find(np.array([yes, yes, no, no]), np.array([yes, no, yes, no]), np.ones(4))[:5]
+        (2, 2, 0.5, 0.5, 0.5)
     """
     both = weights[happened & foretold].sum()
     real, said = weights[happened].sum(), weights[foretold].sum()
@@ -157,7 +165,17 @@ def find(
     def part(of: float) -> float:
         return float(both / of) if of else float("nan")
 
-    return Found(int(happened.sum()), part(said), part(real), part((real + said) / 2))
+    f1 = part((real + said) / 2)
+    _, low, high = wilson(f1 / (2 - f1), int((happened | foretold).sum()))
+    return Found(
+        number=int(happened.sum()),
+        predicted=int(foretold.sum()),
+        precision=part(said),
+        recall=part(real),
+        f1=f1,
+        low=2 * low / (1 + low),
+        high=2 * high / (1 + high),
+    )
 
 
 def summarize(steps: Foretold) -> dict[str, Any]:

@@ -118,7 +118,7 @@ def frechet(real: torch.Tensor, imagined: torch.Tensor) -> float:
     distance.set_dtype(torch.float64)
     distance.update(real.double().cpu(), real=True)
     distance.update(imagined.double().cpu(), real=False)
-    return float(distance.compute())
+    return max(0.0, float(distance.compute()))  # rounding takes equal sets below 0
 
 
 def frechet_video_distance(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -81,6 +82,8 @@ def choose_windows(
 ) -> HeldOutWindows:
     """Draw windows, no position twice, whose frames up to the horizon are all recorded.
 
+    The first of them are of as many episodes as can be, for those who look at some alone.
+
     The horizon is the largest of those asked for that an episode is long enough for. Contexts are
     whole where an episode is long enough; else they may begin before it, with its first frame
     repeated.
@@ -101,7 +104,7 @@ def choose_windows(
             ]
             if starts:
                 picks = rng.permutation(len(starts))[:num_windows]
-                chosen = [starts[pick] for pick in picks]
+                chosen = _spread([starts[pick] for pick in picks])
                 windows = recording.windows(
                     [episode for episode, _ in chosen],
                     [start for _, start in chosen],
@@ -112,6 +115,16 @@ def choose_windows(
         f"No held-out episode is long enough to predict {min(horizons)} step(s): the longest has "
         f"{max((int(recording.episode_lengths[e]) for e in episodes), default=0)}; record more"
     )
+
+
+def _spread(places: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Reorder windows so that the first of them are of as many episodes as can be."""
+    so_far: Counter[int] = Counter()
+    ranks = []
+    for episode, _ in places:
+        ranks.append(so_far[episode])
+        so_far[episode] += 1
+    return [places[i] for i in sorted(range(len(places)), key=ranks.__getitem__)]
 
 
 def roll_out(

@@ -30,12 +30,14 @@ class Remembered(NamedTuple):
 
     Attributes:
         pixels: How many there are.
+        episodes: How many episodes they are from.
         world: Of the world.
         forgetful: Of the same world when it was shown only the newest frames.
         median: Of the recording's median frame.
     """
 
     pixels: int
+    episodes: int
     world: Estimate
     forgetful: Estimate
     median: Estimate
@@ -86,7 +88,8 @@ def remember(
                 for real, shown, seen in zip(held_out.real, predicted, mask, strict=True)
             ]
             estimates.append(estimate(errors, counts, held_out.episodes, to_decibels))
-        found[high] = Remembered(int(mask.sum()), *estimates)
+        episodes = len(np.unique(held_out.episodes[counts > 0]))
+        found[high] = Remembered(int(mask.sum()), episodes, *estimates)
     return found
 
 

@@ -189,9 +189,13 @@ def action_shuffle_ratio(
     """
     rng = np.random.default_rng(seed)
     length = world.num_history + world.window
+    whole = [index for index in episodes if recording.episode_lengths[index] + 1 >= length]
+    padding = 0 if whole else length - 2  # a window that ends in padding has no last frame to judge
     batches: list[tuple[NDArray[Any], ...]] = []
     for _ in range(4 * num_batches):
-        windows = recording.sample_windows(rng, batch_size, length, episodes)
+        windows = recording.sample_windows(
+            rng, batch_size, length, whole or episodes, left_padding=padding
+        )
         actions = _shuffle_actions(windows.actions, rng)
         if actions is None:
             continue

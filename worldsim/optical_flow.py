@@ -114,6 +114,7 @@ class Flicker(NamedTuple):
         flow_real: Mean length of the flow, in pixels a step.
         flow_world: The same.
         ratio: Imagined warping error over the real one; nan where the real videos are still.
+        episodes: How many episodes the videos are of.
     """
 
     warping_error_real: Estimate
@@ -121,6 +122,7 @@ class Flicker(NamedTuple):
     flow_real: Estimate
     flow_world: Estimate
     ratio: float
+    episodes: int
 
 
 def flicker(
@@ -151,7 +153,7 @@ def flicker(
         found[f"flow_{name}"] = estimate(magnitudes, ones, episodes)
     real_error = found["warping_error_real"].value
     ratio = found["warping_error_world"].value / real_error if real_error else float("nan")
-    return Flicker(**found, ratio=ratio)
+    return Flicker(**found, ratio=ratio, episodes=len(np.unique(episodes)))
 
 
 def _flow(dis: cv2.DISOpticalFlow, here: Any, there: Any) -> NDArray[np.float32]:

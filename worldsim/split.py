@@ -136,14 +136,14 @@ class Measurable(NamedTuple):
     sentences: list[str]
 
 
-def measurable(recording: Recording, splits: Sequence[Split]) -> Measurable:
+def measurable(recording: Recording, splits: Sequence[Split | None]) -> Measurable:
     """Find the episodes of a recording to measure worlds on.
 
     Where a recording is new to all worlds, half of it is measured on and half is the reference.
 
     Args:
         recording: A recording of the worlds' game.
-        splits: Of the worlds.
+        splits: Of the worlds; None for one that was trained on nothing of it.
 
     Raises:
         ValueError: If some world was trained on every episode, or there are fewer than two.
@@ -167,8 +167,11 @@ def measurable(recording: Recording, splits: Sequence[Split]) -> Measurable:
     return Measurable(unseen, sorted(seen), sentences)
 
 
-def _compare(split: Split, here: Sequence[str]) -> tuple[set[int], str]:
+def _compare(split: Split | None, here: Sequence[str]) -> tuple[set[int], str]:
     """The episodes here that were trained on, and in a sentence what is known of all of them."""
+    new_to_it = f"It was trained on another recording, so all {_count(len(here))} are unseen."
+    if split is None:
+        return set(), new_to_it
     known = len(split.episodes)
     held = set(split.held_out)
     if tuple(here[:known]) == split.episodes:  # by number: two of them may be alike
@@ -182,9 +185,7 @@ def _compare(split: Split, here: Sequence[str]) -> tuple[set[int], str]:
     apart = {split.episodes[number] for number in held} - taught
     kept = sum(name in apart for name in here)
     if not seen and not kept:
-        return seen, (
-            f"It was trained on another recording, so all {_count(len(here))} are unseen."
-        )
+        return seen, new_to_it
     return seen, (
         f"It was trained on another version of this recording, of {_count(known)}: of the "
         f"{len(here)} here it was trained on {len(seen)}, {kept} were held out and "

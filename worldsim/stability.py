@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from worldsim.bands import RESAMPLES, Estimate
+from worldsim.bands import RESAMPLES, Estimate, estimate
 from worldsim.metrics import psnr
 from worldsim.moving import MOVING_THRESHOLD
 from worldsim.recording import Recording
@@ -53,6 +53,13 @@ class Drift:
     held_out_nearest: float
     held_out_still: float
     ends: int
+
+    def at_last(self, parts: NDArray[np.float64]) -> Estimate:
+        """The last of such figures as objects or motion, with a band over the sessions."""
+        last = parts[-1]
+        if not np.isfinite(last).all():
+            return Estimate(*3 * (float("nan"),))
+        return estimate(last, np.ones(len(last)), np.arange(len(last)))
 
     @property
     def slope(self) -> Estimate:
