@@ -16,8 +16,8 @@ from tests.tiny_worlds import make_tiny_episode, make_tiny_game, make_tiny_world
 from worldsim.recording import Recording, RecordingWriter
 from worldsim.split import Split, measurable
 from worldsim.train import presets
-from worldsim.train.config import TrainConfig
-from worldsim.train.dynamics import main, train
+from worldsim.train.config import TrainConfig, main
+from worldsim.train.dynamics import train
 from worldsim.train.unseen import unseen
 
 
