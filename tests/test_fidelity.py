@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from worldsim.inverse_dynamics import (
 from worldsim.metrics import compare
 from worldsim.optical_flow import flicker
 from worldsim.recording import Recording
+from worldsim.train.evaluation import main
 
 pytestmark = pytest.mark.numeric
 
@@ -222,3 +224,18 @@ class TestWorseOnPurpose:
         worse = self.figures(empty, recording, held_out, judge)
         assert worse["psnr_moving"] < right["psnr_moving"] - 20
         assert worse["frechet"] > right["frechet"] + 1
+
+
+def test_the_help_says_that_the_network_of_fvd_is_a_program(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "only a file that you trust" in " ".join(capsys.readouterr().out.split())
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "i3d.pt")
+    clips = np.zeros((1, 16, 8, 8, 3), np.uint8)
+    with pytest.raises(ValueError, match="it is no file"):
+        frechet_video_distance(tmp_path / "i3d.pt", clips, clips)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 pytest.importorskip("transformers")
 
+from tests.edits import edit_json
 from tests.tiny_pipelines import MAKERS, save_tiny_pipeline
 from worldsim.pipelines import VideoPipeline
 
@@ -123,6 +126,66 @@ def test_a_model_in_which_something_is_missing_is_said_to_be_unreadable(tmp_path
     (folder / "transformer" / "config.json").unlink()
     with pytest.raises(ValueError, match="cannot be read"):
         VideoPipeline(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"vae": ["payload", "Thing"]}, r"the vae .* is \['payload', 'Thing'\], which is no class"),
+        ({"vae": ["os", "system"]}, "which is no class of diffusers or transformers"),
+        ({"vae": ["diffusers"]}, "which is no class"),
+        ({"_class_name": ["payload", "LTXPipeline"]}, "which diffusers .* does not have"),
+    ],
+)
+def test_a_module_that_a_model_names_is_not_imported(
+    saved: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: dict[str, Any],
+    words: str,
+) -> None:
+    folder = Path(shutil.copytree(saved("LTXPipeline"), tmp_path / "model"))
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(folder))
+    for name in ("payload", "None"):
+        (folder / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    edit_json(folder / "model_index.json", lambda index: {**index, **change})
+    with pytest.raises(ValueError, match=words):
+        VideoPipeline(str(folder))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_code_and_pickles_in_a_part_of_a_model_are_not_run(
+    saved: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(saved("LTXPipeline"), tmp_path / "model"))
+    config = folder / "text_encoder" / "config.json"
+    (folder / "text_encoder" / "payload.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    edit_json(config, lambda values: {**values, "auto_map": {"AutoModel": "payload.Thing"}})
+    with pytest.raises(ValueError, match=r"text_encoder/config.json names code of its own"):
+        VideoPipeline(str(folder))
+    shutil.copy(saved("LTXPipeline") / "text_encoder" / "config.json", config)
+
+    class Payload:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return open, (str(tmp_path / "ran"), "w")
+
+    (folder / "text_encoder" / "model.safetensors").unlink()
+    torch.save({"weight": Payload()}, folder / "text_encoder" / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="cannot be read"):
+        VideoPipeline(str(folder))
+    os.mkfifo(folder / "text_encoder" / "merges.txt")
+    with pytest.raises(ValueError, match=r"merges\.txt is neither a file nor a folder"):
+        VideoPipeline(str(folder))
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"_class_name": null}'])
+def test_an_index_that_is_none_is_one_sentence(tmp_path: Path, text: str) -> None:
+    (tmp_path / "model_index.json").write_text(text)
+    with pytest.raises(ValueError, match=r"model_index\.json is damaged|does not have") as error:
+        VideoPipeline(str(tmp_path))
+    assert "\n" not in str(error.value)
 
 
 def test_too_little_memory_is_said_before_anything_is_read(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -203,19 +202,19 @@ def read_configs(target: str) -> tuple[str, dict[str, Mapping[str, Any]]]:
 
     from worldsim.cost import PIPELINES
     from worldsim.files import one_line
-    from worldsim.pretrained import why_not_fetched
+    from worldsim.pretrained import read_object, why_not_fetched
 
     def read(name: str) -> dict[str, Any]:
         is_here = Path(target).is_dir()
         try:
             path = Path(target) / name if is_here else Path(hf_hub_download(target, name))
-            return json.loads(path.read_text(encoding="utf-8"))
+            return read_object(path)
         except (OSError, ValueError) as error:  # the Hub's own errors are OSErrors
             damaged = f"{target} has no {name} that can be read: {one_line(error)}"
             raise ValueError(damaged if is_here else why_not_fetched(target, error)) from error
 
     index = read("model_index.json")
-    name = index.get("_class_name", "?")
+    name = str(index.get("_class_name", "?"))
     if name not in PIPELINES:
         known = ", ".join(PIPELINES)
         raise ValueError(f"{target} is a {name}, no video pipeline known here; take {known}")

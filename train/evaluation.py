@@ -62,7 +62,8 @@ class EvalConfig:
     """Denoising passes a frame; none: the world's own number."""
     i3d: InFile | None = None
     """The network of FVD, as the TorchScript file i3d_torchscript.pt that is in common use (it is
-    not part of worldsim); none: no FVD. Slow without a GPU."""
+    not part of worldsim); none: no FVD. TorchScript is a program that runs when it is loaded: give
+    only a file that you trust. Slow without a GPU."""
     seed: Seed = 0
     """Decides the windows, the permutations of actions and the noise."""
     device: str | None = None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -128,7 +129,8 @@ def frechet_video_distance(
 
     Args:
         i3d: The network as the TorchScript file ``i3d_torchscript.pt`` that is in common use (of
-            StyleGAN-V, Skorokhodov et al. 2022), which is not part of worldsim.
+            StyleGAN-V, Skorokhodov et al. 2022), which is not part of worldsim. TorchScript is a
+            program, which runs when it is loaded: give only a file that you trust.
         real: Videos, ``uint8`` (b t h w c), cut into clips of 16 frames.
         imagined: The same.
         batch_size: Clips looked at together.
@@ -140,6 +142,8 @@ def frechet_video_distance(
         ValueError: If there is no such file, or it is no such network.
     """
     try:
+        if not Path(i3d).is_file():
+            raise ValueError("it is no file")
         network = torch.jit.load(str(i3d), map_location="cpu").eval()
     except (ValueError, RuntimeError) as error:
         raise ValueError(

@@ -22,6 +22,7 @@ from worldsim.devices import is_out_of_memory
 from worldsim.files import one_line
 from worldsim.pretrained import (
     check_memory,
+    check_no_code,
     class_of,
     fetch_model,
     fps_of,
@@ -49,8 +50,8 @@ class VideoPipeline:
         fps: Frames a second of the videos that it was trained on.
 
     Raises:
-        ValueError: If there is no such model, it cannot be had, makes no video, does not fit into
-            the memory, or an option does not suit this machine.
+        ValueError: If there is no such model, it cannot be had, makes no video, wants code of its
+            own run, does not fit into the memory, or an option does not suit this machine.
         ModuleNotFoundError: If transformers or accelerate is missing (the extra ``video``).
     """
 
@@ -69,6 +70,7 @@ class VideoPipeline:
         hush()
         folder = fetch_model(model, variant)
         self.name = class_of(folder)
+        check_no_code(folder)
         self.fps = fps_of(self.name)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         precision = precision_on(device, dtype)
@@ -86,7 +88,11 @@ class VideoPipeline:
         try:
             with explained_memory():
                 pipe = DiffusionPipeline.from_pretrained(
-                    folder, dtype=dtypes, variant=variant, use_safetensors=True
+                    folder,
+                    dtype=dtypes,
+                    variant=variant,
+                    use_safetensors=True,
+                    trust_remote_code=False,
                 )
         except (OSError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(

@@ -7,13 +7,14 @@ import json
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import torch
 from diffusers import DiffusionPipeline
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-from worldsim.files import one_line
+from worldsim.files import naming_damage, one_line
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 FPS = {
@@ -26,6 +27,7 @@ FPS = {
 }
 """Beginning of a class's name -> frames a second."""
 OTHER_FPS = 16.0
+REMEDY = "fetch or write the model again"
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -98,7 +100,7 @@ def class_of(folder: Path) -> str:
     Raises:
         ValueError: If diffusers has no such class, or it makes no video.
     """
-    name = str(DiffusionPipeline.load_config(folder).get("_class_name"))
+    name = str(read_object(folder / "model_index.json").get("_class_name"))
     cls = getattr(diffusers, name, None)
     if cls is None:
         raise ValueError(
@@ -108,6 +110,51 @@ def class_of(folder: Path) -> str:
     if "num_frames" not in inspect.signature(cls.__call__).parameters:
         raise ValueError(f"the model in {folder} is a {name}, which makes no video")
     return name
+
+
+def check_no_code(folder: Path) -> None:
+    """Refuse a pipeline that wants more run than the classes of diffusers and transformers.
+
+    Files may be links, as in the cache of the Hub.
+
+    Raises:
+        ValueError: If it names a module, or holds something that is neither file nor folder.
+    """
+    for path in folder.rglob("*"):
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise ValueError(f"{path} is neither a file nor a folder: take it away")
+    for name, entry in read_object(folder / "model_index.json").items():
+        if name.startswith("_") or not isinstance(entry, list) or entry[:1] == [None]:
+            continue
+        library = str(entry[0]) if entry else ""
+        known = library in ("diffusers", "transformers") or hasattr(diffusers.pipelines, library)
+        if not known or len(entry) != 2:
+            raise ValueError(
+                f"the {name} of the model in {folder} is {entry!s:.80}, which is no class of "
+                "diffusers or transformers: code that comes with a model is not run"
+            )
+    for path in sorted(folder.glob("*/*config.json")):
+        if "auto_map" in read_object(path):
+            raise ValueError(
+                f"{path} names code of its own (auto_map), and code that comes with a model is not "
+                "run: take a model of diffusers' and transformers' own classes"
+            )
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON file of a model, which may be a link, as in the cache of the Hub.
+
+    Raises:
+        OSError: If there is no such file, or it may not be read.
+        ValueError: In one sentence, if it holds no JSON object.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    with naming_damage(path, REMEDY):
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise TypeError(f"it must hold a JSON object, got {type(values).__name__}")
+        return values
 
 
 def precision_on(device: str, dtype: str) -> torch.dtype:
@@ -157,8 +204,12 @@ def _num_weights(part: Path, variant: str | None) -> int:
     chosen = [f for f in files if variant and f".{variant}" in f.name]
     total = 0
     for file in chosen or [f for f in files if "." not in f.stem]:
-        with file.open("rb") as opened:  # a length, a header in JSON, and then the weights
+        remedy = "fetch or write the model again"
+        with (
+            naming_damage(file, remedy),
+            file.open("rb") as opened,
+        ):  # a length, a header in JSON, and then the weights
             header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
-        header.pop("__metadata__", None)
-        total += sum(math.prod(tensor["shape"]) for tensor in header.values())
+            header.pop("__metadata__", None)
+            total += sum(math.prod(tensor["shape"]) for tensor in header.values())
     return total
