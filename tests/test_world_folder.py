@@ -212,6 +212,7 @@ class TestNames:
         for step in (999, 10_000, 9_000):
             make_tiny_world(make_tiny_game(fps=step)).save(tmp_path / f"step_{step:08d}")
         (tmp_path / "step_00020000.partial").mkdir()
+        (tmp_path / "step_00030000").symlink_to(tmp_path / "step_00000999")  # none is followed
         (tmp_path / "metrics.jsonl").write_text("{}\n")
         assert load(tmp_path).game.fps == load(str(tmp_path)).game.fps == 10_000
 

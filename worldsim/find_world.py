@@ -26,7 +26,8 @@ def find_world(name: str | os.PathLike[str]) -> Path:
     for path in (Path(name).expanduser(), BUNDLED / str(name)):
         if is_world(path):
             return path
-        checkpoints = sorted(path.glob("step_[0-9]*[0-9]"))
+        found = path.glob("step_[0-9]*[0-9]")
+        checkpoints = sorted(each for each in found if not each.is_symlink())
         if checkpoints:
             return checkpoints[-1]
     bundled = sorted(p.name for p in BUNDLED.iterdir() if p.is_dir()) if BUNDLED.is_dir() else []

@@ -1,0 +1,166 @@
+"""Damaged worlds: each is refused in one sentence, or plays what the whole one plays."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.fuzz.mutations import damage_bytes, damage_json, replace_by_something_else
+from tests.tiny_worlds import make_tiny_vae_codec, make_tiny_world
+from worldsim.rollout import Rollout
+from worldsim.world_folder import SUMMED, load
+
+SECONDS = 10.0  # a hundred times what one takes, on a machine that does other things too
+JSON = ("config.json", "metrics.json", "model/config.json", "codec/config.json")
+TENSORS = tuple(name for name in SUMMED if name.endswith(".safetensors"))
+ARRAYS = ("frames", "actions", "rewards", "terminations", "truncations", "valid", "background")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("whole") / "square"
+    world = make_tiny_world(codec=make_tiny_vae_codec())
+    world.metrics, world.card = {"psnr": {"1": 30.5}}, "# Square"
+    world.save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def expected(whole: Path) -> list[np.ndarray]:
+    return play(whole)
+
+
+def play(path: Path) -> list[np.ndarray]:
+    """Frames, rewards and ends of some steps, with as many passes as the whole world takes."""
+    world = load(path, device="cpu")
+    rollout = Rollout(world, num_passes=2)
+    rollout.reset(world.starts.frames[:1], world.starts.actions[:1], seeds=[5])
+    return [part for t in range(3) for part in rollout.step(np.array([t])) if part is not None]
+
+
+def forget_checksums(path: Path) -> None:
+    """Make the world one of before there were any, which other checks alone guard."""
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    (path / "config.json").write_text(json.dumps({**config, "checksums": {}}), encoding="utf-8")
+
+
+def damage_a_file(path: Path, rng: np.random.Generator) -> str:
+    name = str(rng.choice([*SUMMED, *JSON, "README.md"]))
+    return f"{name} {damage_bytes(path / name, rng)}"
+
+
+def damage_a_config(path: Path, rng: np.random.Generator) -> str:
+    name = str(rng.choice(JSON))
+    return f"{name} {damage_json(path / name, rng)}"
+
+
+def damage_an_unguarded_config(path: Path, rng: np.random.Generator) -> str:
+    forget_checksums(path)
+    return damage_a_config(path, rng)
+
+
+def change_a_tensor(path: Path, rng: np.random.Generator) -> str:
+    """Give a tensor another type, shape, name or values that are no numbers."""
+    forget_checksums(path)
+    file = path / str(rng.choice(TENSORS))
+    tensors = load_file(file)
+    name = str(rng.choice(sorted(tensors)))
+    tensor = tensors.pop(name)
+    changes = {
+        "missing": {},
+        "renamed": {name + "s": tensor},
+        "one more": {name: tensor, "more": torch.zeros(1)},
+        "nan": {name: torch.full_like(tensor, torch.nan)},
+        "infinite": {name: torch.full_like(tensor, -torch.inf)},
+        "whole numbers": {name: tensor.long()},
+        "truth values": {name: tensor > 0},
+        "flat": {name: tensor.flatten()[None]},
+        "longer": {name: torch.cat([tensor, tensor])},
+        "empty": {name: torch.zeros(0)},
+    }
+    how = str(rng.choice(list(changes)))
+    save_file({**tensors, **changes[how]}, file)
+    return f"{file.name} {name} {how}"
+
+
+def change_the_starts(path: Path, rng: np.random.Generator) -> str:
+    """Give an array another type, shape or layout, or put something else in its place."""
+    forget_checksums(path)
+    with h5py.File(path / "starts.h5", "r+") as file:
+        name = str(rng.choice(ARRAYS))
+        values = file[name][()]
+        del file[name]
+        how = str(
+            rng.choice(["missing", "group", "flat", "float", "nan", "huge", "elsewhere", "link"])
+        )
+        if how == "group":
+            file.create_group(name)
+        elif how == "flat":
+            file.create_dataset(name, data=values.ravel())
+        elif how == "float":
+            file.create_dataset(name, data=values.astype(np.float64))
+        elif how == "nan":
+            file.create_dataset(name, data=np.full(values.shape, np.nan, np.float32))
+        elif how == "huge":
+            file.create_dataset(name, (10**9, *values.shape[1:]), values.dtype, compression="gzip")
+        elif how == "elsewhere":
+            external = [("/etc/passwd", 0, values.nbytes)]
+            file.create_dataset(name, values.shape, values.dtype, external=external)
+        elif how == "link":
+            file[name] = h5py.ExternalLink("/etc/passwd", "x")
+    return f"{name} {how}"
+
+
+def replace_a_file(path: Path, rng: np.random.Generator) -> str:
+    name = str(rng.choice([*SUMMED, *JSON, "README.md"]))
+    kind = replace_by_something_else(path / name, path.with_name("elsewhere"), rng)
+    return f"{name} {kind}"
+
+
+WAYS = (
+    damage_a_file,
+    damage_a_file,
+    damage_a_config,
+    damage_an_unguarded_config,
+    change_a_tensor,
+    change_the_starts,
+    replace_a_file,
+)
+UNGUARDED = ("model/config.json", "codec/config.json")
+"""Without checksums, what a network is made from may be changed into another that fits."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(400))
+def test_a_damaged_world_is_refused_or_plays_the_same(
+    seed: int, whole: Path, expected: list[np.ndarray], tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(seed)
+    path = tmp_path / whole.name
+    shutil.copytree(whole, path)
+    way = WAYS[rng.integers(len(WAYS))]
+    how = f"{way.__name__}: {way(path, rng)}"
+    elsewhere = tmp_path / "elsewhere"
+    before = elsewhere.read_bytes() if elsewhere.exists() else None
+    begun = time.monotonic()
+    try:
+        played = play(path)
+    except (ValueError, OSError) as error:
+        assert "\n" not in str(error), how  # noqa: PT017  # no error is as good
+        assert str(path) in str(error), how  # noqa: PT017
+    else:
+        may_differ = way is damage_an_unguarded_config and any(name in how for name in UNGUARDED)
+        for found, wanted in zip(played, expected, strict=True):
+            assert may_differ or np.array_equal(found, wanted), how
+            assert np.isfinite(found).all(), how
+    assert time.monotonic() - begun < SECONDS, how
+    assert {entry.name for entry in tmp_path.iterdir()} <= {path.name, "elsewhere"}, how
+    assert before is None or elsewhere.read_bytes() == before, how
