@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import multiprocessing
 import os
 import signal
@@ -22,6 +21,7 @@ import numpy as np
 from worldsim.game import make_game
 from worldsim.game_config import GameConfig
 from worldsim.recording import Episode, RecordingWriter
+from worldsim.shard import MAX_REWARD
 
 from .policies import MixedPolicy
 
@@ -75,7 +75,7 @@ class EpisodeSource:
         while not (terminated or truncated):
             action = policy(observation, info, rng)
             observation, reward, terminated, truncated, info = env.step(action)
-            if not math.isfinite(np.float32(reward)):
+            if not abs(float(reward)) <= MAX_REWARD:
                 raise ValueError(
                     f"episode {number} has the reward {reward} at step {len(actions)}, and "
                     f"nothing can be learned from such a one: mend {self.game.env_id}"
@@ -162,7 +162,14 @@ class Workers:
         """Give each process that waits the first episode that nobody has recorded.
 
         Once one has failed none is begun: those under way may be all that is needed.
+
+        Raises:
+            ValueError: In one sentence, if an episode could not be recorded and the others that
+                were under way are finished.
+            OSError: As ValueError, if it could not be written or its process has died.
         """
+        if self._failure and all(number is None for number in self._numbers.values()):
+            raise self._failure
         numbers = count()
         for connection, busy_with in self._numbers.items():
             if busy_with is None and self._failure is None:
@@ -172,13 +179,7 @@ class Workers:
                     connection.send(self._numbers[connection])
 
     def wait(self) -> bool:
-        """Wait for news, a second at most; say whether an episode has been finished.
-
-        Raises:
-            ValueError: In one sentence, if an episode could not be recorded and the others that
-                were under way are finished.
-            OSError: As ValueError, if it could not be written or its process has died.
-        """
+        """Wait for news, a second at most; say whether an episode has been finished."""
         has_finished = False
         for connection in wait(list(self._numbers), timeout=1.0):
             assert isinstance(connection, Connection)
@@ -195,8 +196,6 @@ class Workers:
                 self._steps[connection] = 0
                 self._numbers[connection] = None
                 has_finished = True
-        if self._failure and not any(number is not None for number in self._numbers.values()):
-            raise self._failure
         return has_finished
 
     def _fail(self, connection: Connection, error: Exception, details: str) -> None:
