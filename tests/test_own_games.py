@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from envs.record import main as record
+from worldsim.envs.record import main as record
 from worldsim.game import describe_game, make_game
 from worldsim.key_bindings import action_from_keys
 from worldsim.policy import load_policy
@@ -252,6 +252,7 @@ RENDERED: dict[str, Any] = {"observation_space": spaces.Discrete(9)}
         ({**RENDERED, "picture": [SCREEN.sample()]}, r"its render\(\) gives list"),
         ({**RENDERED, "picture": np.zeros((8, 8, 3))}, r"gives float64 \(8, 8, 3\)"),
         ({**RENDERED, "picture": np.zeros((8, 8, 2), np.uint8)}, r"gives uint8 \(8, 8, 2\)"),
+        ({**RENDERED, "picture": np.zeros((0, 8, 3), np.uint8)}, r"gives uint8 \(0, 8, 3\)"),
         ({**RENDERED, "render": raise_error}, "fails .KeyError: 'lives'"),
         ({"look": lambda self: np.zeros((9, 9, 3), np.uint8)}, r"shows uint8 \(9, 9, 3\)"),
         ({"look": lambda self: np.zeros((32, 40, 3))}, r"shows float64 \(32, 40, 3\)"),

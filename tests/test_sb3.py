@@ -245,6 +245,11 @@ class TestAgents:
         (tmp_path / "agent.zip").write_bytes(b"nothing")
         with pytest.raises(ValueError, match="cannot be read"):
             load_agent(tmp_path)
+        for settings in ("[]", "{}", "[" * 100_000, '{"frame_skip": 0}', '{"frame_skip": "x"}'):
+            (tmp_path / "agent.json").write_text(settings)
+            with pytest.raises(ValueError, match="cannot be read") as caught:
+                load_agent(tmp_path)
+            assert "\n" not in str(caught.value)
         with pytest.raises(ValueError, match=r"the frames here are 3, 64, 64"):
             AgentPolicy(agent_folder, (64, 64, 3))
 

@@ -17,6 +17,8 @@ import worldsim
 from worldsim.__main__ import main
 from worldsim.game import describe_game, make_game
 from worldsim.game_config import GameConfig
+from worldsim.play.session import Session
+from worldsim.play.target import find_sources
 from worldsim.policy import load_policy
 from worldsim.trust import check_settings_of_file
 
@@ -95,6 +97,10 @@ def test_the_commands_run_nothing_that_a_world_names(
     (world / "config.json").write_text(json.dumps(config))
     assert main(["play", "W", "--policy", "scripted", "--headless", "--steps", "3"]) == 2
     assert "worldsim --import W.payload" in capsys.readouterr().err
+    played = Session(find_sources("W"), seed=0)
+    with pytest.raises(ValueError, match=r"worldsim --import W\.payload"):
+        played.switch()  # as key g does
+    played.close()
     assert not (world / "ran").exists()
 
 

@@ -102,7 +102,8 @@ class _RenderedFrames(gymnasium.Wrapper[np.ndarray, Any, Any, Any]):
         if isinstance(rendered, np.ndarray):
             kind = f"{rendered.dtype} {rendered.shape}"
             picture = rendered[..., None] if rendered.ndim == 2 else rendered
-            if picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] in (1, 3, 4):
+            is_picture = picture.ndim == 3 and picture.shape[2] in (1, 3, 4) and picture.size
+            if is_picture and picture.dtype == np.uint8:
                 picture = np.ascontiguousarray(picture[..., :3])
                 if picture.shape == (self._size or picture.shape):
                     return picture

@@ -7,9 +7,7 @@ has an interface of its own, with one ``done``, automatic resets and a list of i
 from __future__ import annotations
 
 import functools
-import json
 import os
-import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
+from worldsim.files import one_line, read_json
 from worldsim.policy import AGENT_FILE, SETTINGS_FILE
 
 
@@ -218,7 +217,9 @@ def load_agent(folder: Path) -> tuple[PPO, int]:
     if not (folder / AGENT_FILE).is_file():
         raise ValueError(f"no agent in {folder}: `worldsim agent WORLD --out {folder}` trains one")
     try:
-        settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
-        return PPO.load(folder / AGENT_FILE, device="cpu"), int(settings["frame_skip"])
-    except (OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
-        raise ValueError(f"the agent in {folder} cannot be read ({error})") from error
+        frame_skip = read_json(folder / SETTINGS_FILE)["frame_skip"]
+        if type(frame_skip) is not int or frame_skip < 1:
+            raise ValueError(f"frame_skip must be 1 or more, got {frame_skip!r}")
+        return PPO.load(folder / AGENT_FILE, device="cpu"), frame_skip
+    except Exception as error:  # unpickling raises whatever there is
+        raise ValueError(f"the agent in {folder} cannot be read ({one_line(error)})") from error
