@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from copy import deepcopy
@@ -16,6 +17,7 @@ from einops import repeat
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from worldsim.devices import check_memory
 from worldsim.recording import Windows
 from worldsim.rollout_state import RolloutState
 from worldsim.world_folder import load
@@ -97,14 +99,17 @@ def frames_per_second(world: WorldModel) -> int:
     return max(1, round(world.game.fps))
 
 
-def observation_space_of(world: WorldModel, observation: str) -> spaces.Space[Any]:
-    """Frames as observations, ``uint8`` (h w c), or latents, ``float32`` (c h w)."""
+def observation_space_of(world: WorldModel, observation: str, stack: int = 1) -> spaces.Box:
+    """Frames as observations, ``uint8`` (h w c), or latents, ``float32`` (c h w), some at once."""
     if observation not in ("frames", "latents"):
         raise ValueError(f"observation must be 'frames' or 'latents', got {observation!r}")
     if observation == "latents":
-        shape = (world.codec.latent_channels, *world.codec.latent_size(world.game.frame_size))
+        shape = (
+            stack * world.codec.latent_channels,
+            *world.codec.latent_size(world.game.frame_size),
+        )
         return spaces.Box(-np.inf, np.inf, shape, np.float32)
-    shape = (*world.game.frame_size, world.game.channels)
+    shape = (*world.game.frame_size, stack * world.game.channels)
     return spaces.Box(low=0, high=255, shape=shape, dtype=np.uint8)
 
 
@@ -256,6 +261,36 @@ def check_count(name: str, value: Any) -> int:
     if value < 1:
         raise ValueError(f"{name} must be at least 1, got {value}")
     return int(value)
+
+
+def check_seed(seed: Any) -> int:
+    """Give a seed back, or say what is wrong with it."""
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
+        raise TypeError(f"a seed must be a whole number, got {seed!r}")
+    if seed < 0:
+        raise ValueError(f"a seed must be 0 or more, got {seed}")
+    return int(seed)
+
+
+def check_options(options: Any) -> None:
+    """Refuse options of a reset that are no mapping."""
+    if options is not None and not isinstance(options, Mapping):
+        raise TypeError(f"the options of reset are a dict or None, got {options!r}")
+
+
+def check_lanes(num_envs: int, world: WorldModel, space: spaces.Box) -> None:
+    """Refuse more lanes than there is memory for.
+
+    Raises:
+        ValueError: In one sentence.
+    """
+    lane = world.dit.new_cache(1, world.codec.latent_size(world.game.frame_size))
+    cache = lane.keys.nbytes + lane.values.nbytes
+    remedy = "take fewer lanes (num_envs)"
+    check_memory(num_envs * cache, f"the memory of {num_envs:,} lanes", remedy, world.device)
+    observations = num_envs * math.prod(space.shape) * space.dtype.itemsize
+    shown = 4 * observations  # the bounds of the space, what is shown, and a copy of it
+    check_memory(shown, f"what {num_envs:,} lanes show", remedy)
 
 
 def check_arguments(

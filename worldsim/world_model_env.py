@@ -23,6 +23,8 @@ from worldsim.episodes import (
     World,
     check_actions,
     check_arguments,
+    check_options,
+    check_seed,
     check_starts,
     check_state,
     choose_start,
@@ -144,7 +146,8 @@ class WorldModelEnv(Env[NDArray[Any], np.int64]):
             ValueError: If an option is unknown, out of range or of the wrong shape.
             TypeError: If an option has the wrong type.
         """
-        super().reset(seed=seed)
+        check_options(options)
+        super().reset(seed=None if seed is None else check_seed(seed))
         context = choose_start(self.world, self.starts, options, self.np_random)
         noise_seed = int(self.np_random.integers(2**62))
         self._rollout.reset(context.frames[None], context.actions[None], [noise_seed])

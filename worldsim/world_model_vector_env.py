@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium import spaces
@@ -21,7 +21,11 @@ from worldsim.episodes import (
     World,
     check_actions,
     check_arguments,
+    check_count,
+    check_lanes,
     check_mask,
+    check_options,
+    check_seed,
     check_starts,
     check_state,
     choose_start,
@@ -33,6 +37,16 @@ from worldsim.episodes import (
 )
 from worldsim.recording import Windows
 from worldsim.rollout import Rollout
+
+
+class _Played(NamedTuple):
+    """What a step of each lane comes to, (b,); what did not play has 0 and False."""
+
+    rewards: NDArray[np.float64]
+    terminations: NDArray[np.bool_]
+    truncations: NDArray[np.bool_]
+    termination_probs: NDArray[np.float32]
+    uncertainties: NDArray[np.float32]
 
 
 class WorldModelVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any]]):
@@ -53,6 +67,11 @@ class WorldModelVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any
         observation: As for `WorldModelEnv`.
         starts: As for `WorldModelEnv`.
         max_uncertainty: As for `WorldModelEnv`.
+        frame_skip: Frames for which each action is held, at least 1. A step adds up their rewards;
+            a lane whose episode ends on the way waits there for the others.
+        frame_stack: How many observations a lane shows at once, those of its last steps, at least
+            1: they are concatenated along the channels, the newest last. An episode begins with
+            its first one repeated.
         autoreset_mode: An `AutoresetMode` or its value, e.g. ``"SameStep"``.
         render_mode: ``"rgb_array"`` or None.
         device: Where a world given by name or path is loaded; None chooses.
@@ -83,13 +102,16 @@ class WorldModelVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any
         observation: str = "frames",
         starts: Windows | None = None,
         max_uncertainty: float | None = None,
+        frame_skip: int = 1,
+        frame_stack: int = 1,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         render_mode: str | None = "rgb_array",
         device: str | None = None,
         compiled: bool = False,
     ) -> None:
-        if num_envs < 1:
-            raise ValueError(f"num_envs must be at least 1, got {num_envs}")
+        num_envs = check_count("num_envs", num_envs)
+        self.frame_skip = check_count("frame_skip", frame_skip)
+        self.frame_stack = check_count("frame_stack", frame_stack)
         check_arguments(max_episode_steps, max_uncertainty, render_mode)
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.world = find_world(world, device)
@@ -103,7 +125,8 @@ class WorldModelVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any
             "render_fps": frames_per_second(self.world),
             "autoreset_mode": self.autoreset_mode,
         }
-        self.single_observation_space = observation_space_of(self.world, observation)
+        self.single_observation_space = observation_space_of(self.world, observation, frame_stack)
+        check_lanes(num_envs, self.world, self.single_observation_space)
         self.single_action_space = spaces.Discrete(self.world.game.num_actions)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
@@ -117,6 +140,7 @@ class WorldModelVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any
         self._rngs: list[np.random.Generator | None] = [None] * num_envs
         self._seeds: list[int] = [-1] * num_envs
         self._in_latents = observation == "latents"
+        self._channel_axis = 1 if self._in_latents else 3
         space = self.observation_space
         self._obs: NDArray[Any] = np.zeros(space.shape or (), space.dtype)
         self._elapsed = np.zeros(num_envs, dtype=np.int64)
@@ -167,6 +191,7 @@ class WorldModelVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any
             TypeError: If an option has the wrong type.
         """
         seeds = self._lane_seeds(seed)
+        check_options(options)
         lanes = np.arange(self.num_envs)
         if options is not None and "reset_mask" in options:
             lanes = lanes[check_mask(options["reset_mask"], self.num_envs)]
@@ -180,7 +205,7 @@ class WorldModelVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any
     def step(
         self, actions: NDArray[np.int64]
     ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
-        """Dream one frame in every lane.
+        """Imagine the next frame of every lane, or the next ``frame_skip`` frames.
 
         Args:
             actions: ``int`` (b,), each in 0 .. number of actions - 1. Those of lanes that this
@@ -199,24 +224,10 @@ class WorldModelVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any
         next_step = self.autoreset_mode is AutoresetMode.NEXT_STEP
         resets = self._ended.copy() if next_step else np.zeros_like(self._ended)
         plays = ~resets
-        rewards = np.zeros(self.num_envs, dtype=np.float64)
-        terminations = np.zeros(self.num_envs, dtype=np.bool_)
-        probs = np.zeros(self.num_envs, dtype=np.float32)
-        uncertainties = np.zeros(self.num_envs, dtype=np.float32)
-        if plays.any():
-            # Lanes about to be reset ride along: their frames and noise are replaced below.
-            result = self._rollout.advance(np.where(plays, actions, self.world.game.noop_action))
-            self._obs = self._latents() if self._in_latents else self._rollout.frames()
-            rewards[plays] = result.rewards[plays]
-            terminations[plays] = result.terminations[plays]
-            probs = result.termination_probs
-            if result.uncertainties is not None:
-                uncertainties = result.uncertainties
-            self._elapsed += 1
+        rewards, terminations, truncations, probs, uncertainties = self._play(actions, plays)
+        self._elapsed += plays
         limit = math.inf if self.max_episode_steps is None else self.max_episode_steps
-        truncations = plays & (self._elapsed >= limit)
-        if self.max_uncertainty is not None:
-            truncations |= plays & (uncertainties > self.max_uncertainty)
+        truncations |= plays & (self._elapsed >= limit)
         self._ended = terminations | truncations
         final_obs = self._obs
         if self.autoreset_mode is AutoresetMode.SAME_STEP and self._ended.any():
@@ -243,7 +254,8 @@ class WorldModelVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any
         """Return each lane's newest frame in colour, ``uint8`` (h w 3); None without a mode."""
         if self.render_mode is None:
             return None
-        frames = self._rollout.frames() if self._in_latents else self._obs
+        channels = self.world.game.channels
+        frames = self._rollout.frames() if self._in_latents else self._obs[..., -channels:]
         return tuple(in_colour(frame) for frame in frames)
 
     def clone_state(self) -> EnvState:
@@ -279,6 +291,37 @@ class WorldModelVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any
         self._started[:] = True
         self._rngs = list(deepcopy(state.rngs))
 
+    def _play(self, actions: NDArray[np.int64], plays: NDArray[np.bool_]) -> _Played:
+        """Hold the actions of lanes that play for ``frame_skip`` frames, or to their end."""
+        num_envs, noop = self.num_envs, self.world.game.noop_action
+        played = _Played(
+            rewards=np.zeros(num_envs),
+            terminations=np.zeros(num_envs, np.bool_),
+            truncations=np.zeros(num_envs, np.bool_),
+            termination_probs=np.zeros(num_envs, np.float32),
+            uncertainties=np.zeros(num_envs, np.float32),
+        )
+        shown = np.split(self._obs, self.frame_stack, self._channel_axis)[-1].copy()
+        going = plays.copy()
+        for frame in range(self.frame_skip):
+            if not going.any():
+                break
+            # The other lanes ride along: their frames and noise are replaced by their reset.
+            result = self._rollout.advance(np.where(going, actions, noop))
+            played.rewards[going] += result.rewards[going]
+            played.termination_probs[going] = result.termination_probs[going]
+            played.terminations[going] = result.terminations[going]
+            if result.uncertainties is not None and self.max_uncertainty is not None:
+                played.uncertainties[going] = result.uncertainties[going]
+                played.truncations[going] = result.uncertainties[going] > self.max_uncertainty
+            after = going & ~played.terminations & ~played.truncations
+            if frame == self.frame_skip - 1 or (after != going).any():
+                shown[going] = self._look()[going]
+            going = after
+        kept = np.split(self._obs, self.frame_stack, self._channel_axis)[1:]
+        self._obs = np.concatenate((*kept, shown), self._channel_axis)
+        return played
+
     def _reset_lanes(
         self,
         lanes: NDArray[np.int64],
@@ -298,10 +341,12 @@ class WorldModelVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any
             [int(self._lane_rng(lane).integers(2**62)) for lane in lanes],
             lanes=None if len(lanes) == self.num_envs else [int(lane) for lane in lanes],
         )
-        if self._in_latents:
-            self._obs[lanes] = self._latents()[lanes]
-        else:
-            self._obs[lanes] = np.stack([start.frames[-1] for start in starts])
+        first = (
+            self._look()[lanes]
+            if self._in_latents
+            else np.stack([start.frames[-1] for start in starts])
+        )
+        self._obs[lanes] = np.concatenate([first] * self.frame_stack, self._channel_axis)
         self._elapsed[lanes] = 0
         self._ended[lanes] = False
         self._started[lanes] = True
@@ -313,8 +358,11 @@ class WorldModelVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any
         info = {"start": start, "termination_prob": termination_prob}
         return info if self.max_uncertainty is None else {**info, "uncertainty": uncertainty}
 
-    def _latents(self) -> NDArray[Any]:
-        return self._rollout.latents.cpu().numpy().copy()
+    def _look(self) -> NDArray[Any]:
+        """The newest observation of each lane."""
+        if self._in_latents:
+            return self._rollout.latents.cpu().numpy().copy()
+        return self._rollout.frames()
 
     def _lane_rng(self, lane: int) -> np.random.Generator:
         rng = self._rngs[lane]
@@ -326,13 +374,14 @@ class WorldModelVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any
     def _lane_seeds(self, seed: int | Sequence[int | None] | None) -> Sequence[int | None]:
         if seed is None:
             return [None] * self.num_envs
-        if isinstance(seed, (int, np.integer)):
-            return [int(seed) + lane for lane in range(self.num_envs)]
+        if not isinstance(seed, (Sequence, np.ndarray)):
+            first = check_seed(seed)
+            return [first + lane for lane in range(self.num_envs)]
         if len(seed) != self.num_envs:
             raise ValueError(
                 f"A sequence of seeds has one a lane: expected {self.num_envs}, got {len(seed)}"
             )
-        return seed
+        return [None if one is None else check_seed(one) for one in seed]
 
     def _check_started(self) -> None:
         if not self._started.all():
