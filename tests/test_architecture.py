@@ -41,6 +41,27 @@ HOMES = {
     ),
 }
 
+# The files that import what a string names: our own table of commands and of public names, games'
+# packages, what Gymnasium has registered, and what the user has named.
+IMPORTERS = (
+    "worldsim/__init__.py",
+    "worldsim/__main__.py",
+    "worldsim/game_making.py",
+    "worldsim/game_providers.py",
+    "worldsim/trust.py",
+)
+
+CODE_IN_DATA = (
+    "pickle",
+    "dill",
+    "cloudpickle",
+    "joblib",
+    "marshal",
+    "shelve",
+    "yaml",
+    "subprocess",
+)
+
 MODEL_FILES = (
     "layers",
     "kv_cache",
@@ -156,6 +177,19 @@ def test_third_parties_stay_in_their_homes(path: str) -> None:
         )
     ]
     assert not broken, f"{path} is no home of {broken}"
+
+
+@pytest.mark.parametrize("path", SOURCES)
+def test_few_files_turn_a_name_into_code_and_none_data(path: str) -> None:
+    calls = [
+        n.func for n in ast.walk(ast.parse((ROOT / path).read_text())) if isinstance(n, ast.Call)
+    ]
+    names = {call.id for call in calls if isinstance(call, ast.Name)}
+    names |= {call.attr for call in calls if isinstance(call, ast.Attribute)} - {"eval", "compile"}
+    found = names & {"import_module", "load_env_creator", "__import__", "eval", "exec", "compile"}
+    assert not found or path in IMPORTERS, f"{path} may not call {found}: see worldsim/trust.py"
+    loaders = [name for name in imported_names(path) if name.partition(".")[0] in CODE_IN_DATA]
+    assert not loaders, f"{path} may not import {loaders}, which run what they read"
 
 
 @pytest.mark.parametrize("name", MODEL_FILES)
