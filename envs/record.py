@@ -164,19 +164,19 @@ def _record_missing(
 ) -> None:
     """Let workers record the missing episodes until the whole ones on disk have enough steps."""
     finished = writer.episode_steps()
-    indexed_at = -math.inf
+    indexed, indexed_at = finished, -math.inf
     with (
         Workers(writer, source, num_workers) as workers,
         RecordProgress(steps, finished) as progress,
     ):
         while _whole_episodes(finished, steps) is None and not stop.asked:
             workers.begin_missing(finished)
-            has_news = workers.wait()
+            workers.wait()
             finished = writer.episode_steps()  # as they are on disk: some may have been deleted
             progress.update(finished, workers.steps_under_way)
-            if has_news and time.monotonic() - indexed_at > SECONDS_BETWEEN_INDEXES:
+            if finished != indexed and time.monotonic() - indexed_at > SECONDS_BETWEEN_INDEXES:
                 writer.update_index()
-                indexed_at = time.monotonic()
+                indexed, indexed_at = finished, time.monotonic()
 
 
 def _delete_surplus(writer: RecordingWriter, source: EpisodeSource) -> None:

@@ -178,9 +178,8 @@ class Workers:
                 with contextlib.suppress(BrokenPipeError):  # `wait` says why it has died
                     connection.send(self._numbers[connection])
 
-    def wait(self) -> bool:
-        """Wait for news, a second at most; say whether an episode has been finished."""
-        has_finished = False
+    def wait(self) -> None:
+        """Wait for news of the episodes under way, a second at most."""
         for connection in wait(list(self._numbers), timeout=1.0):
             assert isinstance(connection, Connection)
             try:
@@ -195,8 +194,6 @@ class Workers:
             if kind == "finished":
                 self._steps[connection] = 0
                 self._numbers[connection] = None
-                has_finished = True
-        return has_finished
 
     def _fail(self, connection: Connection, error: Exception, details: str) -> None:
         """Keep the first error, and expect no more of the process."""

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import worldsim
 from worldsim.game import describe_game
 from worldsim.game_config import GameConfig
 from worldsim.recording import Episode, Recording, RecordingWriter
@@ -51,12 +50,22 @@ def test_minari_lists_and_loads_recordings_of_any_name(folder: Path) -> None:
         np.testing.assert_array_equal(episode.actions, [0, 1, 2])
 
 
-def test_minari_makes_the_game_again(folder: Path) -> None:
-    worldsim.register_envs()
-    game = describe_game("worldsim/Maze-v0", frame_size=(64, 64), env_kwargs={})
-    write(folder / "maze-v0", game)
-    env = minari.load_dataset("maze-v0").recover_environment()
-    assert env.spec.id == "worldsim/Maze-v0"
+@pytest.mark.parametrize(
+    ("env_id", "package", "settings"),
+    [
+        ("worldsim/Maze-v0", "worldsim", {}),
+        ("ALE/Pong-v5", "ale_py", {"difficulty": 1}),
+        ("MiniGrid-Empty-5x5-v0", "minigrid", {"max_steps": 7}),
+    ],
+)
+def test_minari_makes_the_game_again(
+    folder: Path, env_id: str, package: str, settings: dict[str, int]
+) -> None:
+    pytest.importorskip(package)
+    write(folder / "game-v0", describe_game(env_id, frame_size=(16, 16), env_kwargs=settings))
+    env = minari.load_dataset("game-v0").recover_environment()
+    assert env.spec.id == env_id
+    assert settings.items() <= env.spec.kwargs.items()
     env.reset(seed=0)
     env.close()
 

@@ -162,19 +162,21 @@ def stored_chunks(dataset: h5py.Dataset) -> Iterator[Chunk]:
     Raises:
         ValueError: At the first one that is missing or reaches out of the file.
     """
-    end = dataset.file.id.get_filesize()
+    end = _file_size(dataset)
+    chunks, is_deflated = dataset.chunks, dataset.compression is not None
+    counts = [-(-size // step) for size, step in zip(dataset.shape, chunks, strict=True)]
     total = 0
-    counts = [-(-size // step) for size, step in zip(dataset.shape, dataset.chunks, strict=True)]
     for index in range(math.prod(counts)):  # np.ndindex would list all that are claimed first
-        place = tuple(np.multiply(np.unravel_index(index, counts), dataset.chunks).tolist())
+        place = tuple(
+            int(i) * step for i, step in zip(np.unravel_index(index, counts), chunks, strict=True)
+        )
         stored = dataset.id.get_chunk_info_by_coord(place)
         if stored.byte_offset is None or stored.size < 1:
             raise ValueError(f"{dataset.name} lacks its chunk at {place}")
         total += stored.size
         if stored.byte_offset + stored.size > end or total > end:
             raise ValueError(f"{dataset.name} claims more than the file holds")
-        is_deflated = dataset.compression is not None and not stored.filter_mask
-        yield Chunk(place, stored.byte_offset, stored.size, is_deflated)
+        yield Chunk(place, stored.byte_offset, stored.size, is_deflated and not stored.filter_mask)
 
 
 def inflate(data: bytes, num_bytes: int) -> bytes:
@@ -208,10 +210,11 @@ def _own_entry(parent: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | h5p
 
 
 def _check_attributes(holder: h5py.Group | h5py.Dataset, name: str) -> None:
-    if len(holder.attrs) > MAX_ATTRIBUTES:
+    num_attributes = h5py.h5a.get_num_attrs(holder.id)
+    if num_attributes > MAX_ATTRIBUTES:
         raise ValueError(f"{name} has more than {MAX_ATTRIBUTES} attributes")
-    for key in holder.attrs:
-        if holder.attrs.get_id(key).get_storage_size() > MAX_ATTRIBUTE_BYTES:
+    for index in range(num_attributes):
+        if h5py.h5a.open(holder.id, index=index).get_storage_size() > MAX_ATTRIBUTE_BYTES:
             raise ValueError(f"an attribute of {name} has more than {MAX_ATTRIBUTE_BYTES:,} bytes")
 
 
@@ -239,10 +242,10 @@ def _check_layout(dataset: h5py.Dataset, name: str) -> None:
             pass
         return
     num_bytes = _num_bytes(dataset.shape, dataset.dtype)
-    end = num_bytes
+    end, file_size = num_bytes, _file_size(dataset)
     if layout == h5py.h5d.CONTIGUOUS:
-        end += dataset.id.get_offset() or dataset.file.id.get_filesize()
-    if dataset.id.get_storage_size() != num_bytes or end > dataset.file.id.get_filesize():
+        end += dataset.id.get_offset() or file_size
+    if dataset.id.get_storage_size() != num_bytes or end > file_size:
         raise ValueError(f"{name} claims {num_bytes:,} bytes, more than are stored")
 
 
@@ -251,6 +254,10 @@ def _checked(values: np.ndarray, name: str) -> np.ndarray:
     if values.dtype == bool and (values.view(np.uint8) > 1).any():
         raise ValueError(f"{name} has values that are neither true nor false")
     return values
+
+
+def _file_size(dataset: h5py.Dataset) -> int:
+    return int(h5py.h5i.get_file_id(dataset.id).get_filesize())
 
 
 def _num_bytes(shape: Sequence[int], dtype: np.dtype) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any
@@ -148,9 +148,10 @@ class RecordingWriter:
         shards = list_shards(self._shards)
         for number, path in shards.items():
             if number not in self._known:
-                shard = Shard(path, self.game)
-                self._known[number] = len(shard.actions), shard.seed
-        self._known = {number: self._known[number] for number in shards}
+                with suppress(FileNotFoundError):  # deleted meanwhile
+                    shard = Shard(path, self.game)
+                    self._known[number] = len(shard.actions), shard.seed
+        self._known = {number: self._known[number] for number in shards if number in self._known}
         return {number: steps for number, (steps, _) in self._known.items()}
 
     def episode_seed(self, number: int) -> int | None:
@@ -176,7 +177,7 @@ class RecordingWriter:
         """Write the links and the metadata that Minari reads, from the shards that are there."""
         steps = self.episode_steps()
         paths = [self.shard_path(number) for number in steps]
-        num_bytes = sum(path.stat().st_size for path in paths)
+        num_bytes = sum(path.stat().st_size for path in paths if path.exists())
         metadata = self._metadata.encode(minari_id(self.path), [*steps.values()], num_bytes)
         # The links first: metadata that counts fewer episodes than are linked is still right.
         write_whole(self._data / "main_data.hdf5", encode_links(paths))
