@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -90,3 +91,48 @@ def test_every_command_explains_itself_without_anything_slow() -> None:
         check=False,
     )
     assert done.stderr.strip() == ""
+
+
+def test_a_load_imports_torch_and_nothing_else_that_is_slow() -> None:
+    script = (
+        "import sys, worldsim\n"
+        "print(worldsim.load('pong'))\n"
+        "slow = {'torch._dynamo', 'av', 'cv2', 'pygame', *sys.argv[1].split()} - {'torch'}\n"
+        "sys.exit(' '.join(slow & set(sys.modules)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, " ".join(HEAVY)], capture_output=True, text=True, check=False
+    )
+    assert done.stderr.strip() == ""
+    assert done.stdout.startswith("WorldModel(game='worldsim/Pong-v0'")
+
+
+def test_nothing_that_is_missing_on_windows_is_imported() -> None:
+    root = Path(__file__).parents[1]
+    modules = [
+        ".".join(path.relative_to(root).with_suffix("").parts)
+        for folder in ("worldsim", "envs", "train", "play")
+        for path in (root / folder).rglob("*.py")
+        if path.name not in ("__init__.py", "__main__.py")
+    ]
+    script = (
+        "import sys\n"
+        "from importlib import import_module\n"
+        "ours = [name if name.startswith('worldsim.') else f'worldsim.{name}'"
+        " for name in sys.argv[1:]]\n"
+        "for name in ours:\n"  # third parties first: they have their own ways on Windows
+        "    import_module(name)\n"
+        "for name in ours:\n"
+        "    del sys.modules[name]\n"
+        "for name in ('fcntl', 'resource', 'pwd', 'grp', 'termios'):\n"
+        "    sys.modules[name] = None\n"
+        "for name in ours:\n"
+        "    import_module(name)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script, *modules],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

@@ -231,7 +231,8 @@ class VideoDiT(nn.Module):
         self.level_embedding = nn.Sequential(
             nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width)
         )
-        self.registers = nn.Parameter(torch.randn(config.num_registers, width) * 0.02)
+        self.registers = nn.Parameter(torch.empty(config.num_registers, width))
+        nn.init.normal_(self.registers, std=0.02)
         hidden = int(width * config.mlp_ratio)
         self.blocks = nn.ModuleList(
             Block(

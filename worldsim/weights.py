@@ -16,6 +16,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.overrides import TorchFunctionMode
 
 from worldsim.files import check_regular, read_json
 
@@ -53,7 +54,7 @@ def build_network(make: Callable[[], Network], path: Path) -> Network:
     check_regular(path).open("rb").close()  # safetensors calls missing what may not be read
     with safe_open(path, framework="pt") as file:
         stored = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  # it is no dict
-        with torch.device("meta"), _parameters_limited(2 * len(stored)):
+        with torch.device("meta"), _Unfilled(), _parameters_limited(2 * len(stored)):
             wanted = {name: tuple(each.shape) for name, each in make().state_dict().items()}
         for name in sorted(stored.keys() | wanted.keys()):
             if stored.get(name) != wanted.get(name):
@@ -68,6 +69,20 @@ def build_network(make: Callable[[], Network], path: Path) -> Network:
         network = make()
         network.load_state_dict(tensors)
     return network
+
+
+class _Unfilled(TorchFunctionMode):
+    """Draws no first weights: there is no memory for them, and drawing imports torch's compiler."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in (torch.Tensor.normal_, torch.Tensor.uniform_):
+            return args[0]
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 @contextmanager
