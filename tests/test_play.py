@@ -240,7 +240,7 @@ def test_headless_play_needs_no_pygame(world_folder: Path, tmp_path: Path) -> No
 def test_headless_play_goes_from_episode_to_episode(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["worldsim/Maze-v0", "--headless", "--steps", "520", "--speed", "1000"]
+    command = ["worldsim/Maze-v0", "--headless", "--steps", "520", "--speed", "100"]
     assert window.main([*command, "--record", str(tmp_path / "kept")]) == 0
     assert "2 episodes kept" in capsys.readouterr().out
     episode = Recording(tmp_path / "kept").episode(0)
