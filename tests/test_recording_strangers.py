@@ -155,6 +155,12 @@ def blow_up(group: h5py.Group) -> None:
     group["observations"].id.write_direct_chunk((0, 0, 0, 0), zlib.compress(bytes(2**27)))
 
 
+def end_before_it_begins(group: h5py.Group) -> None:
+    frames = group["observations"][:1]
+    del group["observations"]
+    group.create_dataset("observations", data=frames, chunks=frames.shape, compression="gzip")
+
+
 def one_large_chunk(group: h5py.Group) -> None:
     del group["observations"]
     shape = (STEPS + 1, 16, 16, 3)
@@ -178,6 +184,7 @@ class TestShards:
             (link_elsewhere, "actions is a link"),
             (claim_much, "observations lacks its chunk"),
             (blow_up, "not have its 12,288 bytes"),
+            (end_before_it_begins, "it has no step"),
             (one_large_chunk, "more than 16 frames"),
             (set_step("actions", 4, 3), "actions must be 0 … 2, got 0 … 3"),
             (set_step("actions", 4, -(2**63)), "actions must be 0 … 2, got -9223"),

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a run in good order: the step under way ends and a checkpoint is saved."""
+"""Ctrl-C and SIGTERM end a run or a recording in good order: what there is, is saved."""
 
 from __future__ import annotations
 

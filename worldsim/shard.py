@@ -112,6 +112,8 @@ class Shard:
             self._chunk_frames = int(frames.chunks[0])
             if self._chunk_frames > CHUNK_FRAMES:
                 raise ValueError(f"its chunks have more than {CHUNK_FRAMES} frames")
+            if len(frames) < 2:
+                raise ValueError(f"it has no step, and {len(frames)} frames")
             chunks = list(stored_chunks(frames))
             steps = (len(frames) - 1,)
             self.actions = read_array(group, "actions", np.int64, steps)
