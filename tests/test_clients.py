@@ -10,11 +10,13 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
-from gymnasium.wrappers import AtariPreprocessing
+from gymnasium.wrappers import AtariPreprocessing, RecordVideo
+from gymnasium.wrappers.vector import RecordVideo as RecordVectorVideo
 from stable_baselines3.common.env_util import make_atari_env
 
 from tests.tiny_worlds import make_tiny_world, save_tiny_world
 from worldsim.registration import BUNDLED_WORLDS, GAMES
+from worldsim.video import read_frames
 from worldsim.world_model import WorldModel
 
 ENV_ID = "worldsim/WorldModel-v0"
@@ -120,3 +122,29 @@ class TestPlay:
         play(env, callback=watch, seed=0)
         pressed = next(iter(env.unwrapped.get_keys_to_action().values()))
         assert taken == [0, pressed, pressed]
+
+
+@pytest.mark.filterwarnings("ignore:.*subprocess .* is still running:ResourceWarning")
+class TestRecordVideo:
+    """Gymnasium writes with moviepy, the extra `recordvideo`."""
+
+    def test_of_a_world(self, world: WorldModel, tmp_path: Path) -> None:
+        pytest.importorskip("moviepy")
+        env = gymnasium.make(ENV_ID, world=world, max_episode_steps=3)
+        env = RecordVideo(env, str(tmp_path / "videos"), episode_trigger=lambda _: True)
+        env.reset(seed=0)
+        while not env.step(0)[3]:
+            pass
+        env.close()
+        frames = read_frames(tmp_path / "videos" / "rl-video-episode-0.mp4", last=9)
+        assert frames.shape[:1] == (4,)
+
+    def test_of_lanes(self, world: WorldModel, tmp_path: Path) -> None:
+        pytest.importorskip("moviepy")
+        envs = gymnasium.make_vec(ENV_ID, 2, world=world, max_episode_steps=3)
+        envs = RecordVectorVideo(envs, str(tmp_path / "videos"), episode_trigger=lambda _: True)
+        envs.reset(seed=0)
+        for _ in range(3):
+            envs.step(np.zeros(2, int))
+        envs.close()
+        assert list((tmp_path / "videos").glob("*.mp4"))

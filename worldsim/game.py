@@ -167,6 +167,10 @@ def _as_described(env: AnyEnv, config: GameConfig) -> gymnasium.Env[np.ndarray, 
         env = TransformObservation(env, lambda image: np.repeat(image, 3, axis=2), colour_space)
     if shape_of(env)[:2] != config.frame_size:
         env = ResizeObservation(env, config.frame_size)
+        if config.channels == 1:  # Gymnasium 1.2 loses the axis
+            shape = shape_of(env)
+            space = env.observation_space
+            env = TransformObservation(env, lambda image: image.reshape(shape), space)
     return env
 
 
