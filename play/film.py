@@ -134,6 +134,7 @@ def spread(frames: Frames) -> list[Frames]:
 
 def progress_bar() -> Progress:
     """A bar of denoising steps, with the time that is left, on stderr."""
+    console = Console(stderr=True)
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -141,5 +142,6 @@ def progress_bar() -> Progress:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=console,
+        disable=not console.is_terminal,  # in a file a bar is noise between the sentences
     )

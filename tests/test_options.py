@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tyro
 
+from tests.edits import ordinary_user
 from worldsim.options import (
     Count,
     Fraction,
@@ -93,6 +94,7 @@ def test_what_is_in_range_is_read_as_it_is(tmp_path: Path) -> None:
         (["--inner.rate", "0"], r"--inner\.rate must be a number above 0 and at most 1,000,000"),
         (["--out", ""], "--out is empty: give it a path, or leave it out"),
         (["--out="], "--out is empty"),
+        (["--out", "a\nb"], "--out must be text without control characters, got 'a.nb'"),
         (["--out", "a\0b"], "--out must be text without control characters, got 'a.x00b'"),
         (["--out", "x" * 5000], "--out: 'xxx.*xxx' cannot be used: File name too long"),
     ],
@@ -160,9 +162,12 @@ def test_a_place_is_checked_before_anything_is_done(tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == [file]
 
 
-def test_a_folder_that_this_user_may_not_write_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("os.access", lambda path, mode: False)  # as for a user who is not root
-    with pytest.raises(ValueError, match=f"this user may not write {tmp_path}"):
-        check_value("out", tmp_path / "a" / "b", OutFolder)
+def test_what_this_user_may_not_write_or_read_is_named(tmp_path: Path) -> None:
+    folder, file = tmp_path / "folder", tmp_path / "file"
+    folder.mkdir(mode=0o555)
+    file.touch(mode=0o200)
+    with ordinary_user(tmp_path):
+        with pytest.raises(ValueError, match=f"this user may not write {folder}$"):
+            check_value("out", folder / "a" / "b", OutFolder)
+        with pytest.raises(ValueError, match=f"{file} may not be read by this user$"):
+            check_value("start", file, InFile)

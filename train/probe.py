@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from worldsim.bands import Estimate, estimate
+from worldsim.devices import pick_device
 from worldsim.files import write_json, write_text
 from worldsim.game import describe_game, make_game
 from worldsim.options import Count, OutFolder, Range, Seed, parse
@@ -129,8 +130,9 @@ def probe(config: ProbeConfig) -> bool:
         Whether it was done to the end; False after Ctrl-C in a training.
 
     Raises:
-        ValueError: If an option is out of range.
+        ValueError: If there is no such device, or training says so.
     """
+    pick_device(config.device)  # before anything is recorded
     names = list(PROBES) if config.scene == "all" else [config.scene]
     console = Console()
     total, done, begun = len(names) * len(config.episodes), 0, time.monotonic()

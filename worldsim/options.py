@@ -153,7 +153,9 @@ def check_value(name: str, value: Any, annotation: Any) -> None:
         _check_number(name, value, annotation, Range(-math.inf, math.inf, above=True, below=True))
     elif annotation in (str, Path):
         _require(isinstance(value, annotation), name, "text", value)
-        _require(not _has_controls(str(value)), name, "text without control characters", value)
+        lines = "\n\t" if annotation is str else ""  # a prompt may have several
+        is_text = not _has_controls(str(value), lines)
+        _require(is_text, name, "text without control characters", value)
     elif isinstance(annotation, type):
         _require(isinstance(value, annotation), name, f"a {annotation.__name__}", value)
 
@@ -183,7 +185,7 @@ def check_place(name: str, path: Path, place: Place) -> None:
         _check_writable(name, path)
     elif not exists:
         raise ValueError(f"{name}: there is no file {path}")
-    elif not os.access(path, os.R_OK):
+    elif not _may(path, os.R_OK):
         raise ValueError(f"{name}: {path} may not be read by this user")
 
 
@@ -192,8 +194,12 @@ def _check_writable(name: str, path: Path) -> None:
     nearest = next(above for above in (path, *path.absolute().parents) if os.path.lexists(above))
     if nearest != path and not nearest.is_dir():
         raise ValueError(f"{name}: {path} cannot be written, for {nearest} is no folder")
-    if not os.access(nearest, os.W_OK):
+    if not _may(nearest, os.W_OK):
         raise ValueError(f"{name}: {path} cannot be written, for this user may not write {nearest}")
+
+
+def _may(path: Path, mode: int) -> bool:
+    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
 
 
 def _options(
@@ -258,9 +264,9 @@ def _check_no_path_is_empty(config: type, argv: Sequence[str]) -> None:
             raise ValueError(f"{flag} is empty: give it a path, or leave it out")
 
 
-def _has_controls(text: str) -> bool:
+def _has_controls(text: str, allowed: str) -> bool:
     """Whether a text has characters that no name has: controls and halves of surrogate pairs."""
-    return any(unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t" for c in text)
+    return any(unicodedata.category(c) in ("Cc", "Cs") and c not in allowed for c in text)
 
 
 def _require(holds: bool, name: str, rule: str, value: Any) -> None:
