@@ -181,7 +181,7 @@ def help_text() -> str:
 def _complain(sentence: str) -> int:
     from worldsim.files import printable
 
-    print(f"worldsim: {printable(sentence)}", file=sys.stderr)
+    print(f"worldsim: {printable(' '.join(sentence.splitlines()))}", file=sys.stderr)
     return 2
 
 
