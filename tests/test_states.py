@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +25,24 @@ def world() -> WorldModel:
     return make_tiny_world()
 
 
-def other_worlds() -> dict[str, WorldModel]:
-    """Worlds whose states look alike, and some whose states do not."""
-    weights, background = make_tiny_world(), make_tiny_world()
+def with_other(tensor: str) -> WorldModel:
+    """A world in which one tensor differs."""
+    world = make_tiny_world()
     with torch.no_grad():
-        weights.dit.embed.weight[0, 0] += 1
-        background.still += 0.1
-    return {
-        "weights": weights,
-        "background": background,
-        "window": make_tiny_world(window=8),
-        "depth": make_tiny_world(depth=4),
-        "history": make_tiny_world(num_history=3),
-        "frame": make_tiny_world(make_tiny_game(frame_size=(16, 24))),
-        "actions": make_tiny_world(make_tiny_game(action_meanings=("NOOP", "GO"))),
-    }
+        {**world.state_dict(), "still": world.still}[tensor].add_(0.1)
+    return world
+
+
+OTHERS: dict[str, Callable[[], WorldModel]] = {
+    "weights": lambda: with_other("dit.embed.weight"),
+    "head": lambda: with_other("head.reward.bias"),
+    "background": lambda: with_other("still"),
+    "window": lambda: make_tiny_world(window=8),
+    "depth": lambda: make_tiny_world(depth=4),
+    "history": lambda: make_tiny_world(num_history=3),
+    "frame": lambda: make_tiny_world(make_tiny_game(frame_size=(16, 24))),
+    "actions": lambda: make_tiny_world(make_tiny_game(action_meanings=("NOOP", "GO"))),
+}
 
 
 def begun(world: WorldModel, num_envs: int = 1) -> Rollout:
@@ -63,10 +67,10 @@ class TestRollouts:
             assert np.array_equal(ours.frames, theirs.frames)
             assert np.array_equal(ours.rewards, theirs.rewards)
 
-    @pytest.mark.parametrize("name", other_worlds())
+    @pytest.mark.parametrize("name", OTHERS)
     def test_a_state_of_another_world_is_refused(self, world: WorldModel, name: str) -> None:
         with pytest.raises(ValueError, match="the state is of another world"):
-            begun(world).restore_state(begun(other_worlds()[name]).clone_state())
+            begun(world).restore_state(begun(OTHERS[name]()).clone_state())
 
     def test_a_world_that_was_trained_on_is_another(self) -> None:
         world = make_tiny_world()
@@ -132,11 +136,11 @@ class TestEnvironments:
     def action(self, kind: str) -> Any:
         return 1 if kind == "one" else np.array([1, 2])
 
-    @pytest.mark.parametrize("name", other_worlds())
+    @pytest.mark.parametrize("name", OTHERS)
     def test_a_state_of_another_world_is_refused(
         self, kind: str, world: WorldModel, name: str
     ) -> None:
-        env, other = self.make(kind, world), self.make(kind, other_worlds()[name])
+        env, other = self.make(kind, world), self.make(kind, OTHERS[name]())
         env.reset(seed=0)
         other.reset(seed=0)
         words = "observes" if name == "frame" else "the state is of another world"

@@ -1,21 +1,19 @@
 """Weights on disk: safetensors, compared with the network that a config describes before reading.
 
-A config from a stranger may ask for a network of any size. What it asks for is made without memory
-first, and no larger than what is stored.
+A config from a stranger may ask for a network of any size: none is made that is much larger than
+what is stored.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import math
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from safetensors import safe_open
 from torch import nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
 from worldsim.files import check_regular, read_json
@@ -44,7 +42,7 @@ def build_network(make: Callable[[], Network], path: Path) -> Network:
     """Make a network and fill it with the weights in a file.
 
     Args:
-        make: Makes the network; is called twice.
+        make: Makes the network.
         path: A safetensors file with exactly the network's tensors.
 
     Raises:
@@ -54,8 +52,9 @@ def build_network(make: Callable[[], Network], path: Path) -> Network:
     check_regular(path).open("rb").close()  # safetensors calls missing what may not be read
     with safe_open(path, framework="pt") as file:
         stored = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  # it is no dict
-        with torch.device("meta"), _Unfilled(), _parameters_limited(2 * len(stored)):
-            wanted = {name: tuple(each.shape) for name, each in make().state_dict().items()}
+        with _Limited(stored.values()):
+            network = make()
+        wanted = {name: tuple(each.shape) for name, each in network.state_dict().items()}
         for name in sorted(stored.keys() | wanted.keys()):
             if stored.get(name) != wanted.get(name):
                 raise ValueError(
@@ -63,41 +62,30 @@ def build_network(make: Callable[[], Network], path: Path) -> Network:
                     f"{stored.get(name, 'none')}"
                 )
         tensors = {name: file.get_tensor(name) for name in stored}
-        for name, tensor in tensors.items():
-            if not tensor.is_floating_point() or not tensor.isfinite().all():
-                raise ValueError(f"its {name} must hold finite floating-point numbers")
-        network = make()
-        network.load_state_dict(tensors)
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or not tensor.isfinite().all():
+            raise ValueError(f"its {name} must hold finite floating-point numbers")
+    network.load_state_dict(tensors)
     return network
 
 
-class _Unfilled(TorchFunctionMode):
-    """Draws no first weights: there is no memory for them, and drawing imports torch's compiler."""
+class _Limited(TorchFunctionMode):
+    """Where this holds, no more tensors are made than twice those of some shapes, and some few."""
+
+    FACTORIES = (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn)
+
+    def __init__(self, shapes: Collection[tuple[int, ...]]) -> None:
+        super().__init__()
+        self.tensors = 2 * len(shapes) + 64
+        self.numbers = 2 * sum(map(math.prod, shapes)) + 2**16
 
     def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
-        kwargs = kwargs or {}
-        if func in (torch.Tensor.normal_, torch.Tensor.uniform_):
-            return args[0]
-        if getattr(func, "__module__", None) == "torch.nn.init":
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **kwargs)
-
-
-@contextmanager
-def _parameters_limited(count: int) -> Iterator[None]:
-    """Stop the making of a network, in this thread, that has more parameters than this."""
-    thread, made = threading.get_ident(), 0
-
-    def counted(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
-        nonlocal made
-        made += threading.get_ident() == thread
-        if made > count:
-            raise ValueError("its config asks for many more tensors than it has")
-
-    hook = register_module_parameter_registration_hook(counted)
-    try:
-        yield
-    finally:
-        hook.remove()
+        if func in self.FACTORIES:
+            sizes = args[0] if args and isinstance(args[0], Sequence) else args
+            self.tensors -= 1
+            self.numbers -= math.prod(size for size in sizes if isinstance(size, int))
+            if self.tensors < 0 or self.numbers < 0:
+                raise ValueError("its config asks for many more weights than it has")
+        return func(*args, **(kwargs or {}))
