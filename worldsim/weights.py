@@ -51,7 +51,8 @@ def build_network(make: Callable[[], Network], path: Path) -> Network:
     """
     check_regular(path).open("rb").close()  # safetensors calls missing what may not be read
     with safe_open(path, framework="pt") as file:
-        stored = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  # it is no dict
+        names = file.keys()
+        stored = {name: tuple(file.get_slice(name).get_shape()) for name in names}
         with _Limited(stored.values()):
             network = make()
         wanted = {name: tuple(each.shape) for name, each in network.state_dict().items()}
