@@ -87,7 +87,7 @@ def _parts(state: RolloutState) -> tuple[torch.Tensor, ...]:
 
 
 def fingerprint(world: WorldModel) -> str:
-    """A digest of all that a world's frames are made with, kept until a weight changes.
+    """A digest of all that a world's frames and rewards are made with, kept until a weight changes.
 
     A world has the same one in every process and on every device.
     """
@@ -96,11 +96,12 @@ def fingerprint(world: WorldModel) -> str:
     known: tuple[Any, str] = world.__dict__.get("_fingerprint", ([], ""))
     if known[0] == seen:
         return known[1]
-    codec = world.codec
+    codec, rewards = world.codec, world.recorded_rewards
     about = {
         "network": asdict(world.dit.config),
         "frame": [*world.game.frame_size, world.game.channels],
         "codec": [getattr(codec, name, None) for name in ("scale", "shift")],
+        "rewards": None if rewards is None else rewards.to_dict(),
     }
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
