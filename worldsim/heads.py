@@ -62,7 +62,8 @@ class RewardTerminationHead(nn.Module):
         )
         self.reward = nn.Linear(width, NUM_BINS)
         self.termination = nn.Linear(width, 1)
-        self.register_buffer("bins", torch.linspace(-LIMIT, LIMIT, NUM_BINS), persistent=False)
+        bins = torch.linspace(-LIMIT, LIMIT, NUM_BINS, device="cpu")  # on none it imports sympy
+        self.register_buffer("bins", bins, persistent=False)
         nn.init.zeros_(self.reward.weight)
         nn.init.zeros_(self.termination.weight)
 
