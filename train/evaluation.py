@@ -8,25 +8,26 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from worldsim import events
 from worldsim.bands import Estimate
+from worldsim.events import STRETCH
 from worldsim.files import write_json, write_text
-from worldsim.held_out import check_match
+from worldsim.find_world import find_world
 from worldsim.options import Count, InFile, OutFolder, Passes, Place, Seed, check_place, parse
 from worldsim.recording import Recording
-from worldsim.world_folder import load
 
 from .effort import FULL, QUICK
-from .measure import Advance, Measured, learn_to_recognise, measure
 from .unseen import unseen
 from .verdicts import EVENTS, SECTIONS, verdicts
+
+if TYPE_CHECKING:
+    from .measure import Advance, Measured
 
 PREDICTORS = {
     "world": "world",
@@ -103,6 +104,13 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
     out = config.out or _default_out(config.world)
     check_place("--out", out, Place("folder"))
     recording = Recording(config.recording)
+    for name in (config.world, *config.beside):
+        find_world(name)
+    from worldsim.held_out import check_match  # torch and what measures take seconds
+    from worldsim.world_folder import load
+
+    from .measure import learn_to_recognise, measure
+
     names = list(dict.fromkeys((config.world, *config.beside)))
     worlds = {name: load(name, device=config.device) for name in names}
     for world in worlds.values():
@@ -331,7 +339,7 @@ def _tell_events(told: dict[str, Any]) -> list[str]:
         )
 
     return [
-        f"rewards and ends predicted up to {events.STRETCH} steps ahead, {told['steps']:,} steps: "
+        f"rewards and ends predicted up to {STRETCH} steps ahead, {told['steps']:,} steps: "
         + "; ".join(tell(words, told[name]) for words, name in EVENTS.items()),
         f"mean reward a step {told['foretold_reward_mean']:.4f} (recorded "
         f"{told['reward_mean']:.4f}); probability of an end off by "

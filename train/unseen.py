@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from worldsim.recording import Recording
 from worldsim.split import Measurable, Split, measurable
-from worldsim.world_model import WorldModel
 
 from .config import TrainConfig
+
+if TYPE_CHECKING:
+    from worldsim.world_model import WorldModel
 
 _OPTION = re.compile(r"--held-out[ =](0?\.\d+)")
 

@@ -7,15 +7,16 @@ the others a few, which then count for the rest.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from worldsim.bands import wilson
 from worldsim.recording import Recording
-from worldsim.rollout import Rollout
-from worldsim.world_model import WorldModel
+
+if TYPE_CHECKING:
+    from worldsim.world_model import WorldModel
 
 STRETCH = 8  # steps foretold in a row, each from what the world itself has made of those before
 _BATCH = 32
@@ -88,6 +89,8 @@ def foretell(
     Returns:
         Every step of them that was recorded.
     """
+    from worldsim.rollout import Rollout  # torch takes seconds
+
     rng = np.random.default_rng(seed)
     places, eventful = _stretches(recording, episodes)
     chosen: list[int] = []
