@@ -7,20 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 import pytest
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecFrameStack
 
 from tests.tiny_worlds import SIDE, make_tiny_world
 from worldsim.game import describe_game
 from worldsim.policy import load_policy
-from worldsim.sb3 import AgentPolicy, HeldActions, SB3VecEnv, load_agent
+from worldsim.sb3 import AgentPolicy, SB3VecEnv, load_agent
 from worldsim.train import agent as agent_command
 from worldsim.train.agent import train_agent
-from worldsim.train.agent_config import AgentConfig
+from worldsim.train.agent_config import AgentConfig, main
 from worldsim.world_model import WorldModel
 from worldsim.world_model_env import WorldModelVectorEnv
 
@@ -55,26 +53,6 @@ def agent_folder(pong_like: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 def figures_of(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-class Counting(gymnasium.Env[np.ndarray, int]):
-    """Shows its step and its last action; ends after five steps."""
-
-    observation_space = gymnasium.spaces.Box(0, 255, (4, 4, 2), np.uint8)
-    action_space = gymnasium.spaces.Discrete(3)
-    render_mode = None
-
-    def _look(self, action: int) -> np.ndarray:
-        return np.stack((np.full((4, 4), self.t), np.full((4, 4), action)), -1).astype(np.uint8)
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
-        super().reset(seed=seed)
-        self.t = 0
-        return self._look(9), {}
-
-    def step(self, action: int) -> Any:
-        self.t += 1
-        return self._look(action), float(self.t), self.t == 5, False, {"t": self.t}
 
 
 class TestSB3VecEnv:
@@ -137,23 +115,6 @@ class TestSB3VecEnv:
         assert len(envs.get_images()) == 2
 
 
-class TestHeldActions:
-    def test_a_decision_holds_for_its_frames_and_their_rewards_add_up(self) -> None:
-        same_step = AutoresetMode.SAME_STEP
-        envs = HeldActions(SB3VecEnv(SyncVectorEnv([Counting] * 2, autoreset_mode=same_step)), 3)
-        envs.reset()
-        obs, rewards, dones, infos = envs.step(np.array([1, 2]))
-        assert obs[:, 0, 0].tolist() == [[3, 1], [3, 2]]
-        assert rewards.tolist() == [6, 6]
-        assert not dones.any()
-        obs, rewards, dones, infos = envs.step(np.array([0, 1]))  # it ends in the second frame
-        assert obs[:, 0, 0].tolist() == [[1, 0], [1, 1]]  # the third is the next episode's
-        assert rewards.tolist() == [9, 9]
-        assert dones.all()
-        assert infos[0]["terminal_observation"][0, 0].tolist() == [5, 0]
-        assert infos[0]["t"] == 5
-
-
 class TestAgents:
     def test_learning_inside_writes_an_agent_and_its_figures(self, agent_folder: Path) -> None:
         lines = figures_of(agent_folder)
@@ -194,7 +155,7 @@ class TestAgents:
         before = load_agent(agent_folder)[0].policy.state_dict()
         load_agent.cache_clear()
         arguments = [str(pong_like), "--out", str(agent_folder), "--resume", "--steps", "2048"]
-        assert agent_command.main(arguments) == 0
+        assert main(arguments) == 0
         settings = json.loads((agent_folder / "agent.json").read_text())
         assert (settings["steps"], settings["horizon"]) == (2048, 20)  # as given, as it began
         after = load_agent(agent_folder)[0]
@@ -214,15 +175,13 @@ class TestAgents:
         monkeypatch.setattr(agent_command, "StopOnSignal", Asked)
         arguments = [str(pong_like), "--out", str(tmp_path / "cut"), "--wandb", "disabled"]
         arguments += ["--eval-episodes", "2", "--horizon", "10"]
-        assert agent_command.main(arguments) == 130
+        assert main(arguments) == 130
         assert "--resume" in capsys.readouterr().out
         assert load_agent(tmp_path / "cut")[0].num_timesteps < 1024
 
     def test_it_plays_as_stable_baselines_would(self, pong_like: Path, agent_folder: Path) -> None:
-        envs = WorldModelVectorEnv(
-            str(pong_like), 1, autoreset_mode="SameStep", max_episode_steps=50
-        )
-        stacked = VecFrameStack(HeldActions(SB3VecEnv(envs), 3), 2)
+        envs = WorldModelVectorEnv(str(pong_like), 1, frame_skip=3, autoreset_mode="SameStep")
+        stacked = VecFrameStack(SB3VecEnv(envs), 2)
         agent = PPO.load(agent_folder / "agent.zip")
         stacked.seed(3)
         obs = stacked.reset()
@@ -264,4 +223,4 @@ class TestAgents:
         self, pong_like: Path, tmp_path: Path, flag: str, value: str, words: str
     ) -> None:
         with pytest.raises(ValueError, match=words):
-            agent_command.main([str(pong_like), "--out", str(tmp_path / "no"), flag, value])
+            main([str(pong_like), "--out", str(tmp_path / "no"), flag, value])

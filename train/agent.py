@@ -11,7 +11,6 @@ import contextlib
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,11 +26,11 @@ from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecMonitor
 from torch import nn
 
 from worldsim.files import write_json
-from worldsim.game import make_game
+from worldsim.game import RepeatAction, make_game
 from worldsim.game_config import GameConfig
 from worldsim.interrupt import Interrupted, StopOnSignal
 from worldsim.policy import AGENT_FILE, SETTINGS_FILE
-from worldsim.sb3 import HeldActions, SB3VecEnv
+from worldsim.sb3 import SB3VecEnv
 from worldsim.world_folder import load
 from worldsim.world_model import WorldModel
 from worldsim.world_model_vector_env import WorldModelVectorEnv
@@ -107,13 +106,12 @@ def train_agent(config: AgentConfig) -> tuple[bool, int]:
     ):
         makers = {
             "world": functools.partial(make_world_envs, world, config),
-            "game": functools.partial(make_game_envs, world.game),
+            "game": functools.partial(make_game_envs, world.game, config),
         }
 
         def make(place: str, num_envs: int) -> VecEnv:
             envs = stack.enter_context(contextlib.closing(makers[place](num_envs)))
-            held = HeldActions(envs, config.frame_skip)
-            return VecFrameStack(VecMonitor(held), config.frame_stack)
+            return VecFrameStack(VecMonitor(envs), config.frame_stack)
 
         envs = make(config.learn_in, config.num_envs)
         trials = {"world": make("world", config.eval_episodes)}
@@ -170,7 +168,8 @@ def make_world_envs(world: WorldModel, config: AgentConfig, num_envs: int) -> SB
         WorldModelVectorEnv(
             world,
             num_envs,
-            max_episode_steps=config.horizon,
+            max_episode_steps=-(-config.horizon // config.frame_skip),
+            frame_skip=config.frame_skip,
             num_passes=config.passes,
             max_uncertainty=config.max_uncertainty,
             autoreset_mode=AutoresetMode.SAME_STEP,
@@ -178,13 +177,13 @@ def make_world_envs(world: WorldModel, config: AgentConfig, num_envs: int) -> SB
     )
 
 
-def make_game_envs(game: GameConfig, num_envs: int) -> SB3VecEnv:
+def make_game_envs(game: GameConfig, config: AgentConfig, num_envs: int) -> SB3VecEnv:
     """The real game as Stable-Baselines3 steps it, seen as the world sees it.
 
     Raises:
         ValueError: If it cannot be made.
     """
-    makers: list[Callable[[], Any]] = [lambda: make_game(game)] * num_envs
+    makers = [lambda: RepeatAction(make_game(game), config.frame_skip)] * num_envs
     return SB3VecEnv(SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP))
 
 

@@ -154,7 +154,7 @@ def _as_described(env: AnyEnv, config: GameConfig) -> gymnasium.Env[np.ndarray, 
         )
     provider = find_provider(config.env_id)
     if config.frame_skip is not None and config.frame_skip > 1 and provider.frame_skip is None:
-        env = _RepeatAction(env, config.frame_skip)
+        env = RepeatAction(env, config.frame_skip)
     if space.start != 0:
         start = int(space.start)
         env = TransformAction(env, lambda action: action + start, spaces.Discrete(int(space.n)))
@@ -174,7 +174,7 @@ def _as_described(env: AnyEnv, config: GameConfig) -> gymnasium.Env[np.ndarray, 
     return env
 
 
-class _RepeatAction(gymnasium.Wrapper[Any, Any, Any, Any]):
+class RepeatAction(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Takes each action several times and adds up the rewards, until an end."""
 
     def __init__(self, env: AnyEnv, num_repeats: int) -> None:

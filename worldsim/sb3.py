@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from stable_baselines3 import PPO
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env import VecEnv
 
 from worldsim.files import one_line, read_json
 from worldsim.policy import AGENT_FILE, SETTINGS_FILE
@@ -123,46 +123,6 @@ def _lane_info(infos: dict[str, Any], lane: int) -> dict[str, Any]:
         if not key.startswith("_") and infos.get(f"_{key}", np.ones(lane + 1, bool))[lane]:
             info[key] = _lane_info(values, lane) if isinstance(values, dict) else values[lane]
     return info
-
-
-class HeldActions(VecEnvWrapper):
-    """Holds each decision for a few frames and adds up their rewards (frame skip, action repeat).
-
-    An episode that ends on the way is followed by the next: what remains of the decision is played
-    there, and its rewards are not counted.
-
-    Args:
-        envs: The environments.
-        frame_skip: Frames of a decision, at least 1.
-    """
-
-    def __init__(self, envs: VecEnv, frame_skip: int) -> None:
-        super().__init__(envs)
-        self.frame_skip = frame_skip
-
-    def reset(self) -> np.ndarray:
-        """Begin an episode in every lane."""
-        return self.venv.reset()  # type: ignore[return-value]
-
-    def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
-        """Play the frames of a decision."""
-        rewards = np.zeros(self.num_envs, np.float32)
-        dones = np.zeros(self.num_envs, bool)
-        infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
-        for frame in range(self.frame_skip):
-            if frame:
-                self.venv.step_async(self._actions)
-            obs, frame_rewards, frame_dones, frame_infos = self.venv.step_wait()
-            rewards += np.where(dones, 0, frame_rewards)
-            for lane in np.flatnonzero(~dones):
-                infos[lane] = frame_infos[lane]
-            dones |= frame_dones
-        return obs, rewards, dones, infos  # type: ignore[return-value]
-
-    def step_async(self, actions: np.ndarray) -> None:
-        """Take the decisions."""
-        self._actions = actions
-        self.venv.step_async(actions)
 
 
 class AgentPolicy:
