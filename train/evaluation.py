@@ -255,8 +255,9 @@ def _details(figures: dict[str, Any]) -> list[str]:
     control, stability = figures["control"], figures["stability"]
     frechet, flicker = figures["frechet"], figures["flicker"]
     lines = [
-        "moving: pixels where the real or the last given frame differs from the recording's median "
-        "frame; game again: the real game, played on from there with other chance; "
+        "moving: pixels where the real or the last given frame differs from the median frame of "
+        "what the (first) world was trained on; game again: the real game, played on from there "
+        "with other chance; "
         "last copied: the last given frame, copied"
     ]
     for why in (figures["fidelity"]["no_game_again"], figures["fidelity"]["no_lpips"]):
@@ -267,11 +268,12 @@ def _details(figures: dict[str, Any]) -> list[str]:
         if math.isfinite(row["ssim_moving"]["world"].value)
     ]
     lines += [f"SSIM on moving pixels: {', '.join(similar)}"] if similar else []
-    lines.append(
-        f"Frechet distance of features of three frames (neither FID nor FVD): world "
-        f"{frechet['world']:.3g}, held-out {frechet['held_out']:.3g}, copy-last "
-        f"{frechet['copy_last']:.3g}"
-    )
+    if math.isfinite(frechet["world"]):
+        lines.append(
+            f"Frechet distance of features of three frames (neither FID nor FVD): world "
+            f"{frechet['world']:.3g}, held-out {frechet['held_out']:.3g}, copy-last "
+            f"{frechet['copy_last']:.3g}"
+        )
     if figures["fvd"] is not None:
         lines.append(f"FVD of clips of 16 frames: {figures['fvd']:.1f}")
     lines.append(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,11 +86,12 @@ def _notes(key: str, measured: Sequence[Measured]) -> list[str]:
             notes.append(found["no_lpips"])
         told = "; ".join(f"{one.name} {one.figures['frechet']['world']:.3g}" for one in measured)
         first = measured[0].figures["frechet"]
-        notes.append(
-            f"Fréchet distance to recorded play, on 64 features of a small network that was "
-            f"trained on this recording (neither FID nor FVD): {told}; held-out play "
-            f"{first['held_out']:.3g}, last frame copied {first['copy_last']:.3g}."
-        )
+        if math.isfinite(first["world"]):
+            notes.append(
+                f"Fréchet distance to recorded play, on 64 features of a small network that was "
+                f"trained on this recording (neither FID nor FVD): {told}; held-out play "
+                f"{first['held_out']:.3g}, last frame copied {first['copy_last']:.3g}."
+            )
         return notes
     if key == "flicker":
         return [

@@ -58,7 +58,7 @@ def fidelity(
         ones = np.ones(len(real))
         row: Fidelity = {}
         for name, frames in predictions.items():
-            shown = np.broadcast_to(frames, held_out.real.shape)[:, horizon - 1]
+            shown = np.array(np.broadcast_to(frames, held_out.real.shape)[:, horizon - 1])
             squares = np.square(real.astype(np.float64) - shown).mean(-1) * mask
             similar = ssim_map(real, shown)
             moving = mask.sum((1, 2))
@@ -112,7 +112,12 @@ def load_lpips() -> tuple[Lpips | None, str]:
 
 
 def frechet(real: torch.Tensor, imagined: torch.Tensor) -> float:
-    """Frechet distance between Gaussians of two sets of features (n d) (Heusel et al. 2017)."""
+    """Frechet distance between Gaussians of two sets of features (n d) (Heusel et al. 2017).
+
+    It is nan where a set has fewer than two members, which have no covariance.
+    """
+    if min(len(real), len(imagined)) < 2:
+        return float("nan")
     identity = torch.nn.Identity()
     identity.num_features = real.shape[1]  # type: ignore[assignment]
     distance = FrechetInceptionDistance(feature=identity)
