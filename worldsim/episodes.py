@@ -121,6 +121,8 @@ def check_starts(starts: Windows | None, world: WorldModel) -> Windows:
     """
     if starts is None:
         return world.starts
+    if not isinstance(starts, Windows):
+        raise TypeError(f"starts must be Windows of a recording, got {type(starts).__name__}")
     shape = (*world.game.frame_size, world.game.channels)
     if len(starts.frames) == 0 or starts.frames.shape[2:] != shape:
         raise ValueError(
@@ -278,8 +280,8 @@ def check_options(options: Any) -> None:
         raise TypeError(f"the options of reset are a dict or None, got {options!r}")
 
 
-def check_lanes(num_envs: int, world: WorldModel, space: spaces.Box) -> None:
-    """Refuse more lanes than there is memory for.
+def check_lanes(num_envs: int, frame_stack: int, world: WorldModel, space: spaces.Box) -> None:
+    """Refuse more lanes, or observations at once, than there is memory for.
 
     Raises:
         ValueError: In one sentence.
@@ -288,8 +290,9 @@ def check_lanes(num_envs: int, world: WorldModel, space: spaces.Box) -> None:
     cache = lane.keys.nbytes + lane.values.nbytes
     remedy = "take fewer lanes (num_envs)"
     check_memory(num_envs * cache, f"the memory of {num_envs:,} lanes", remedy, world.device)
-    observations = num_envs * math.prod(space.shape) * space.dtype.itemsize
+    observations = num_envs * frame_stack * math.prod(space.shape) * space.dtype.itemsize
     shown = 4 * observations  # the bounds of the space, what is shown, and a copy of it
+    remedy = "take fewer lanes (num_envs) or a smaller frame_stack"
     check_memory(shown, f"what {num_envs:,} lanes show", remedy)
 
 
@@ -297,6 +300,8 @@ def check_arguments(
     max_episode_steps: int | None, max_uncertainty: float | None, render_mode: str | None
 ) -> None:
     """Refuse a limit below one step or below 0, and a render mode that does not exist."""
+    if max_uncertainty is not None and not isinstance(max_uncertainty, (int, float, np.number)):
+        raise TypeError(f"max_uncertainty must be a number or None, got {max_uncertainty!r}")
     if max_uncertainty is not None and not max_uncertainty >= 0:
         raise ValueError(f"max_uncertainty must be 0 or more, got {max_uncertainty}")
     if max_episode_steps is not None:

@@ -125,8 +125,9 @@ class WorldModelVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any
             "render_fps": frames_per_second(self.world),
             "autoreset_mode": self.autoreset_mode,
         }
+        space = observation_space_of(self.world, observation)
+        check_lanes(num_envs, frame_stack, self.world, space)
         self.single_observation_space = observation_space_of(self.world, observation, frame_stack)
-        check_lanes(num_envs, self.world, self.single_observation_space)
         self.single_action_space = spaces.Discrete(self.world.game.num_actions)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
@@ -141,8 +142,7 @@ class WorldModelVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any
         self._seeds: list[int] = [-1] * num_envs
         self._in_latents = observation == "latents"
         self._channel_axis = 1 if self._in_latents else 3
-        space = self.observation_space
-        self._obs: NDArray[Any] = np.zeros(space.shape or (), space.dtype)
+        self._obs: NDArray[Any] = np.zeros(self.observation_space.shape or (), space.dtype)
         self._elapsed = np.zeros(num_envs, dtype=np.int64)
         self._ended = np.zeros(num_envs, dtype=np.bool_)
         self._started = np.zeros(num_envs, dtype=np.bool_)
