@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -287,7 +288,7 @@ class Screen:
 
     def _take_screenshot(self) -> None:
         self._draw()
-        name = self.session.source.name.replace("/", "-")
+        name = re.sub(r"[^\w.-]+", "-", self.session.source.name)  # Windows takes no colon either
         stamp = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
         number, path = 1, self.screenshots / f"{stamp}.png"
         while path.exists():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -164,6 +163,7 @@ def test_a_kill_at_any_moment_of_a_save_leaves_whole_checkpoints(tmp_path: Path)
 def test_a_full_disk_is_one_sentence_and_leaves_the_checkpoint_before(tmp_path: Path) -> None:
     state = State(1)
     before = state.save(tmp_path, 1)
+    resource = pytest.importorskip("resource")  # Windows has none
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # no file may grow beyond
     try:

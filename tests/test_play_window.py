@@ -143,6 +143,10 @@ def test_screenshots_get_names_of_their_own(open_screen: Any, tmp_path: Path) ->
     assert len(paths) == 2
     with Image.open(paths[0]) as image:
         assert image.size == pygame.display.get_surface().get_size()
+    shown.session.sources[0] = replace(shown.session.source, name="my games:a/b-v0")
+    press("c")
+    handle_events(shown)
+    assert len([*tmp_path.glob("my-games-a-b-v0-*.png")]) == 1
 
 
 def test_speed_and_passes_and_the_other_side(open_screen: Any, world_folder: Path) -> None:

@@ -125,7 +125,7 @@ def train_agent(config: AgentConfig) -> tuple[bool, int]:
         def save() -> None:
             aside = config.out / f"partial-{AGENT_FILE}"
             agent.save(aside)
-            aside.rename(config.out / AGENT_FILE)
+            aside.replace(config.out / AGENT_FILE)  # `rename` does not replace on Windows
 
         def attempt() -> None:
             save()
