@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -13,6 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from worldsim.devices import check_memory
 from worldsim.options import OutFile, OutFolder, Seconds, Seed, parse
 from worldsim.policy import has_script, load_policy
 from worldsim.video import filmstrip, write_gif, write_mp4
@@ -111,9 +113,14 @@ def play_into_files(config: DemoConfig, sources: Sequence[Source], player: str) 
     source = sources[0]
     game = source.config
     policy = load_policy(player, sources[-1].config)
+    num_steps = max(1, round(config.seconds * game.fps))
+    check_memory(
+        num_steps * game.channels * math.prod(game.frame_size),
+        f"a demo of {config.seconds:,} seconds",
+        "take fewer --seconds",
+    )
     session = Session([source], seed=config.seed)
     frames = [session.observation]
-    num_steps = max(1, round(config.seconds * game.fps))
     console = Console(stderr=True)
     session.step(game.noop_action)  # the first step warms up and is not timed
     started = time.perf_counter()

@@ -192,6 +192,11 @@ def test_few_files_turn_a_name_into_code_and_none_data(path: str) -> None:
     assert not loaders, f"{path} may not import {loaders}, which run what they read"
 
 
+@pytest.mark.parametrize("path", SOURCES)
+def test_every_command_reads_and_checks_its_options_in_one_place(path: str) -> None:
+    assert "tyro.cli" not in (ROOT / path).read_text() or path == "worldsim/options.py"
+
+
 @pytest.mark.parametrize("name", MODEL_FILES)
 def test_the_model_knows_no_environment(name: str) -> None:
     path = f"worldsim/{name}.py"

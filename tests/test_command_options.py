@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.tiny_worlds import write_tiny_recording
+from tests.tiny_worlds import make_tiny_game, save_tiny_world, write_tiny_recording
 from worldsim.__main__ import main
 
 DIGITS = "9" * 20
@@ -101,11 +100,17 @@ def test_a_place_that_cannot_be_written_is_named_before_anything_is_done(
 def test_a_batch_that_cannot_fit_is_refused_with_what_it_takes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    save_tiny_world(tmp_path / "world", game=make_tiny_game(frame_size=(256, 256)))
+    for words, what in (
+        ("demo --world world --no-window --seconds 86400", "a demo of 86,400.0 seconds"),
+        ("bench world --batch-sizes 1000000000", "what 1,000,000,000 sessions remember"),
+    ):
+        assert main(words.split()) == 2
+        assert f"too little memory: {what} takes at least" in capsys.readouterr().err
     write_tiny_recording(tmp_path / "data", steps=12, episodes=3)
     for option in ("--batch-size", "--num-frames"):
         assert main(["train", "data", "--out", "run", option, "100000000"]) == 2
         said = capsys.readouterr().err
         assert "too little memory: a step of " in said
         assert "take a smaller --batch-size or fewer --num-frames" in said
-    assert not (tmp_path / "run").exists()
-    shutil.rmtree(tmp_path / "data")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "world"]

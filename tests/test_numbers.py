@@ -54,6 +54,15 @@ def test_a_rollout_has_a_whole_number_of_sessions_and_passes(
         )
 
 
+@pytest.mark.parametrize("seed", [-1, 1.5, 2**63, float("nan"), "0", None])
+def test_a_session_has_a_seed_that_torch_takes(world: WorldModel, seed: Any) -> None:
+    rollout = Rollout(world)
+    starts = world.starts
+    with pytest.raises(ValueError, match=r"^seeds must be a whole number from 0 to 9,223,"):
+        rollout.reset(starts.frames[:1], starts.actions[:1], [seed])
+    rollout.reset(starts.frames[:1], starts.actions[:1], [np.uint64(2**63 - 1)])
+
+
 def test_sessions_that_cannot_fit_are_refused_with_what_they_take(world: WorldModel) -> None:
     sentence = r"too little memory: what 1,000,000,000 sessions remember takes at least [\d,.]+ GiB"
     with pytest.raises(ValueError, match=sentence):

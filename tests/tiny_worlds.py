@@ -149,7 +149,7 @@ def make_tiny_world(
     return world.eval()
 
 
-def save_tiny_world(path: Path, **arguments: float) -> Path:
+def save_tiny_world(path: Path, **arguments: object) -> Path:
     make_tiny_world(**arguments).save(path)  # type: ignore[arg-type]
     return path
 

@@ -25,6 +25,7 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecMonitor
 from torch import nn
 
+from worldsim.devices import check_memory
 from worldsim.files import write_json
 from worldsim.game import RepeatAction, make_game
 from worldsim.game_config import GameConfig
@@ -86,6 +87,11 @@ def train_agent(config: AgentConfig) -> tuple[bool, int]:
     """
     check(config)
     world = load(config.world, device=config.device)
+    check_memory(
+        BATCH * config.frame_stack * world.background.nbytes,
+        f"what an agent that sees {config.frame_stack:,} frames learns from at once",
+        "take a smaller --frame-stack",
+    )
     if world.device.type == "cpu":
         torch.set_num_threads(1)  # its network is as small as the world
     with (

@@ -13,7 +13,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
+from typing import Annotated, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from worldsim.devices import check_memory
 from worldsim.dit import DiTOutput
 from worldsim.files import one_line
 from worldsim.kv_cache import KVCache
-from worldsim.options import Count, check_value
+from worldsim.options import Count, Range, check_value
 from worldsim.rollout_state import RolloutState, check_fits, fingerprint
 from worldsim.sampling import euler, pass_levels
 from worldsim.threads import forget_lost_threads, threads_for
@@ -44,6 +44,9 @@ def _on_threads_that_pay(
             return method(self, *args, **kwargs)
 
     return run
+
+
+LaneSeed = Annotated[int, Range(0, 2**63 - 1)]  # what torch's generators take, and int64 holds
 
 
 class Outcome(NamedTuple):
@@ -168,8 +171,8 @@ class Rollout:
             lanes: The sessions to begin, all by default; the others are left as they are.
 
         Raises:
-            ValueError: If shapes do not fit the world or one another, or actions or lanes are out
-                of range.
+            ValueError: If shapes do not fit the world or one another, or actions, lanes or seeds
+                are out of range.
         """
         world, game = self.world, self.world.game
         lanes = range(self.batch_size) if lanes is None else lanes
@@ -194,6 +197,8 @@ class Rollout:
             raise ValueError(
                 f"lanes must be different numbers in 0..{self.batch_size - 1}, got {list(lanes)}"
             )
+        for seed in seeds:
+            check_value("seeds", seed, LaneSeed)
         keep, k = min(t, world.window), world.num_history
         latents = world.encode(torch.from_numpy(frames[:, -keep:]).to(world.device))
         first = repeat(latents[:, 0], "b c h w -> b k c h w", k=k)
