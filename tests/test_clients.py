@@ -104,6 +104,7 @@ class TestPlay:
         assert env.get_action_meanings() == list(world.game.action_meanings)
         assert set(env.get_keys_to_action().values()) == set(world.game.key_bindings.values())
 
+    @pytest.mark.filterwarnings("ignore:.*matplotlib is not installed")  # it asks for a Tk window
     def test_gymnasiums_window_plays_a_world(self, world: WorldModel) -> None:
         pygame = pytest.importorskip("pygame")
         from gymnasium.utils.play import play

@@ -75,9 +75,9 @@ def test_what_no_world_can_begin_from_is_refused(
     (tmp_path / "words.txt").write_text("no picture")
     command = ["--headless", "--steps", "1", "--start"]
     for target, start, words in (
-        (str(world), "nothing.png", "there is no picture or video"),
+        (str(world), "nothing.png", "there is no file nothing.png"),
         (str(world), str(tmp_path / "words.txt"), "neither a picture nor a video"),
-        ("worldsim/Pong-v0", "nothing.png", "is a real game"),
+        ("worldsim/Pong-v0", str(tmp_path / "words.txt"), "is a real game"),
     ):
         assert main(["play", target, *command, start]) == 2
         assert words in capsys.readouterr().err

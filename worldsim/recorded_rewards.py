@@ -24,6 +24,7 @@ class RecordedRewards:
         highest_score: The highest, at least 0.
 
     Example:
+        >>> import numpy as np
         >>> rewards = RecordedRewards.of([np.array([0, 1, 0, -1, -1]), np.array([0.5, 0])])
         >>> rewards
         RecordedRewards(smallest=0.5, lowest_score=-1.0, highest_score=1.0)
@@ -40,8 +41,8 @@ class RecordedRewards:
         """Look at the rewards (t,) of each episode."""
         smallest, lowest, highest = math.inf, 0.0, 0.0
         for rewards in episodes:
-            sizes = np.abs(rewards[rewards != 0])
             scores = np.cumsum(rewards, dtype=np.float64)
+            sizes = np.abs(rewards[rewards != 0], dtype=np.float64)
             smallest = min(smallest, float(sizes.min(initial=math.inf)))
             lowest, highest = min(lowest, float(scores.min())), max(highest, float(scores.max()))
         return cls(0.0 if math.isinf(smallest) else smallest, lowest, highest)
