@@ -107,6 +107,7 @@ def test_auto_without_a_login_is_a_real_offline_run(
     (kept,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
     (binary,) = kept.glob("*.wandb")
     assert b"loss/tau_0.1" in binary.read_bytes()
+    assert b"first" in binary.read_bytes()
     assert list(kept.glob("files/media/videos/rollout*.mp4"))
     assert [line["step"] for line in read_lines(tmp_path / "run")] == [3, 3]
     assert f"wandb sync {kept}" in capsys.readouterr().out

@@ -77,8 +77,8 @@ class RunLog:
         self.run_dir = Path(run_dir)
         self.run_dir.mkdir(parents=True, exist_ok=True)
         self.path = self.run_dir / "metrics.jsonl"
-        for name in ("wandb_id.txt", "wandb", "tensorboard"):
-            if (path := self.run_dir / name).is_symlink():
+        for written in ("wandb_id.txt", "wandb", "tensorboard"):
+            if (path := self.run_dir / written).is_symlink():
                 raise ValueError(f"{path} is a link, and no log is written through one: remove it")
         if os.path.lexists(self.path):
             check_regular(self.path)
