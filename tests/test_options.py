@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -27,7 +28,9 @@ from worldsim.options import (
     check_options,
     check_value,
     parse,
+    with_values,
 )
+from worldsim.train import agent_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,6 +145,22 @@ def test_each_type_ends_where_it_says(annotation: Any, good: list[Any], bad: lis
     for value in bad:
         with pytest.raises(ValueError, match=r"^value must be "):
             check_value("value", value, annotation)
+
+
+@pytest.mark.parametrize("written", ["{", "[]", '{"lr": "fast"}', '{"steps": 0}', '{"log": [5]}'])
+def test_an_agent_with_damaged_settings_is_not_gone_on_with(tmp_path: Path, written: str) -> None:
+    (tmp_path / "agent.json").write_text(written)
+    with pytest.raises(ValueError, match=r"agent\.json is damaged") as error:
+        agent_config.main(["pong", "--out", str(tmp_path), "--resume"])
+    assert "\n" not in str(error.value)
+
+
+def test_written_values_go_on_as_they_were_and_unknown_ones_are_left_out(tmp_path: Path) -> None:
+    begun = agent_config.AgentConfig("pong", tmp_path, lr=0.1, log=("wandb", "tensorboard"))
+    fresh = agent_config.AgentConfig("maze", tmp_path / "other")
+    written = {**json.loads(json.dumps(begun.settings())), "of_an_older_version": 1}
+    kept = with_values(fresh, written, keep=("world", "out"))
+    assert kept == dataclasses.replace(begun, world="maze", out=tmp_path / "other")
 
 
 def test_a_place_is_checked_before_anything_is_done(tmp_path: Path) -> None:

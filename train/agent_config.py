@@ -6,13 +6,12 @@ import dataclasses
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import tyro
 
 from worldsim.extras import require
-from worldsim.files import read_json
+from worldsim.files import read_json, reading
 from worldsim.find_world import find_world
 from worldsim.options import (
     Count,
@@ -25,6 +24,7 @@ from worldsim.options import (
     Seed,
     check_options,
     parse,
+    with_values,
 )
 from worldsim.policy import AGENT_FILE, SETTINGS_FILE
 
@@ -108,9 +108,8 @@ def main(argv: Sequence[str]) -> int:
     """
     config = parse(AgentConfig, argv, "worldsim agent")
     if config.resume and (config.out / SETTINGS_FILE).exists():
-        begun = read_json(config.out / SETTINGS_FILE)
-        begun = {k: tuple(v) if isinstance(v, list) else v for k, v in begun.items()}
-        begun = AgentConfig(**{**begun, "out": Path(begun["out"])})
+        with reading(config.out / SETTINGS_FILE, "begin again in another --out") as file:
+            begun = with_values(config, read_json(file), keep=("world", "out", "resume"))
         config = parse(AgentConfig, argv, "worldsim agent", begun)
     check(config)
     find_world(config.world)

@@ -7,10 +7,11 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal
 
 import tyro
 
+from worldsim.files import naming_damage
 from worldsim.options import (
     Count,
     Fraction,
@@ -25,6 +26,7 @@ from worldsim.options import (
     Seed,
     check_options,
     parse,
+    with_values,
 )
 from worldsim.recording import read_metadata
 
@@ -184,24 +186,14 @@ def resumed_config(config: TrainConfig, settings: dict[str, Any]) -> TrainConfig
     """The settings that a run began with, without its length if a new one is given.
 
     Raises:
-        ValueError: If one of them is of another type than the setting is.
+        ValueError: If one of them is no value of its option.
     """
-    names = {field.name for field in dataclasses.fields(config)} - {"recording", "out", "resume"}
-    begun: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in settings.items()
-        if name in names
-    }
-    hints = get_type_hints(TrainConfig)
-    for name, value in begun.items():
-        if not _is_of(value, hints[name]):
-            raise ValueError(
-                f"training.json of the run in {config.out} is damaged (its {name} is "
-                f"{value!r:.40}): delete its newest checkpoint and resume from the one before it"
-            )
+    remedy = "delete its newest checkpoint and resume from the one before it"
+    with naming_damage(f"training.json of the run in {config.out}", remedy):
+        begun = with_values(config, settings, keep=("recording", "out", "resume"))
     if config.steps is not None or config.minutes is not None:
-        begun |= {"steps": None, "minutes": None}
-    return dataclasses.replace(config, **begun)
+        begun = dataclasses.replace(begun, steps=None, minutes=None)
+    return begun
 
 
 def main(argv: Sequence[str]) -> int:
@@ -246,17 +238,3 @@ def main(argv: Sequence[str]) -> int:
         f"trained {length} in {duration(progress.seconds)}: {checkpoint}; next: worldsim play {out}"
     )
     return 0
-
-
-def _is_of(value: object, hint: Any) -> bool:
-    """Whether a value is of a setting's type."""
-    kinds = get_args(hint)
-    if get_origin(hint) is Literal:
-        return value in kinds
-    if get_origin(hint) is tuple:
-        return isinstance(value, tuple) and all(_is_of(each, kinds[0]) for each in value)
-    if kinds:
-        return any(_is_of(value, kind) for kind in kinds)
-    if hint is float:
-        return type(value) in (int, float)
-    return type(value) is hint

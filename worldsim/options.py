@@ -15,7 +15,7 @@ import operator
 import os
 import reprlib
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from types import NoneType, UnionType
@@ -113,6 +113,29 @@ def check_options(config: Any) -> None:
     """
     for flag, annotation, value in _options(type(config), config):
         check_value(flag, value, annotation)
+
+
+def with_values(config: Config, values: Mapping[str, Any], keep: Collection[str] = ()) -> Config:
+    """A copy of a dataclass of options with values that were written to JSON.
+
+    Args:
+        config: The dataclass.
+        values: By the names of its fields; others, which an older version may have had, are left
+            out.
+        keep: Fields that stay as they are.
+
+    Raises:
+        ValueError: In one sentence that names the field, for the first value that is out of range.
+    """
+    hints = get_type_hints(type(config), include_extras=True)
+    written = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in values.items()
+        if name in hints and name not in keep
+    }
+    for name, value in written.items():
+        check_value(name, value, hints[name])
+    return dataclasses.replace(config, **written)  # type: ignore[type-var]
 
 
 def check_value(name: str, value: Any, annotation: Any) -> None:

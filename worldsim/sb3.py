@@ -18,6 +18,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecEnv
 
 from worldsim.files import one_line, read_json
+from worldsim.options import FewFrames, check_value
 from worldsim.policy import AGENT_FILE, SETTINGS_FILE
 
 
@@ -178,8 +179,7 @@ def load_agent(folder: Path) -> tuple[PPO, int]:
         raise ValueError(f"no agent in {folder}: `worldsim agent WORLD --out {folder}` trains one")
     try:
         frame_skip = read_json(folder / SETTINGS_FILE)["frame_skip"]
-        if type(frame_skip) is not int or frame_skip < 1:
-            raise ValueError(f"frame_skip must be 1 or more, got {frame_skip!r}")
+        check_value("frame_skip", frame_skip, FewFrames)
         return PPO.load(folder / AGENT_FILE, device="cpu"), frame_skip
     except Exception as error:  # unpickling raises whatever there is
         raise ValueError(f"the agent in {folder} cannot be read ({one_line(error)})") from error
