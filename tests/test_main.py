@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -154,3 +155,14 @@ def test_a_missing_package_names_the_extra(
 def test_every_extra_that_is_named_brings_its_package(package: str, extra: str) -> None:
     declared = (ROOT / "pyproject.toml").read_text()
     assert re.search(rf'^{extra} = \[.*"{re.escape(package)}(?![\w-])', declared, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("given", "used"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_wait_asleep_unless_the_user_has_set_something(
+    given: str | None, used: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", given or "")
+    if given is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    assert main(["--version"]) == 0
+    assert os.environ["OMP_WAIT_POLICY"] == used

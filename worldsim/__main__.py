@@ -91,6 +91,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         interrupted.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    # torch's threads then sleep while they wait for one another. Where other work has a core, they
+    # would hold the core that this work needs: a training step takes four times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         return _run(arguments)
     except KeyboardInterrupt:
