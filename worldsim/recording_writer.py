@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any
@@ -148,9 +148,13 @@ class RecordingWriter:
         shards = list_shards(self._shards)
         for number, path in shards.items():
             if number not in self._known:
-                with suppress(FileNotFoundError):  # deleted meanwhile
+                try:
                     shard = Shard(path, self.game)
-                    self._known[number] = len(shard.actions), shard.seed
+                except ValueError:
+                    if os.path.lexists(path):
+                        raise
+                    continue  # deleted meanwhile
+                self._known[number] = len(shard.actions), shard.seed
         self._known = {number: self._known[number] for number in shards if number in self._known}
         return {number: steps for number, (steps, _) in self._known.items()}
 
