@@ -182,7 +182,7 @@ class TestShards:
             (make_group, "rewards is no dataset"),
             (read_from_elsewhere, "in another file"),
             (link_elsewhere, "actions is a link"),
-            (claim_much, "observations lacks its chunk"),
+            (claim_much, "observations claims more than the file holds"),
             (blow_up, "not have its 12,288 bytes"),
             (end_before_it_begins, "it has no step"),
             (one_large_chunk, "more than 16 frames"),

@@ -7,6 +7,7 @@ type and shape, and all that it claims is stored. Chunks are inflated here, as f
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import zlib
@@ -80,7 +81,9 @@ def check_dataset(
     shape: Sequence[int | None],
     max_bytes: int = MAX_BYTES,
 ) -> h5py.Dataset:
-    """Return a dataset of plain numbers that lies in this file, wholly stored; reads no value.
+    """Return a dataset of plain numbers that lies in this file; reads no value.
+
+    Whether its chunks are all stored is for `stored_chunks` to say.
 
     Args:
         parent: The file, or a group in it.
@@ -119,9 +122,10 @@ def read_array(
     dataset = check_dataset(parent, name, dtype, shape, max_bytes)
     if dataset.chunks is None or dataset.size == 0:
         return _checked(dataset[()], name)
+    chunks = list(stored_chunks(dataset))  # before memory is taken for what they claim
     values = np.empty(dataset.shape, dtype)
     num_bytes = _num_bytes(dataset.chunks, dataset.dtype)
-    for chunk in stored_chunks(dataset):
+    for chunk in chunks:
         _, data = dataset.id.read_direct_chunk(chunk.place)
         if chunk.is_deflated:
             data = inflate(data, num_bytes)
@@ -162,15 +166,15 @@ def stored_chunks(dataset: h5py.Dataset) -> Iterator[Chunk]:
     Raises:
         ValueError: At the first one that is missing or reaches out of the file.
     """
-    end = _file_size(dataset)
-    chunks, is_deflated = dataset.chunks, dataset.compression is not None
-    counts = [-(-size // step) for size, step in zip(dataset.shape, chunks, strict=True)]
-    total = 0
-    for index in range(math.prod(counts)):  # np.ndindex would list all that are claimed first
-        place = tuple(
-            int(i) * step for i, step in zip(np.unravel_index(index, counts), chunks, strict=True)
-        )
-        stored = dataset.id.get_chunk_info_by_coord(place)
+    end, total = _file_size(dataset), 0
+    is_deflated, find = dataset.compression is not None, dataset.id.get_chunk_info_by_coord
+    places = [
+        range(0, size, step) for size, step in zip(dataset.shape, dataset.chunks, strict=True)
+    ]
+    if math.prod(map(len, places)) > end:  # before they are listed
+        raise ValueError(f"{dataset.name} claims more than the file holds")
+    for place in itertools.product(*places):
+        stored = find(place)
         if stored.byte_offset is None or stored.size < 1:
             raise ValueError(f"{dataset.name} lacks its chunk at {place}")
         total += stored.size
@@ -238,9 +242,7 @@ def _check_layout(dataset: h5py.Dataset, name: str) -> None:
     if layout == h5py.h5d.CHUNKED:
         if any(step > size for step, size in zip(dataset.chunks, dataset.shape, strict=True)):
             raise ValueError(f"{name} has chunks of {dataset.chunks}, larger than itself")
-        for _ in stored_chunks(dataset):
-            pass
-        return
+        return  # what its chunks claim is looked at where they are listed
     num_bytes = _num_bytes(dataset.shape, dataset.dtype)
     end, file_size = num_bytes, _file_size(dataset)
     if layout == h5py.h5d.CONTIGUOUS:
