@@ -18,7 +18,7 @@ from worldsim.files import (
     naming_damage,
     one_line,
     printable,
-    read_json,
+    read_object,
     read_text,
 )
 
@@ -45,7 +45,7 @@ class TestReading:
         (tmp_path / "secret").write_text("{}")
         (tmp_path / "config.json").symlink_to(tmp_path / "secret")
         with pytest.raises(ValueError, match=r"config.json is a link"):
-            read_json(tmp_path / "config.json")
+            read_object(tmp_path / "config.json")
 
     def test_a_pipe_does_not_wait(self, tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "shard")
@@ -65,7 +65,7 @@ class TestReading:
     def test_json_nested_without_end_is_one_sentence(self, tmp_path: Path) -> None:
         (tmp_path / "config.json").write_text("[" * 200_000)
         with pytest.raises(ValueError, match="nested too deeply"):
-            read_json(tmp_path / "config.json")
+            read_object(tmp_path / "config.json")
 
 
 class TestNamingDamage:

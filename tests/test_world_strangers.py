@@ -49,11 +49,15 @@ class TestContents:
     @pytest.mark.parametrize(
         ("entry", "value", "words"),
         [
-            ("num_passes", float("inf"), r"num_passes must be a whole number in 1..1000, got inf"),
+            (
+                "num_passes",
+                float("inf"),
+                "a whole number from 1 to 1,000, got inf",
+            ),
             ("num_passes", "2", r"got '2'"),
             ("num_passes", True, r"got True"),
             ("num_passes", 10**9, r"got 1000000000"),
-            ("format", "3", "format must be a whole number in 1..2147483648, got '3'"),
+            ("format", "3", "format must be a whole number from 1 to 2,147,483,647, got '3'"),
             ("format", None, "config.json is damaged .format must be"),
             ("game", [], "config.json is damaged"),
             ("checksums", 5, "config.json is damaged"),

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import tyro
 
 from worldsim.extras import require
-from worldsim.files import read_json, reading
+from worldsim.files import read_object, reading
 from worldsim.find_world import find_world
 from worldsim.options import (
     Count,
@@ -109,7 +109,7 @@ def main(argv: Sequence[str]) -> int:
     config = parse(AgentConfig, argv, "worldsim agent")
     if config.resume and (config.out / SETTINGS_FILE).exists():
         with reading(config.out / SETTINGS_FILE, "begin again in another --out") as file:
-            begun = with_values(config, read_json(file), keep=("world", "out", "resume"))
+            begun = with_values(config, read_object(file), keep=("world", "out", "resume"))
         config = parse(AgentConfig, argv, "worldsim agent", begun)
     check(config)
     find_world(config.world)

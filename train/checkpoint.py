@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from worldsim.files import checksum, naming_damage, reading, remove, write_json
+from worldsim.files import check_checksum, checksum, naming_damage, reading, remove, write_json
 from worldsim.world_folder import load
 from worldsim.world_model import Losses, WorldModel
 
@@ -121,13 +121,13 @@ def load_checkpoint(
         PermissionError: If a file of it may not be read.
         ValueError: If the checkpoint is damaged or is of another model.
     """
-    wanted = read_state(checkpoint).get("checksums", {}).get(TENSORS)
+    wanted = read_state(checkpoint)["checksums"].get(TENSORS)
     with naming_damage(f"the checkpoint {checkpoint}", REMEDY):
         saved = load(checkpoint, device=world.device)
     _check_same(checkpoint, saved, world)
     with reading(checkpoint / TENSORS, REMEDY) as file:
-        if wanted is not None and checksum(file) != wanted:
-            raise ValueError("its bytes are not those that were written")
+        if wanted is not None:
+            check_checksum(file, wanted)
         tensors = load_file(file)
         for name, tensor in tensors.items():
             if not tensor.isfinite().all():

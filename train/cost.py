@@ -202,13 +202,13 @@ def read_configs(target: str) -> tuple[str, dict[str, Mapping[str, Any]]]:
 
     from worldsim.cost import PIPELINES
     from worldsim.files import one_line
-    from worldsim.pretrained import read_object, why_not_fetched
+    from worldsim.pretrained import read_config, why_not_fetched
 
     def read(name: str) -> dict[str, Any]:
         is_here = Path(target).is_dir()
         try:
             path = Path(target) / name if is_here else Path(hf_hub_download(target, name))
-            return read_object(path)
+            return read_config(path)
         except (OSError, ValueError) as error:  # the Hub's own errors are OSErrors
             damaged = f"{target} has no {name} that can be read: {one_line(error)}"
             raise ValueError(damaged if is_here else why_not_fetched(target, error)) from error

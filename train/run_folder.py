@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from worldsim.files import locked, read_json, reading, remove
+from worldsim.files import locked, read_object, reading, remove
 from worldsim.split import Split
 
 STATE = "training.json"  # of a checkpoint: step, time and settings
@@ -90,11 +90,11 @@ def read_progress(checkpoint: Path) -> tuple[Progress, dict[str, Any]]:
 def read_state(checkpoint: Path) -> dict[str, Any]:
     """The content of a checkpoint's ``training.json``."""
     with reading(checkpoint / STATE, REMEDY) as file:
-        about = read_json(file)
-        if not isinstance(about, dict) or not isinstance(about["settings"], dict):
-            raise ValueError("it must hold an object with the settings as another one")
-        if not isinstance(about.get("checksums", {}), dict):
-            raise ValueError("its checksums must be an object")
+        about = read_object(file)
+        if not isinstance(about["settings"], dict) or not isinstance(
+            about.setdefault("checksums", {}), dict
+        ):
+            raise ValueError("its settings and checksums must be JSON objects")
         return about
 
 
@@ -105,5 +105,5 @@ def read_split(checkpoint: Path) -> Split | None:
         ValueError: If the checkpoint is damaged.
     """
     with reading(checkpoint / "config.json", REMEDY) as file:
-        config = read_json(file)
+        config = read_object(file)
         return Split.from_dict(config["split"]) if "split" in config else None

@@ -67,6 +67,12 @@ def checksum(path: str | PathLike[str]) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
+def check_checksum(path: str | PathLike[str], wanted: Any) -> None:
+    """Refuse a file whose `checksum` is another than the one that was written down for it."""
+    if checksum(path) != wanted:
+        raise ValueError("its bytes are not those that were written")
+
+
 def remove(path: Path) -> None:
     """Remove a file, a folder or a link, if there is one; never what a link leads to."""
     if path.is_dir() and not path.is_symlink():
@@ -107,18 +113,21 @@ def read_text(path: str | PathLike[str]) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def read_json(path: str | PathLike[str]) -> Any:
-    """Read a JSON file.
+def read_object(path: str | PathLike[str]) -> dict[str, Any]:
+    """Read a JSON file that holds an object.
 
     Raises:
         OSError: If there is none, or it may not be read.
-        ValueError: As `read_text`, or if it is not JSON.
+        ValueError: As `read_text`, or if it holds something else.
     """
     text = read_text(path)
     try:
-        return json.loads(text)
+        values = json.loads(text)
     except RecursionError:
         raise ValueError(f"{os.fspath(path)} is nested too deeply to be read") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"it must hold a JSON object, got {type(values).__name__}")
+    return values
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import torch
 from diffusers import DiffusionPipeline
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-from worldsim.files import naming_damage, one_line
+from worldsim.files import naming_damage, one_line, read_object, reading
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 FPS = {
@@ -100,7 +100,7 @@ def class_of(folder: Path) -> str:
     Raises:
         ValueError: If diffusers has no such class, or it makes no video.
     """
-    name = str(read_object(folder / "model_index.json").get("_class_name"))
+    name = str(read_config(folder / "model_index.json").get("_class_name"))
     cls = getattr(diffusers, name, None)
     if cls is None:
         raise ValueError(
@@ -123,7 +123,7 @@ def check_no_code(folder: Path) -> None:
     for path in folder.rglob("*"):
         if path.exists() and not path.is_file() and not path.is_dir():
             raise ValueError(f"{path} is neither a file nor a folder: take it away")
-    for name, entry in read_object(folder / "model_index.json").items():
+    for name, entry in read_config(folder / "model_index.json").items():
         if name.startswith("_") or not isinstance(entry, list) or entry[:1] == [None]:
             continue
         library = str(entry[0]) if entry else ""
@@ -134,27 +134,22 @@ def check_no_code(folder: Path) -> None:
                 "diffusers or transformers: code that comes with a model is not run"
             )
     for path in sorted(folder.glob("*/*config.json")):
-        if "auto_map" in read_object(path):
+        if "auto_map" in read_config(path):
             raise ValueError(
                 f"{path} names code of its own (auto_map), and code that comes with a model is not "
                 "run: take a model of diffusers' and transformers' own classes"
             )
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
     """Read a JSON file of a model, which may be a link, as in the cache of the Hub.
 
     Raises:
-        OSError: If there is no such file, or it may not be read.
-        ValueError: In one sentence, if it holds no JSON object.
+        PermissionError: If it may not be read.
+        ValueError: In one sentence, if there is none, or it holds no JSON object.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    with naming_damage(path, REMEDY):
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(values, dict):
-            raise TypeError(f"it must hold a JSON object, got {type(values).__name__}")
-        return values
+    with reading(path.resolve(), REMEDY) as file:
+        return read_object(file)
 
 
 def precision_on(device: str, dtype: str) -> torch.dtype:

@@ -19,7 +19,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from worldsim.files import check_regular, naming_damage, read_json
+from worldsim.files import check_regular, naming_damage, read_object
 from worldsim.game_config import GameConfig
 
 MINARI_VERSION = "0.5.4"  # the version whose format this is
@@ -134,7 +134,7 @@ def read_metadata(path: Path) -> RecordingMetadata:
     check_regular(file)
     remedy = "the command that recorded it writes it anew once the file is deleted"
     with naming_damage(file, remedy):
-        metadata = read_json(file)
+        metadata = read_object(file)
         ours = _entry(metadata, "worldsim", dict)
     if ours.get("format") != FORMAT:
         raise ValueError(

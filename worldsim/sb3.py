@@ -17,7 +17,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecEnv
 
-from worldsim.files import one_line, read_json
+from worldsim.files import one_line, read_object
 from worldsim.options import FewFrames, check_value
 from worldsim.policy import AGENT_FILE, SETTINGS_FILE
 
@@ -178,7 +178,7 @@ def load_agent(folder: Path) -> tuple[PPO, int]:
     if not (folder / AGENT_FILE).is_file():
         raise ValueError(f"no agent in {folder}: `worldsim agent WORLD --out {folder}` trains one")
     try:
-        frame_skip = read_json(folder / SETTINGS_FILE)["frame_skip"]
+        frame_skip = read_object(folder / SETTINGS_FILE)["frame_skip"]
         check_value("frame_skip", frame_skip, FewFrames)
         return PPO.load(folder / AGENT_FILE, device="cpu"), frame_skip
     except Exception as error:  # unpickling raises whatever there is

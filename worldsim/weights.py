@@ -16,7 +16,7 @@ from safetensors import safe_open
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from worldsim.files import check_regular, read_json
+from worldsim.files import check_regular, read_object
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -32,9 +32,7 @@ def read_network_config(path: Path) -> dict[str, Any]:
         OSError: If there is no such file, or it may not be read.
         ValueError: If it is no JSON object.
     """
-    config = read_json(path)
-    if not isinstance(config, dict):
-        raise ValueError(f"it must hold a JSON object, got {type(config).__name__}")
+    config = read_object(path)
     return {name: value for name, value in config.items() if not name.startswith("_")}
 
 

@@ -32,9 +32,10 @@ from worldsim.codec import load_codec, save_codec
 from worldsim.devices import pick_device
 from worldsim.dit_folder import load_dit, save_dit
 from worldsim.files import (
+    check_checksum,
     checksum,
     naming_damage,
-    read_json,
+    read_object,
     read_text,
     reading,
     remove,
@@ -45,6 +46,7 @@ from worldsim.find_world import find_world, is_world
 from worldsim.game_config import GameConfig
 from worldsim.hdf5 import check_dataset, open_hdf5, read_array
 from worldsim.heads import RewardTerminationHead
+from worldsim.options import Count, Passes, check_value
 from worldsim.recorded_rewards import RecordedRewards
 from worldsim.recording import Windows
 from worldsim.split import Split
@@ -53,7 +55,6 @@ from worldsim.weights import CONFIG, REMEDY, WEIGHTS, build_network
 from worldsim.world_model import WorldModel
 
 FORMAT = 3  # of the folder and of the network in it
-MAX_PASSES = 1000
 
 HEAD, STARTS = "head.safetensors", "starts.h5"
 MODEL_CONFIG, MODEL_WEIGHTS = f"model/{CONFIG}", f"model/{WEIGHTS}"
@@ -129,8 +130,9 @@ def load(name: str | os.PathLike[str], device: str | torch.device | None = None)
     path, device = find_world(name), pick_device(device)
     forget_lost_threads()
     with reading(path / "config.json", REMEDY) as file:
-        config = read_json(file)
-        written = _read_number(config, "format", 2**31)
+        config = read_object(file)
+        written = config["format"]
+        check_value("format", written, Count)
     if written != FORMAT:  # its parts are not ours to judge
         raise ValueError(
             f"the world in {path} has format {written} and this version of worldsim reads "
@@ -138,7 +140,7 @@ def load(name: str | os.PathLike[str], device: str | torch.device | None = None)
         )
     with reading(path / "config.json", REMEDY):
         game = GameConfig.from_dict(config["game"])
-        num_passes = _read_number(config, "num_passes", MAX_PASSES)
+        check_value("num_passes", config["num_passes"], Passes)
         split = Split.from_dict(config["split"]) if "split" in config else None
         rewards = config.get("recorded_rewards")
         recorded_rewards = None if rewards is None else RecordedRewards.from_dict(rewards)
@@ -149,7 +151,7 @@ def load(name: str | os.PathLike[str], device: str | torch.device | None = None)
     for part in SUMMED:
         if part in checksums:
             with reading(path / part, REMEDY) as file:
-                _check_sum(file, checksums[part])
+                check_checksum(file, checksums[part])
     dit = load_dit(path / "model")
     with reading(path / HEAD, REMEDY) as file:
         head = build_network(lambda: RewardTerminationHead(dit.config.width), file)
@@ -160,9 +162,7 @@ def load(name: str | os.PathLike[str], device: str | torch.device | None = None)
         codec.latent_size(game.frame_size)
     starts, background = _read_starts(path, game)
     with reading(path / "metrics.json", REMEDY) as file:
-        metrics = read_json(file)
-        if not isinstance(metrics, dict):
-            raise TypeError(f"it must hold a JSON object, got {type(metrics).__name__}")
+        metrics = read_object(file)
     with reading(path / "README.md", REMEDY) as file:
         card = read_text(file)
     with naming_damage(path / "codec", REMEDY):
@@ -174,7 +174,7 @@ def load(name: str | os.PathLike[str], device: str | torch.device | None = None)
             starts=starts,
             background=background,
             recorded_rewards=recorded_rewards,
-            num_passes=num_passes,
+            num_passes=config["num_passes"],
             split=split,
             metrics=metrics,
             card=card,
@@ -182,18 +182,6 @@ def load(name: str | os.PathLike[str], device: str | torch.device | None = None)
         if not world.still.isfinite().all():
             raise ValueError("it makes numbers that are not finite of the background")
     return world.to(device).eval()
-
-
-def _read_number(config: dict[str, Any], name: str, most: int) -> int:
-    value = config[name]
-    if type(value) is not int or not 1 <= value <= most:
-        raise ValueError(f"{name} must be a whole number in 1..{most}, got {value!r:.40}")
-    return value
-
-
-def _check_sum(file: Path, wanted: Any) -> None:
-    if checksum(file) != wanted:
-        raise ValueError("its bytes are not those that were written")
 
 
 def _check_equal(what: str, found: Any, wanted: Any) -> None:
