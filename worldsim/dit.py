@@ -17,8 +17,8 @@ import functools
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Annotated, NamedTuple, get_type_hints
 
 import torch
 import torch.nn.functional as F
@@ -34,9 +34,9 @@ from worldsim.layers import (
     space_rotation,
     time_rotation,
 )
+from worldsim.options import Positive, Range, check_value
 
-MAX_SIZE = 2**20
-MAX_WINDOW = 4096  # frames whose keys and values each lane keeps in memory
+Size = Annotated[int, Range(1, 2**20)]
 
 
 class DiTOutput(NamedTuple):
@@ -172,29 +172,23 @@ class DiTConfig:
         ValueError: If a size is no whole number or out of range, or width and heads do not divide.
     """
 
-    num_actions: int
-    latent_channels: int = 3
-    patch_size: int = 8
-    width: int = 128
-    depth: int = 6
-    num_heads: int = 4
-    num_kv_heads: int = 2
-    mlp_ratio: float = 2.0
-    time_every: int = 3
-    num_registers: int = 2
-    num_history: int = 2
-    window: int = 16
-    detail_width: int = 32
+    num_actions: Size
+    latent_channels: Size = 3
+    patch_size: Size = 8
+    width: Size = 128
+    depth: Size = 6
+    num_heads: Size = 4
+    num_kv_heads: Size = 2
+    mlp_ratio: Positive = 2.0
+    time_every: Size = 3
+    num_registers: Annotated[int, Range(0, 2**20)] = 2
+    num_history: Size = 2
+    window: Annotated[int, Range(1, 4096)] = 16  # each lane keeps keys and values of so many
+    detail_width: Size = 32
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            least = 0 if name == "num_registers" else 1
-            most = MAX_WINDOW if name == "window" else MAX_SIZE
-            if name == "mlp_ratio":
-                if not isinstance(value, (int, float)) or not 0 < value < math.inf:
-                    raise ValueError(f"mlp_ratio must be a number above 0, got {value!r}")
-            elif type(value) is not int or not least <= value <= most:
-                raise ValueError(f"{name} must be a whole number in {least}..{most}, got {value!r}")
+        for name, kind in get_type_hints(DiTConfig, include_extras=True).items():
+            check_value(name, getattr(self, name), kind)
         if self.width % (4 * self.num_heads) or self.num_heads % self.num_kv_heads:
             raise ValueError(
                 "width must be a multiple of 4 * num_heads and num_heads one of num_kv_heads, got "

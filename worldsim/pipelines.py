@@ -21,8 +21,8 @@ from PIL import Image
 from worldsim.devices import is_out_of_memory
 from worldsim.files import one_line
 from worldsim.pretrained import (
-    check_memory,
     check_no_code,
+    check_weights_fit,
     class_of,
     fetch_model,
     fps_of,
@@ -81,7 +81,7 @@ class VideoPipeline:
                 f"--offload {offload} keeps networks out of a GPU's memory, and this machine has "
                 "no GPU: leave it out"
             )
-        check_memory(folder, variant, device, precision, offload)
+        check_weights_fit(folder, variant, device, precision, offload)
         dtypes: Any = precision
         if self.name.startswith("Wan") and precision != torch.float32:
             dtypes = {"default": precision, "vae": torch.float32}  # as its authors run it

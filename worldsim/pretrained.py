@@ -14,6 +14,7 @@ import torch
 from diffusers import DiffusionPipeline
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
+from worldsim.devices import check_memory
 from worldsim.files import naming_damage, one_line, read_object, reading
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -161,7 +162,7 @@ def precision_on(device: str, dtype: str) -> torch.dtype:
     return DTYPES[dtype]
 
 
-def check_memory(
+def check_weights_fit(
     folder: Path, variant: str | None, device: str, precision: torch.dtype, offload: str
 ) -> None:
     """Say before anything is loaded that the weights alone do not fit.
@@ -169,28 +170,21 @@ def check_memory(
     Raises:
         ValueError: If they do not.
     """
-    import psutil
-
     sizes = {part.name: _num_weights(part, variant) for part in folder.iterdir() if part.is_dir()}
     sizes = {part: size * precision.itemsize for part, size in sizes.items()}
-    needed = {"cpu": sum(sizes.values())}
-    free = {"cpu": psutil.virtual_memory().available}
-    if device == "cuda" and offload != "sequential":
-        needed["cuda"] = (
-            sum(sizes.values()) if offload == "none" else max(sizes.values(), default=0)
+    whole, largest = sum(sizes.values()), max(sizes.values(), default=0)
+    needed = {"cpu": whole}
+    if device == "cuda" and offload == "none":
+        needed = {"cuda": whole}  # they only pass through the other
+    elif device == "cuda" and offload == "model":
+        needed["cuda"] = largest
+    for place, num_bytes in needed.items():
+        check_memory(
+            num_bytes,
+            f"the model in {folder} as {str(precision).removeprefix('torch.')}",
+            "try --dtype bf16, --offload sequential on a GPU, or a smaller model",
+            place,
         )
-        free["cuda"] = torch.cuda.mem_get_info()[0]
-        if offload == "none":
-            del needed["cpu"]  # they only pass through
-    for place, much in needed.items():
-        if much > free[place]:
-            where = "this machine" if place == "cpu" else "the GPU"
-            raise ValueError(
-                f"too little memory: the weights in {folder} take {much / 2**30:,.1f} GiB as "
-                f"{str(precision).removeprefix('torch.')} and {where} has "
-                f"{free[place] / 2**30:,.1f} GiB free; try --dtype bf16, --offload sequential on "
-                "a GPU, or a smaller model"
-            )
 
 
 def _num_weights(part: Path, variant: str | None) -> int:
@@ -199,11 +193,8 @@ def _num_weights(part: Path, variant: str | None) -> int:
     chosen = [f for f in files if variant and f".{variant}" in f.name]
     total = 0
     for file in chosen or [f for f in files if "." not in f.stem]:
-        remedy = "fetch or write the model again"
-        with (
-            naming_damage(file, remedy),
-            file.open("rb") as opened,
-        ):  # a length, a header in JSON, and then the weights
+        # A length, a header in JSON, and then the weights.
+        with naming_damage(file, REMEDY), file.open("rb") as opened:
             header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
             header.pop("__metadata__", None)
             total += sum(math.prod(tensor["shape"]) for tensor in header.values())

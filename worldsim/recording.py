@@ -197,7 +197,7 @@ class Recording:
         check_value("length", length, Count)
         check_memory(
             num_windows * length * math.prod((*self.game.frame_size, self.game.channels)),
-            f"{num_windows:,} windows of {length:,} frames",
+            f"reading {num_windows:,} windows of {length:,} frames",
             "take fewer or shorter ones",
         )
 
