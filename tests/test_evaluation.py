@@ -274,3 +274,10 @@ def test_missing_world_and_recording(recording: Recording, tmp_path: Path) -> No
         main([str(tmp_path / "nowhere"), str(recording.path)])
     with pytest.raises(ValueError, match="nowhere"):
         main(["pong", str(tmp_path / "nowhere")])
+
+
+def test_no_report_goes_through_a_link_in_the_worlds_folder(tmp_path: Path) -> None:
+    (tmp_path / "world").mkdir()
+    (tmp_path / "world" / "eval").symlink_to(tmp_path)
+    with pytest.raises(ValueError, match=r"eval is a link, and no report goes through one"):
+        evaluate(EvalConfig(str(tmp_path / "world"), tmp_path / "recording"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -246,7 +247,9 @@ def test_modes_follow_the_login_and_never_prompt(monkeypatch: pytest.MonkeyPatch
         choose_wandb_mode("of", notes.append)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "wandb_id.txt", "wandb", "tensorboard"])
+@pytest.mark.parametrize(
+    "name", ["metrics.jsonl", "wandb_id.txt", "wandb", "tensorboard", "videos"]
+)
 def test_nothing_is_logged_through_a_link(tmp_path: Path, name: str) -> None:
     run, victim = tmp_path / "run", tmp_path / "victim"
     run.mkdir()
@@ -254,3 +257,15 @@ def test_nothing_is_logged_through_a_link(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} is a link"):
         RunLog(run, {}, wandb="offline")
     assert not victim.exists()
+
+
+def test_another_name_of_the_log_keeps_what_it_had(tmp_path: Path) -> None:
+    with RunLog(tmp_path / "run", {}, wandb="disabled") as log:
+        log.log({"loss": 1.0}, step=1)
+    backup = tmp_path / "backup"
+    os.link(log.path, backup)
+    before = backup.read_bytes()
+    with RunLog(tmp_path / "run", {}, wandb="disabled") as log:
+        log.log({"loss": 0.5}, step=2)
+    assert backup.read_bytes() == before
+    assert [line["step"] for line in read_lines(tmp_path / "run")] == [1, 2]

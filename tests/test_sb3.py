@@ -173,11 +173,23 @@ class TestAgents:
                 return super().__enter__()
 
         monkeypatch.setattr(agent_command, "StopOnSignal", Asked)
+        (tmp_path / "cut").mkdir()
+        for name in ("agent.zip", "partial-agent.zip"):  # no link that lies there is followed
+            (tmp_path / "cut" / name).symlink_to(tmp_path / "victim")
         arguments = [str(pong_like), "--out", str(tmp_path / "cut"), "--wandb", "disabled"]
         arguments += ["--eval-episodes", "2", "--horizon", "10"]
         assert main(arguments) == 130
         assert "--resume" in capsys.readouterr().out
         assert load_agent(tmp_path / "cut")[0].num_timesteps < 1024
+        assert not (tmp_path / "victim").exists()
+
+    @pytest.mark.parametrize("settings", ["[]", '{"steps": "x"}', '{"frame_skip": true}'])
+    def test_settings_of_another_kind_are_said_by_file(
+        self, pong_like: Path, tmp_path: Path, settings: str
+    ) -> None:
+        (tmp_path / "agent.json").write_text(settings)
+        with pytest.raises(ValueError, match=r"agent\.json is damaged \("):
+            main([str(pong_like), "--out", str(tmp_path), "--resume", "--steps", "7"])
 
     def test_it_plays_as_stable_baselines_would(self, pong_like: Path, agent_folder: Path) -> None:
         envs = WorldModelVectorEnv(str(pong_like), 1, frame_skip=3, autoreset_mode="SameStep")

@@ -26,7 +26,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecMonitor
 from torch import nn
 
 from worldsim.devices import check_memory
-from worldsim.files import write_json
+from worldsim.files import write_json, written_aside
 from worldsim.game import RepeatAction, make_game
 from worldsim.game_config import GameConfig
 from worldsim.interrupt import Interrupted, StopOnSignal
@@ -129,9 +129,8 @@ def train_agent(config: AgentConfig) -> tuple[bool, int]:
         envs.seed(config.seed + agent.num_timesteps)
 
         def save() -> None:
-            aside = config.out / f"partial-{AGENT_FILE}"
-            agent.save(aside)
-            aside.replace(config.out / AGENT_FILE)  # `rename` does not replace on Windows
+            with written_aside(config.out / AGENT_FILE) as aside:
+                agent.save(aside)
 
         def attempt() -> None:
             save()

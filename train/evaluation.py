@@ -198,7 +198,11 @@ def _progress(console: Console) -> Progress:
 
 def _default_out(world: str) -> Path:
     path = Path(world)
-    return path / "eval" if path.is_dir() else Path("runs") / f"{path.name}_eval"
+    if not path.is_dir():
+        return Path("runs") / f"{path.name}_eval"
+    if (path / "eval").is_symlink():
+        raise ValueError(f"{path / 'eval'} is a link, and no report goes through one: give --out")
+    return path / "eval"
 
 
 def _lead(report: dict[str, Any]) -> str:

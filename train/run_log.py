@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Literal, SupportsFloat
 
 from worldsim.extras import require
-from worldsim.files import check_regular
+from worldsim.files import check_regular, written_aside
 
 from .tensorboard_log import TensorBoardLog
 from .wandb_log import ChosenMode, WandbLog, WandbMode, choose_wandb_mode
@@ -77,7 +77,7 @@ class RunLog:
         self.run_dir = Path(run_dir)
         self.run_dir.mkdir(parents=True, exist_ok=True)
         self.path = self.run_dir / "metrics.jsonl"
-        for written in ("wandb_id.txt", "wandb", "tensorboard"):
+        for written in ("wandb_id.txt", "wandb", "tensorboard", "videos"):
             if (path := self.run_dir / written).is_symlink():
                 raise ValueError(f"{path} is a link, and no log is written through one: remove it")
         if os.path.lexists(self.path):
@@ -176,7 +176,10 @@ def _as_number(key: str, value: SupportsFloat) -> int | float:
 
 
 def _drop_unfinished_line(path: Path) -> None:
-    """Cut off what a killed run left after the last full line."""
+    """Write the file anew, without what a killed run left after the last full line.
+
+    Under another name that the file has, a hard link, its content stays what it was.
+    """
     content = path.read_bytes()
-    if not content.endswith(b"\n"):
-        os.truncate(path, content.rfind(b"\n") + 1)
+    with written_aside(path) as aside:
+        aside.write_bytes(content[: content.rfind(b"\n") + 1])
