@@ -34,7 +34,7 @@ pytestmark = pytest.mark.numeric
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("train") / "square"
-    write_tiny_recording(path, steps=12, episodes=6)
+    write_tiny_recording(path, steps=12, episodes=6, settings={"player": "\x1b[2J a stranger"})
     return path
 
 
@@ -111,6 +111,7 @@ def test_a_finished_run_is_a_world_with_card_figures_and_pictures(
     world = worldsim.load(tmp_path / "run")
     assert config.command() in world.card
     assert "| 8 |" in world.card
+    assert "player \\x1b[2J a stranger" in world.card  # which clears no terminal
     assert world.metrics["horizons"]["8"]["psnr_moving_world"] > 0
     assert world.metrics["action_shuffle_ratio"] > 0
     assert (checkpoint / "filmstrip.png").stat().st_size > 1000

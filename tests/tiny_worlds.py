@@ -62,10 +62,11 @@ def write_tiny_recording(
     episodes: int = 6,
     game: GameConfig | None = None,
     still: bool = False,
+    settings: dict[str, str] | None = None,
 ) -> Recording:
     """Write a recording; if ``still``, nothing moves and the player never chooses."""
     game = game or make_tiny_game()
-    with RecordingWriter(path, game) as writer:
+    with RecordingWriter(path, game, settings) as writer:
         for seed in range(episodes):
             episode = make_tiny_episode(game, steps, 0 if still else seed)
             if still:

@@ -12,7 +12,7 @@ import torch
 from einops import rearrange
 
 from worldsim import events
-from worldsim.files import write_json, write_text
+from worldsim.files import printable, write_json, write_text
 from worldsim.held_out import HeldOutWindows, choose_windows, roll_out
 from worldsim.metrics import action_shuffle_ratio, compare
 from worldsim.optical_flow import flicker
@@ -201,7 +201,7 @@ def write_card(
         "events": evaluation.events,
     }
     write_json(checkpoint / "metrics.json", metrics)
-    write_text(checkpoint / "README.md", card_text(world, evaluation, facts))
+    write_text(checkpoint / "README.md", printable(card_text(world, evaluation, facts)))
 
 
 def has_card(checkpoint: Path) -> bool:
