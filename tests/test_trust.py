@@ -212,3 +212,12 @@ def test_an_environment_that_makes_others_is_refused_from_a_file(env_id: str) ->
     game = replace(PONG, env_id=env_id, env_kwargs={"env_id": "payload:Game-v0"})
     with pytest.raises(ValueError, match="setting env_id='payload:Game-v0' in a file"):
         make_game(game)
+
+
+def test_a_module_that_raises_while_it_is_imported_is_said_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "raising_games.py").write_text('raise RuntimeError("no joystick")')
+    monkeypatch.chdir(tmp_path)
+    assert main(["--import", "raising_games", "play", "pong"]) == 2
+    assert "cannot import raising_games (RuntimeError: no joystick)" in capsys.readouterr().err

@@ -124,7 +124,8 @@ def _load_function(name: str, config: GameConfig) -> Policy:
             raise ValueError(f"policy {name!r} raised {error!r} when it was made") from error
     if not _takes_three(policy):
         raise ValueError(
-            f"policy {name!r} is {policy!r}, which cannot be called with (observation, info, rng)"
+            f"policy {name!r} is {policy!r:.80}, which cannot be called with (observation, info, "
+            "rng)"
         )
 
     def play(observation: np.ndarray, info: dict[str, Any], rng: np.random.Generator) -> int:

@@ -55,6 +55,8 @@ class RecordedRewards:
             ValueError: If a value is missing, unknown, no number or out of range.
         """
         try:
+            if not all(type(value) in (int, float) for value in values.values()):
+                raise TypeError("a value is no number")
             rewards = cls(**{name: float(value) for name, value in values.items()})
         except (AttributeError, TypeError, ValueError) as error:
             raise ValueError(

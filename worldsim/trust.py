@@ -42,6 +42,11 @@ def import_named(module: str) -> ModuleType:
             f"cannot import {module} ({one_line(error)}): install it, or start worldsim in the "
             "folder that it is in"
         ) from error
+    except Exception as error:  # its own code
+        raise ValueError(
+            f"cannot import {module} ({type(error).__name__}: {one_line(error)}): "
+            "WORLDSIM_TRACEBACK=1 shows where"
+        ) from error
 
 
 def split_env_id(env_id: str) -> tuple[str, str]:
