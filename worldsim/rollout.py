@@ -327,6 +327,7 @@ class Rollout:
             return self.world.dit
         return compiled
 
+    @_on_threads_that_pay
     def clone_state(self) -> RolloutState:
         """A snapshot: restored, the same actions give the same frames, rewards and ends.
 
@@ -340,6 +341,7 @@ class Rollout:
         state = self._state()
         return replace(state, cache=state.cache.clone(), history=state.history.clone())
 
+    @_on_threads_that_pay
     def restore_state(self, state: RolloutState) -> None:
         """Go back to a snapshot of a rollout with as many sessions of the same world.
 

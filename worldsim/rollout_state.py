@@ -91,8 +91,8 @@ def fingerprint(world: WorldModel) -> str:
 
     A world has the same one in every process and on every device.
     """
-    tensors = {**world.state_dict(), "still": world.still}
-    seen = [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors.values()]
+    made_of = (*world.parameters(), *world.buffers())
+    seen = [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in made_of]
     known: tuple[Any, str] = world.__dict__.get("_fingerprint", ([], ""))
     if known[0] == seen:
         return known[1]
@@ -104,7 +104,7 @@ def fingerprint(world: WorldModel) -> str:
         "rewards": None if rewards is None else rewards.to_dict(),
     }
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
-    for name, tensor in sorted(tensors.items()):
+    for name, tensor in sorted({**world.state_dict(), "still": world.still}.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     world.__dict__["_fingerprint"] = seen, digest.hexdigest()
