@@ -118,7 +118,7 @@ class TestUncertainty:
 
     def test_the_limit_is_not_below_0(self, world: WorldModel) -> None:
         for make in (WorldModelEnv, WorldModelVectorEnv):
-            with pytest.raises(ValueError, match=r"max_uncertainty must be 0 or more, got -0\.1"):
+            with pytest.raises(ValueError, match=r"must be a number of at least 0, got -0\.1"):
                 make(world, max_uncertainty=-0.1)
 
 

@@ -117,23 +117,18 @@ def test_an_episode_counts_decisions(mortal_world: WorldModel) -> None:
 
 class TestArguments:
     @pytest.mark.parametrize("name", ["num_envs", "frame_skip", "frame_stack", "max_episode_steps"])
-    @pytest.mark.parametrize(
-        ("value", "error"),
-        [(0, ValueError), (-1, ValueError), (1.5, TypeError), (float("nan"), TypeError),
-         (True, TypeError), ("2", TypeError)],
-    )  # fmt: skip
-    def test_are_counts(
-        self, mortal_world: WorldModel, name: str, value: Any, error: type[Exception]
-    ) -> None:
-        with pytest.raises(error, match=f"{name} must be"):
+    @pytest.mark.parametrize("value", [0, -1, 1.5, float("nan"), True, "2"])
+    def test_are_counts(self, mortal_world: WorldModel, name: str, value: Any) -> None:
+        with pytest.raises(ValueError, match=f"{name} must be a whole number from 1 to"):
             WorldModelVectorEnv(mortal_world, **{name: value})
 
     def test_lanes_without_end_are_refused_before_anything_is_allocated(
         self, mortal_world: WorldModel
     ) -> None:
-        sentence = r"too little memory: .* takes at least [\d,.]+ GiB.*take fewer lanes"
-        with pytest.raises(ValueError, match=sentence):
-            WorldModelVectorEnv(mortal_world, 10**9)
+        sentence = r"too little memory: .* takes at least [\d,.]+ GiB.*take fewer"
+        for sizes in ({"num_envs": 10**9}, {"frame_stack": 10**9}):
+            with pytest.raises(ValueError, match=sentence):
+                WorldModelVectorEnv(mortal_world, **sizes)
 
     @pytest.mark.parametrize("num_envs", [None, 2])
     def test_of_a_reset_are_refused_and_nothing_breaks(
@@ -147,9 +142,7 @@ class TestArguments:
         for options in ([], [1], "start", 3):
             with pytest.raises(TypeError, match="the options of reset are a dict or None, got"):
                 env.unwrapped.reset(options=options)
-        with pytest.raises(ValueError, match="a seed must be 0 or more, got -1"):
-            env.reset(seed=-1)
-        for seed in (1.5, "1", True):
-            with pytest.raises(TypeError, match="a seed must be a whole number, got"):
+        for seed in (-1, 1.5, "1", True):
+            with pytest.raises(ValueError, match="seed must be a whole number of at least 0, got"):
                 env.unwrapped.reset(seed=(seed if num_envs is None else [seed, 0]))
         env.step(0 if num_envs is None else np.zeros(num_envs, int))

@@ -210,7 +210,7 @@ class TestWorldModelEnv:
         assert WorldModelEnv.metadata["render_fps"] == 30
 
     def test_bad_arguments(self, world: WorldModel) -> None:
-        with pytest.raises(ValueError, match="max_episode_steps must be at least 1, got 0"):
+        with pytest.raises(ValueError, match=r"max_episode_steps must be .* from 1 to .*, got 0"):
             WorldModelEnv(world, max_episode_steps=0)
         with pytest.raises(ValueError, match=r"render_mode must be .* got 'human'"):
             WorldModelEnv(world, render_mode="human")
@@ -346,7 +346,7 @@ class TestWorldModelVectorEnv:
             envs.clone_state()
 
     def test_bad_arguments(self, world: WorldModel) -> None:
-        with pytest.raises(ValueError, match="num_envs must be at least 1, got 0"):
+        with pytest.raises(ValueError, match=r"num_envs must be .* from 1 to .*, got 0"):
             WorldModelVectorEnv(world, 0)
         with pytest.raises(ValueError, match="Sometimes"):
             WorldModelVectorEnv(world, 2, autoreset_mode="Sometimes")

@@ -18,6 +18,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from worldsim.devices import check_memory
+from worldsim.options import AnySeed, Count, Limit, check_value
 from worldsim.recording import Windows
 from worldsim.rollout_state import RolloutState
 from worldsim.world_folder import load
@@ -82,7 +83,7 @@ class Start:
     index: int
 
 
-def find_world(world: World, device: str | None) -> WorldModel:
+def open_world(world: World, device: str | None) -> WorldModel:
     """Load a world given by name or path; pass a loaded one on."""
     if isinstance(world, WorldModel):
         if device is not None:
@@ -256,21 +257,9 @@ def in_colour(frame: Frames) -> Frames:
     return repeat(frame, "h w 1 -> h w 3").copy() if frame.shape[-1] == 1 else frame.copy()
 
 
-def check_count(name: str, value: Any) -> int:
-    """Give a count back, at least 1, or say what is wrong with it."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} must be a whole number, got {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
-    return int(value)
-
-
 def check_seed(seed: Any) -> int:
     """Give a seed back, or say what is wrong with it."""
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
-        raise TypeError(f"a seed must be a whole number, got {seed!r}")
-    if seed < 0:
-        raise ValueError(f"a seed must be 0 or more, got {seed}")
+    check_value("seed", seed, AnySeed)
     return int(seed)
 
 
@@ -280,31 +269,30 @@ def check_options(options: Any) -> None:
         raise TypeError(f"the options of reset are a dict or None, got {options!r}")
 
 
-def check_lanes(num_envs: int, frame_stack: int, world: WorldModel, space: spaces.Box) -> None:
+def check_observations_fit(num_envs: int, frame_stack: int, space: spaces.Box) -> None:
     """Refuse more lanes, or observations at once, than there is memory for.
+
+    Args:
+        num_envs: Lanes.
+        frame_stack: Observations that each of them shows at once.
+        space: One observation.
 
     Raises:
         ValueError: In one sentence.
     """
-    lane = world.dit.new_cache(1, world.codec.latent_size(world.game.frame_size))
-    cache = lane.keys.nbytes + lane.values.nbytes
-    remedy = "take fewer lanes (num_envs)"
-    check_memory(num_envs * cache, f"the memory of {num_envs:,} lanes", remedy, world.device)
-    observations = num_envs * frame_stack * math.prod(space.shape) * space.dtype.itemsize
-    shown = 4 * observations  # the bounds of the space, what is shown, and a copy of it
-    remedy = "take fewer lanes (num_envs) or a smaller frame_stack"
-    check_memory(shown, f"what {num_envs:,} lanes show", remedy)
+    num_bytes = num_envs * frame_stack * math.prod(space.shape) * space.dtype.itemsize
+    check_memory(
+        4 * num_bytes,  # the bounds of the space, what is shown, and a copy of it
+        f"what {num_envs:,} lanes show",
+        "take fewer lanes (num_envs) or a smaller frame_stack",
+    )
 
 
 def check_arguments(
     max_episode_steps: int | None, max_uncertainty: float | None, render_mode: str | None
 ) -> None:
     """Refuse a limit below one step or below 0, and a render mode that does not exist."""
-    if max_uncertainty is not None and not isinstance(max_uncertainty, (int, float, np.number)):
-        raise TypeError(f"max_uncertainty must be a number or None, got {max_uncertainty!r}")
-    if max_uncertainty is not None and not max_uncertainty >= 0:
-        raise ValueError(f"max_uncertainty must be 0 or more, got {max_uncertainty}")
-    if max_episode_steps is not None:
-        check_count("max_episode_steps", max_episode_steps)
+    check_value("max_episode_steps", max_episode_steps, Count | None)
+    check_value("max_uncertainty", max_uncertainty, Limit | None)
     if render_mode not in (None, "rgb_array"):
         raise ValueError(f"render_mode must be 'rgb_array' or None, got {render_mode!r}")

@@ -36,6 +36,8 @@ class Range:
     """Whether ``high`` itself is too high."""
 
     def __str__(self) -> str:
+        if math.isinf(self.high):
+            return f"{'above' if self.above else 'of at least'} {self.low:,}"
         if not self.above and not self.below:
             return f"from {self.low:,} to {self.high:,}"
         low = f"above {self.low:,}" if self.above else f"at least {self.low:,}"
@@ -60,6 +62,7 @@ class Place:
 Seed = Annotated[
     int, Range(0, 2**32 - 1)
 ]  # NumPy's older generators, which SB3 seeds, take no more
+AnySeed = Annotated[int, Range(0, math.inf)]  # as Gymnasium takes it
 Count = Annotated[int, Range(1, 2**31 - 1)]  # C libraries below count in 32 bits
 Number = Annotated[int, Range(0, 2**31 - 1)]
 Passes = Annotated[int, Range(1, 1000)]  # finer levels than those of diffusion change no pixel
@@ -68,6 +71,7 @@ FewFrames = Annotated[int, Range(1, 1000)]  # skipped or stacked: a quarter of a
 Threads = Annotated[int, Range(1, os.cpu_count() or 1)]  # more threads than processors only wait
 Positive = Annotated[float, Range(0, 1e6, above=True)]  # far below where single precision ends
 NotNegative = Annotated[float, Range(0, 1e6)]
+Limit = Annotated[float, Range(0, math.inf)]
 Fraction = Annotated[float, Range(0, 1)]
 Part = Annotated[float, Range(0, 1, above=True, below=True)]
 Seconds = Annotated[float, Range(0, 86_400, above=True)]  # a day
@@ -245,7 +249,7 @@ def _options(
 
 def _check_number(name: str, value: Any, kind: type, bounds: Range) -> None:
     rule = "a whole number" if kind is int else "a number"
-    if not math.isinf(bounds.high):
+    if not math.isinf(bounds.low):
         rule += f" {bounds}"
     elif kind is float:
         rule += " that is finite"

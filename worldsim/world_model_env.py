@@ -28,10 +28,10 @@ from worldsim.episodes import (
     check_starts,
     check_state,
     choose_start,
-    find_world,
     frames_per_second,
     in_colour,
     observation_space_of,
+    open_world,
 )
 from worldsim.key_bindings import key_codes
 from worldsim.recording import Windows
@@ -97,7 +97,7 @@ class WorldModelEnv(Env[NDArray[Any], np.int64]):
         compiled: bool = False,
     ) -> None:
         check_arguments(max_episode_steps, max_uncertainty, render_mode)
-        self.world = find_world(world, device)
+        self.world = open_world(world, device)
         self.max_episode_steps = max_episode_steps
         self.starts = check_starts(starts, self.world)
         self.max_uncertainty = max_uncertainty

@@ -21,20 +21,20 @@ from worldsim.episodes import (
     World,
     check_actions,
     check_arguments,
-    check_count,
-    check_lanes,
     check_mask,
+    check_observations_fit,
     check_options,
     check_seed,
     check_starts,
     check_state,
     choose_start,
-    find_world,
     frames_per_second,
     in_colour,
     lane_options,
     observation_space_of,
+    open_world,
 )
+from worldsim.options import Count, check_value
 from worldsim.recording import Windows
 from worldsim.rollout import Rollout
 
@@ -109,13 +109,13 @@ class WorldModelVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any
         device: str | None = None,
         compiled: bool = False,
     ) -> None:
-        num_envs = check_count("num_envs", num_envs)
-        self.frame_skip = check_count("frame_skip", frame_skip)
-        self.frame_stack = check_count("frame_stack", frame_stack)
+        check_value("num_envs", num_envs, Count)
+        check_value("frame_skip", frame_skip, Count)
+        check_value("frame_stack", frame_stack, Count)
         check_arguments(max_episode_steps, max_uncertainty, render_mode)
         self.autoreset_mode = AutoresetMode(autoreset_mode)
-        self.world = find_world(world, device)
-        self.num_envs = num_envs
+        self.world = open_world(world, device)
+        self.num_envs, self.frame_skip, self.frame_stack = num_envs, frame_skip, frame_stack
         self.max_episode_steps = max_episode_steps
         self.starts = check_starts(starts, self.world)
         self.max_uncertainty = max_uncertainty
@@ -125,12 +125,6 @@ class WorldModelVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any
             "render_fps": frames_per_second(self.world),
             "autoreset_mode": self.autoreset_mode,
         }
-        space = observation_space_of(self.world, observation)
-        check_lanes(num_envs, frame_stack, self.world, space)
-        self.single_observation_space = observation_space_of(self.world, observation, frame_stack)
-        self.single_action_space = spaces.Discrete(self.world.game.num_actions)
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
         self._rollout = Rollout(
             self.world,
             num_envs,
@@ -138,6 +132,12 @@ class WorldModelVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any
             compiled=compiled,
             with_uncertainty=max_uncertainty is not None,
         )
+        space = observation_space_of(self.world, observation)
+        check_observations_fit(num_envs, frame_stack, space)
+        self.single_observation_space = observation_space_of(self.world, observation, frame_stack)
+        self.single_action_space = spaces.Discrete(self.world.game.num_actions)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
         self._rngs: list[np.random.Generator | None] = [None] * num_envs
         self._seeds: list[int] = [-1] * num_envs
         self._in_latents = observation == "latents"
