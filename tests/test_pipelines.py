@@ -170,6 +170,10 @@ def test_code_and_pickles_in_a_part_of_a_model_are_not_run(
         def __reduce__(self) -> tuple[Any, ...]:
             return open, (str(tmp_path / "ran"), "w")
 
+    (folder / "vae" / "model_index.json").write_text('{"_class_name": ["payload", "Thing"]}')
+    with pytest.raises(ValueError, match=r"the vae .* is a pipeline itself"):
+        VideoPipeline(str(folder))
+    (folder / "vae" / "model_index.json").unlink()
     (folder / "text_encoder" / "model.safetensors").unlink()
     torch.save({"weight": Payload()}, folder / "text_encoder" / "pytorch_model.bin")
     with pytest.raises(ValueError, match="cannot be read"):

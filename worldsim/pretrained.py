@@ -134,6 +134,11 @@ def check_no_code(folder: Path) -> None:
                 f"the {name} of the model in {folder} is {entry!s:.80}, which is no class of "
                 "diffusers or transformers: code that comes with a model is not run"
             )
+        if (folder / name / "model_index.json").exists():  # whose own index may name code
+            raise ValueError(
+                f"the {name} of the model in {folder} is a pipeline itself, and one in another is "
+                "not loaded: take a model of single networks"
+            )
     for path in sorted(folder.glob("*/*config.json")):
         if "auto_map" in read_config(path):
             raise ValueError(
