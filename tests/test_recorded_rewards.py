@@ -79,7 +79,10 @@ class TestWorlds:
     @pytest.mark.parametrize(
         "values",
         [[], 1, "x", {}, {"smallest": 1}, {**PONG.to_dict(), "smallest": math.nan}]
-        + [{**PONG.to_dict(), key: value} for key, value in [("lowest_score", 1), ("other", 0)]],
+        + [
+            {**PONG.to_dict(), key: value}
+            for key, value in [("lowest_score", 1), ("other", 0), ("smallest", "1")]
+        ],
     )
     def test_values_that_make_no_sense_are_refused(self, values: object, tmp_path: Path) -> None:
         make_tiny_world().save(tmp_path / "world")
