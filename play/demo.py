@@ -21,7 +21,7 @@ from worldsim.video import filmstrip, write_gif, write_mp4
 
 from .session import Session, Source
 from .target import find_sources
-from .window import PlayConfig, hush_pygame, play
+from .window import PlayConfig, play, quiet_pygame
 
 STRIP_ROWS, STRIP_COLUMNS = 4, 10
 STRIP_STRIDE = 3  # frames from one picture of the strip to the next
@@ -84,7 +84,7 @@ def why_no_window() -> str | None:
     displays = ("DISPLAY", "WAYLAND_DISPLAY")
     if sys.platform == "linux" and not driver and not any(map(os.environ.get, displays)):
         return "there is no display"
-    hush_pygame()
+    quiet_pygame()
     try:
         from .screen import pygame
     except ModuleNotFoundError as error:

@@ -51,7 +51,7 @@ def format_score(score: float) -> str:
 class Session:
     """Episode after episode in the first of the sources, or in another after :meth:`switch`.
 
-    Only the first source is recorded: a recording holds one game, and a world's dreams must not
+    Only the first source is recorded: a recording holds one game, and imagined frames must not
     pass for the game that it was trained on.
 
     Args:

@@ -92,5 +92,5 @@ def _world_sources(target: str, start: Path | None) -> list[Source]:
     if start is not None:
         begun = start_from(read_frames(start, last=world.window), world)
         options, note = {"start": begun.frames}, begun.note
-    dream = Source(folder.name or target, "world", config, open_world, options, note)
-    return [dream, _game_source(world.game)]
+    world_source = Source(folder.name or target, "world", config, open_world, options, note)
+    return [world_source, _game_source(world.game)]

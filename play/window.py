@@ -88,7 +88,7 @@ def play(config: PlayConfig) -> str:
         os.environ["SDL_VIDEODRIVER"] = "dummy"  # for games that are drawn with pygame
     else:
         require("pygame")
-    hush_pygame()
+    quiet_pygame()
     sources = find_sources(
         config.target,
         frame_size=config.frame_size,
@@ -131,7 +131,7 @@ def play(config: PlayConfig) -> str:
     return summary(session, pace.reached_fps, config.record)
 
 
-def hush_pygame() -> None:
+def quiet_pygame() -> None:
     """Let pygame come without its greeting, not look for a sound card, and name its windows."""
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     os.environ.setdefault("SDL_AUDIODRIVER", "dummy")

@@ -181,7 +181,7 @@ def test_what_is_counted_without_running_is_what_a_run_counts(name: str) -> None
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_foretold_memory_is_what_is_measured(name: str) -> None:
+def test_predicted_memory_is_what_is_measured(name: str) -> None:
     wide = {} if name.startswith("Stable") else {"num_attention_heads": 8}
     if name.startswith("LTX"):
         wide["cross_attention_dim"] = 128
@@ -202,7 +202,7 @@ def forward(*size):
     inputs = family.inputs(dict(model.config), 1, size, 128, torch.float32)
     with torch.no_grad():
         model(**inputs, return_dict=False)
-foretold = count(lambda: forward(8, 64, 64)).activations
+predicted = count(lambda: forward(8, 64, 64)).activations
 forward(1, 8, 8)
 def status(key):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if key in line) * 1024
@@ -210,13 +210,13 @@ with open("/proc/self/clear_refs", "w") as file:
     file.write("5")
 before = status("VmRSS")
 forward(8, 64, 64)
-print(foretold / (status("VmHWM") - before))
+print(predicted / (status("VmHWM") - before))
 """
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_foretold_memory_is_what_the_process_grows_by() -> None:
+def test_predicted_memory_is_what_the_process_grows_by() -> None:
     malloc = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
     done = subprocess.run(
         [sys.executable, "-c", RESIDENT],

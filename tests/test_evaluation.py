@@ -102,7 +102,7 @@ def test_command_reports_as_page_text_json_and_picture(
 
     with Image.open(out / "filmstrip.png") as picture:
         scale = 128 // SIDE
-        # the frame given and 7 steps of 3 windows, real above and dreamed below
+        # the frame given and 7 steps of 3 windows, real above and imagined below
         assert picture.width > 8 * SIDE * scale
         assert picture.height > 6 * SIDE * scale
     assert sorted(path.name for path in out.iterdir()) == [
@@ -170,7 +170,7 @@ def test_only_held_out_episodes_are_measured(
     for owner, name in (
         (measure, "choose_windows"),
         (measure, "action_shuffle_ratio"),
-        (measure.events, "foretell"),
+        (measure.events, "predict"),
     ):
         monkeypatch.setattr(owner, name, watched(getattr(owner, name)))
     evaluate(EvalConfig(str(tmp_path / "world"), recording.path, windows=4))

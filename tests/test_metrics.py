@@ -155,8 +155,8 @@ class TestRollout:
     ) -> None:
         """Off-by-one guard: action [context - 1] leads to the first predicted frame."""
         held_out = choose_windows(world, recording, [2], horizons=(6,), num_windows=3)
-        dreamed = roll_out(world, held_out, seed=4)
-        assert dreamed.shape == held_out.real.shape
+        imagined = roll_out(world, held_out, seed=4)
+        assert imagined.shape == held_out.real.shape
         lane_seeds = np.random.default_rng(4).integers(2**62, size=3)
         windows = held_out.windows
         rollout = Rollout(world, 3)
@@ -166,7 +166,7 @@ class TestRollout:
             [int(seed) for seed in lane_seeds],
         )
         for step, actions in enumerate(windows.actions.T[WINDOW - 1 :]):
-            assert np.array_equal(rollout.step(actions).frames, dreamed[:, step])
+            assert np.array_equal(rollout.step(actions).frames, imagined[:, step])
         assert step == 5
 
     def test_batches_do_not_change_the_result(

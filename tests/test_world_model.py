@@ -200,7 +200,7 @@ class TestLosses:
         assert not own.requires_grad
         assert np.array_equal(windows.actions, before.actions)
 
-    def test_dynamics_errors_foretells_the_last_frame_from_noise_alone(
+    def test_dynamics_errors_predicts_the_last_frame_from_noise_alone(
         self, world: WorldModel, recording: Recording
     ) -> None:
         windows = read_windows(recording)

@@ -1,8 +1,8 @@
 """A PPO agent that learns inside a world and is tried in the real game.
 
 The algorithm is Stable-Baselines3's (Schulman et al. 2017; extra ``rl``). The agent sees the last
-few frames, decides for a few frames at a time, and learns where the world dreams: the real game
-only grades it.
+few frames, decides for a few frames at a time, and learns in the world: the real game only grades
+it.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ class AgentConfig:
     horizon: Count = 500
     """Frames after which an episode in the world is cut off."""
     max_uncertainty: Positive | None = None
-    """Cut an episode off where the world doubts more than this; half as fast."""
+    """Cut an episode off where the uncertainty is above this; half as fast."""
     passes: Passes | None = None
     """Denoising passes a frame; none: the world's own number."""
     lr: Positive = 5e-4

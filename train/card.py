@@ -102,21 +102,21 @@ def evaluate_run(
         some.with_context(imagined[: len(some.real), : some.horizon], 1),
         some.episodes,
     )
-    foretold = events.summarize(
-        events.foretell(world, recording, episodes, num_stretches=EVENT_STRETCHES, on_step=advance)
+    predicted = events.summarize(
+        events.predict(world, recording, episodes, num_stretches=EVENT_STRETCHES, on_step=advance)
     )
     figures |= {
         "action_shuffle_ratio": ratio,
         "flicker/warping_error": flickers.warping_error_world.value,
         "flicker/ratio": flickers.ratio,
-        "events/f1_gains": foretold["reward_positive"]["f1"],
-        "events/f1_losses": foretold["reward_negative"]["f1"],
-        "events/f1_ends": foretold["termination"]["f1"],
+        "events/f1_gains": predicted["reward_positive"]["f1"],
+        "events/f1_losses": predicted["reward_negative"]["f1"],
+        "events/f1_ends": predicted["termination"]["f1"],
     }
     log.log(figures, step)
     video = log.run_dir / "videos" / f"step_{step:08d}.mp4"
     log.log_video("rollout", write_comparison(video, held_out, imagined, world.game.fps), step)
-    return Evaluation(horizons, ratio, flickers._asdict(), foretold, held_out, imagined)
+    return Evaluation(horizons, ratio, flickers._asdict(), predicted, held_out, imagined)
 
 
 def summarize(losses: Sequence[Losses]) -> dict[str, float]:

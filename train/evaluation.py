@@ -43,7 +43,7 @@ class EvalConfig:
 
     Writes report.html, which needs nothing else, report.json and report.txt: how true it is by
     horizon (beside the last frame copied, the median frame, and the real game played again with
-    other chance), whether it flickers, obeys, drifts, remembers, foretells rewards and ends, and
+    other chance), whether it flickers, obeys, drifts, remembers, predicts rewards and ends, and
     how fast it is, with a sentence on each.
     """
 
@@ -347,7 +347,7 @@ def _tell_events(told: dict[str, Any]) -> list[str]:
     return [
         f"rewards and ends predicted up to {STRETCH} steps ahead, {told['steps']:,} steps: "
         + "; ".join(tell(words, told[name]) for words, name in EVENTS.items()),
-        f"mean reward a step {told['foretold_reward_mean']:.4f} (recorded "
+        f"mean reward a step {told['predicted_reward_mean']:.4f} (recorded "
         f"{told['reward_mean']:.4f}); probability of an end off by "
         f"{told['termination_calibration_error']:.4f} on the average, Brier score "
         f"{told['termination_brier']:.4f} (of the mean rate "

@@ -70,7 +70,7 @@ class Measured:
         world: The world.
         figures: What ``report.json`` holds of it.
         held_out: The windows.
-        dreamed: What the world made of them, ``uint8`` (b horizon h w c).
+        imagined: What the world made of them, ``uint8`` (b horizon h w c).
         counterfactuals: Every action from a few moments.
         latency: Milliseconds of steps, by how far into a session.
     """
@@ -79,7 +79,7 @@ class Measured:
     world: WorldModel
     figures: dict[str, Any]
     held_out: HeldOutWindows
-    dreamed: Frames
+    imagined: Frames
     counterfactuals: Counterfactuals
     latency: dict[int, NDArray[np.float64]]
 
@@ -138,11 +138,11 @@ def measure(
     )
     batches = -(-len(held_out.real) // 64)
     with stage("rolling out", batches * held_out.horizon) as advance:
-        dreamed = roll_out(world, held_out, num_passes=num_passes, seed=seed, on_step=advance)
+        imagined = roll_out(world, held_out, num_passes=num_passes, seed=seed, on_step=advance)
     steps = min(held_out.horizon, MEMORY_STEPS)
     judged = {
         side: recognise(judge, held_out.with_context(frames[:, :steps], FRAMES - 1))
-        for side, frames in (("real", held_out.real), ("world", dreamed))
+        for side, frames in (("real", held_out.real), ("world", imagined))
     }
     figures: dict[str, Any] = {
         "world": name,
@@ -153,10 +153,10 @@ def measure(
         "parameters": sum(parameter.numel() for parameter in world.parameters()),
         "device": str(world.device),
         "threads": torch.get_num_threads(),
-        "fidelity": _fidelity(recording, held_out, dreamed, median, horizons, seed, stage),
+        "fidelity": _fidelity(recording, held_out, imagined, median, horizons, seed, stage),
         "frechet": _frechet(recording, episodes.reference, held_out, judge, judged, seed),
-        "fvd": None if i3d is None else frechet_video_distance(i3d, held_out.real, dreamed),
-        "flicker": _flicker(held_out, dreamed, effort, stage),
+        "fvd": None if i3d is None else frechet_video_distance(i3d, held_out.real, imagined),
+        "flicker": _flicker(held_out, imagined, effort, stage),
     }
 
     control, tried = _control(
@@ -199,15 +199,15 @@ def measure(
             for age, found in remember(
                 world,
                 near,
-                dreamed[:, : near.horizon],
+                imagined[:, : near.horizon],
                 median,
                 num_passes=num_passes,
                 seed=seed,
                 on_step=advance,
             ).items()
         }
-    with stage("foretelling events", events.num_batches(effort.event_stretches)) as advance:
-        foretold = events.foretell(
+    with stage("predicting events", events.num_batches(effort.event_stretches)) as advance:
+        predicted = events.predict(
             world,
             recording,
             episodes.unseen,
@@ -216,7 +216,7 @@ def measure(
             seed=seed,
             on_step=advance,
         )
-    figures["events"] = events.summarize(foretold)
+    figures["events"] = events.summarize(predicted)
     with stage("timing steps", max(effort.latency_steps) + 1) as advance:
         latency = step_latency(world, effort.latency_steps, num_passes=num_passes, on_step=advance)
     figures["speed"] = {
@@ -226,13 +226,13 @@ def measure(
         },
         "peak_mb": peak_memory(world.device),
     }
-    return Measured(name, world, figures, held_out, dreamed, tried, latency)
+    return Measured(name, world, figures, held_out, imagined, tried, latency)
 
 
 def _fidelity(
     recording: Recording,
     held_out: HeldOutWindows,
-    dreamed: Frames,
+    imagined: Frames,
     median: Frames,
     horizons: Sequence[int],
     seed: int,
@@ -240,7 +240,7 @@ def _fidelity(
 ) -> dict[str, Any]:
     """Beside copy-last, the median frame and, where it can be had, the game played once more."""
     predictions = {
-        "world": dreamed,
+        "world": imagined,
         "copy_last": held_out.last_context[:, None],
         "median": median,
     }
@@ -292,11 +292,11 @@ def _frechet(
 
 
 def _flicker(
-    held_out: HeldOutWindows, dreamed: Frames, effort: Effort, stage: Stage
+    held_out: HeldOutWindows, imagined: Frames, effort: Effort, stage: Stage
 ) -> dict[str, Any]:
     """Flow warping error of real and imagined videos."""
     some = held_out.first(effort.flicker_windows, FLICKER_STEPS)
-    imagined = dreamed[: len(some.real), : some.horizon]
+    imagined = imagined[: len(some.real), : some.horizon]
     with stage("following the flow", 2 * len(some.real)) as advance:
         return flicker(
             some.with_context(some.real, 1),

@@ -217,7 +217,7 @@ def _events(measured: Sequence[Measured]) -> Any:
         series.append((one.name, [found[key]["f1"] for key in EVENTS.values()], colour_of(i)))
         curve = found["termination_reliability"]
         axes[1].plot(
-            [point["foretold"] for point in curve],
+            [point["predicted"] for point in curve],
             [point["happened"] for point in curve],
             color=colour_of(i),
             marker="o",

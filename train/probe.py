@@ -1,4 +1,4 @@
-"""`worldsim probe`: is what a world dreams true? Asked of scenes of which everything is known."""
+"""`worldsim probe`: is what a world imagines true? Asked of scenes of which all is known."""
 
 from __future__ import annotations
 

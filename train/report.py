@@ -127,7 +127,7 @@ def _notes(key: str, measured: Sequence[Measured]) -> list[str]:
             "were hidden already."
         ]
     if key == "events":
-        return ["Left: F1. Right: how often an end came, by its foretold probability."]
+        return ["Left: F1. Right: how often an end came, by its predicted probability."]
     return []
 
 
@@ -135,7 +135,7 @@ def _notes(key: str, measured: Sequence[Measured]) -> list[str]:
 
 
 def _enlargement(one: Measured) -> int:
-    return max(1, PIXELS // one.dreamed.shape[2])
+    return max(1, PIXELS // one.imagined.shape[2])
 
 
 def strip_of(one: Measured, path: Path | None = None) -> str:
@@ -143,9 +143,9 @@ def strip_of(one: Measured, path: Path | None = None) -> str:
     steps = [step for step in STRIP_STEPS if step <= one.held_out.horizon]
     columns = [step - 1 for step in steps]
     rows, labels = [], []
-    for window in range(min(STRIP_WINDOWS, len(one.dreamed))):
+    for window in range(min(STRIP_WINDOWS, len(one.imagined))):
         given = one.held_out.last_context[window][None]
-        for label, frames in (("real", one.held_out.real), ("world", one.dreamed)):
+        for label, frames in (("real", one.held_out.real), ("world", one.imagined)):
             rows.append(np.concatenate([given, frames[window, columns]]))
             labels.append(label)
     return _strip(rows, _enlargement(one), labels, ["given", *(f"+{s}" for s in steps)], path)
@@ -181,8 +181,8 @@ def _clips(one: Measured) -> list[str]:
     """Looping videos of the first windows: real, imagined, and how they differ."""
     clips = []
     length = min(CLIP_STEPS, one.held_out.horizon)
-    for window in range(min(CLIPS, len(one.dreamed))):
-        real, ours = one.held_out.real[window, :length], one.dreamed[window, :length]
+    for window in range(min(CLIPS, len(one.imagined))):
+        real, ours = one.held_out.real[window, :length], one.imagined[window, :length]
         difference = np.abs(real.astype(np.int16) - ours).astype(np.uint8)
         gap = np.full((length, real.shape[1], 2, real.shape[3]), 255, np.uint8)
         video = np.concatenate([real, gap, ours, gap, difference], axis=2)

@@ -2,7 +2,7 @@
 
 An episode's seed and actions are recorded, so most games can be brought back to any moment of it.
 Played on from there under the same actions but with other chance, a game shows how well any world
-could foretell it; played on under other actions, what those would really have done.
+could predict it; played on under other actions, what those would really have done.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Rewards and ends that a world foretells, beside those that were recorded.
+"""Rewards and ends that a world predicts, beside those that were recorded.
 
 Both are rare, so stretches of held-out play in which something happens are all looked at, and of
 the others a few, which then count for the rest.
@@ -18,24 +18,24 @@ from worldsim.recording import Recording
 if TYPE_CHECKING:
     from worldsim.world_model import WorldModel
 
-STRETCH = 8  # steps foretold in a row, each from what the world itself has made of those before
+STRETCH = 8  # steps predicted in a row, each from what the world itself has made of those before
 _BATCH = 32
 _BINS = 10
 
 
-class Foretold(NamedTuple):
-    """Steps of held-out play, recorded and foretold, (n).
+class Predicted(NamedTuple):
+    """Steps of held-out play, recorded and predicted, (n).
 
     Attributes:
         rewards: Recorded.
-        foretold_rewards: Expected by the world.
+        predicted_rewards: Expected by the world.
         terminations: Recorded.
         termination_probs: By the world.
         weights: How many recorded steps each stands for.
     """
 
     rewards: NDArray[np.float32]
-    foretold_rewards: NDArray[np.float32]
+    predicted_rewards: NDArray[np.float32]
     terminations: NDArray[np.bool_]
     termination_probs: NDArray[np.float32]
     weights: NDArray[np.float64]
@@ -64,7 +64,7 @@ class Found(NamedTuple):
     high: float
 
 
-def foretell(
+def predict(
     world: WorldModel,
     recording: Recording,
     episodes: Sequence[int],
@@ -73,8 +73,8 @@ def foretell(
     num_passes: int | None = None,
     seed: int = 0,
     on_step: Callable[[], None] | None = None,
-) -> Foretold:
-    """Let the world foretell stretches of eight steps under the recorded actions.
+) -> Predicted:
+    """Let the world predict stretches of eight steps under the recorded actions.
 
     Args:
         world: The world.
@@ -130,11 +130,11 @@ def foretell(
             parts.append([np.asarray(values)[valid] for values in row])
             if on_step is not None:
                 on_step()
-    return Foretold(*(np.concatenate(values) for values in zip(*parts, strict=True)))
+    return Predicted(*(np.concatenate(values) for values in zip(*parts, strict=True)))
 
 
 def num_batches(num_stretches: int) -> int:
-    """How often ``foretell`` calls ``on_step``, at most."""
+    """How often ``predict`` calls ``on_step``, at most."""
     return -(-num_stretches // _BATCH) * STRETCH
 
 
@@ -153,26 +153,26 @@ def _stretches(
 
 
 def find(
-    happened: NDArray[np.bool_], foretold: NDArray[np.bool_], weights: NDArray[np.float64]
+    happened: NDArray[np.bool_], predicted: NDArray[np.bool_], weights: NDArray[np.float64]
 ) -> Found:
-    """Count what happened and was foretold, at the same step.
+    """Count what happened and was predicted, at the same step.
 
     Example:
         >>> yes, no = True, False
         >>> find(np.array([yes, yes, no, no]), np.array([yes, no, yes, no]), np.ones(4))[:5]
         (2, 2, 0.5, 0.5, 0.5)
     """
-    both = weights[happened & foretold].sum()
-    real, said = weights[happened].sum(), weights[foretold].sum()
+    both = weights[happened & predicted].sum()
+    real, said = weights[happened].sum(), weights[predicted].sum()
 
     def part(of: float) -> float:
         return float(both / of) if of else float("nan")
 
     f1 = part((real + said) / 2)
-    _, low, high = wilson(f1 / (2 - f1), int((happened | foretold).sum()))
+    _, low, high = wilson(f1 / (2 - f1), int((happened | predicted).sum()))
     return Found(
         number=int(happened.sum()),
-        predicted=int(foretold.sum()),
+        predicted=int(predicted.sum()),
         precision=part(said),
         recall=part(real),
         f1=f1,
@@ -181,19 +181,19 @@ def find(
     )
 
 
-def summarize(steps: Foretold) -> dict[str, Any]:
-    """How rewards and ends are foretold.
+def summarize(steps: Predicted) -> dict[str, Any]:
+    """How rewards and ends are predicted.
 
-    A reward counts as foretold where at least half of the recording's usual reward (the median of
+    A reward counts as predicted where at least half of the recording's usual reward (the median of
     those that are not 0) is expected, an end where its probability is at least a half.
 
     Returns:
         ``reward_positive`` and ``reward_negative`` and ``termination`` (see `Found`), the mean
-        reward a step ``reward_mean`` and ``foretold_reward_mean``, and of the ends the Brier score
+        reward a step ``reward_mean`` and ``predicted_reward_mean``, and of the ends the Brier score
         ``termination_brier``, what the mean rate of ends has, ``termination_brier_of_mean``, and
         ``termination_calibration_error``, how far probabilities are from frequencies on the
         average over ten bins of probability; and ``termination_reliability``, for each bin that
-        is not empty its mean probability ``foretold``, how often an end ``happened`` and the
+        is not empty its mean probability ``predicted``, how often an end ``happened`` and the
         ``steps`` in it.
     """
     rewards, expected, ended, probs, weights = steps
@@ -205,7 +205,7 @@ def summarize(steps: Foretold) -> dict[str, Any]:
     error = sum(abs((weights * (ended - probs))[bins == i].sum()) for i in range(_BINS))
     reliability = [
         {
-            "foretold": float(np.average(probs[inside], weights=weights[inside])),
+            "predicted": float(np.average(probs[inside], weights=weights[inside])),
             "happened": float(np.average(ended[inside], weights=weights[inside])),
             "steps": int(inside.sum()),
         }
@@ -217,7 +217,7 @@ def summarize(steps: Foretold) -> dict[str, Any]:
         "reward_positive": find(rewards >= limit, expected >= limit, weights)._asdict(),
         "reward_negative": find(rewards <= -limit, expected <= -limit, weights)._asdict(),
         "reward_mean": float((weights * rewards).sum() / total),
-        "foretold_reward_mean": float((weights * expected).sum() / total),
+        "predicted_reward_mean": float((weights * expected).sum() / total),
         "termination": find(ended, probs >= 0.5, weights)._asdict(),
         "termination_brier": float((weights * (ended - probs) ** 2).sum() / total),
         "termination_brier_of_mean": rate * (1 - rate),

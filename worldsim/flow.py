@@ -28,7 +28,7 @@ def sample_tau(
     """Draw a level for each frame: exactly clean, pure noise, or the square of a uniform number.
 
     The clean ones are as the frames that a session begins from. At noisy levels the frame must be
-    foretold rather than cleaned: small things and obedience are learned there, and every frame of
+    predicted rather than cleaned: small things and obedience are learned there, and every frame of
     a rollout begins there.
 
     Args:

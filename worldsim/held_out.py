@@ -153,7 +153,7 @@ def roll_out(
     context = held_out.context
     begins = 0 if newest is None else max(0, context - newest)
     seeds = np.random.default_rng(seed).integers(2**62, size=len(frames))
-    dreamed = np.empty_like(held_out.real)
+    imagined = np.empty_like(held_out.real)
     for begin in range(0, len(frames), _BATCH):
         batch = slice(begin, begin + _BATCH)
         rollout = Rollout(world, len(frames[batch]), num_passes=num_passes)
@@ -163,12 +163,12 @@ def roll_out(
             [int(lane_seed) for lane_seed in seeds[batch]],
         )
         for step in range(held_out.horizon):
-            # actions[context - 1] leads from the last context frame to the first dreamed one.
+            # actions[context - 1] leads from the last context frame to the first imagined one.
             taken = actions[batch, context - 1 + step]
-            dreamed[batch, step] = rollout.step(taken).frames
+            imagined[batch, step] = rollout.step(taken).frames
             if on_step is not None:
                 on_step()
-    return dreamed
+    return imagined
 
 
 def check_match(world: WorldModel, recording: Recording) -> None:

@@ -46,7 +46,7 @@ class Remembered(NamedTuple):
 def remember(
     world: WorldModel,
     held_out: HeldOutWindows,
-    dreamed: Frames,
+    imagined: Frames,
     median: Frames,
     *,
     num_passes: int | None = None,
@@ -58,10 +58,10 @@ def remember(
     Args:
         world: The world.
         held_out: Recorded windows.
-        dreamed: What the world made of them with ``seed``, ``uint8`` (b horizon h w c).
+        imagined: What the world made of them with ``seed``, ``uint8`` (b horizon h w c).
         median: The recording's median frame.
-        num_passes: As ``dreamed`` was made.
-        seed: As ``dreamed`` was made.
+        num_passes: As ``imagined`` was made.
+        seed: As ``imagined`` was made.
         on_step: Called after each step of the forgetful rollout, for a progress bar.
 
     Returns:
@@ -82,7 +82,7 @@ def remember(
             continue
         counts = mask.sum((1, 2, 3))
         estimates = []
-        for predicted in (dreamed, forgotten, np.broadcast_to(median, dreamed.shape)):
+        for predicted in (imagined, forgotten, np.broadcast_to(median, imagined.shape)):
             errors = [  # a window at a time, since all at once would fill the memory
                 np.square(real[seen].astype(np.float64) - shown[seen]).mean(-1).sum()
                 for real, shown, seen in zip(held_out.real, predicted, mask, strict=True)

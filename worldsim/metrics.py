@@ -85,7 +85,7 @@ def to_decibels(error: NDArray[np.float64] | np.float64) -> NDArray[np.float64]:
 
 
 def compare(
-    dreamed: Frames,
+    imagined: Frames,
     held_out: HeldOutWindows,
     median: Frames,
     horizons: Sequence[int] = HORIZONS,
@@ -102,7 +102,7 @@ def compare(
         real = held_out.real[:, horizon - 1]
         mask = moving_mask(real, held_out.last_context, median)
         predictions = {
-            "world": dreamed[:, horizon - 1],
+            "world": imagined[:, horizon - 1],
             "copy_last": held_out.last_context,
             "median": median,
         }
@@ -145,12 +145,12 @@ def rollout_metrics(
     held_out = choose_windows(
         world, recording, episodes, horizons=horizons, num_windows=num_windows, seed=seed
     )
-    dreamed = roll_out(world, held_out, num_passes=num_passes, seed=seed)
-    return compare(dreamed, held_out, world.background, horizons)
+    imagined = roll_out(world, held_out, num_passes=num_passes, seed=seed)
+    return compare(imagined, held_out, world.background, horizons)
 
 
 class ShuffleRatio(NamedTuple):
-    """How much worse a world foretells the next frame when it is told the wrong actions.
+    """How much worse a world predicts the next frame when it is given the wrong actions.
 
     Attributes:
         overall: Error under other windows' actions over the error under the true ones; 1 means

@@ -26,8 +26,8 @@ from worldsim.pretrained import (
     class_of,
     fetch_model,
     fps_of,
-    hush,
     precision_on,
+    quiet_libraries,
 )
 from worldsim.video import fit_frame
 
@@ -67,7 +67,7 @@ class VideoPipeline:
         import accelerate  # noqa: F401  # without it diffusers takes twice the memory
         import transformers  # noqa: F401  # without it diffusers has no video pipeline at all
 
-        hush()
+        quiet_libraries()
         folder = fetch_model(model, variant)
         self.name = class_of(folder)
         check_no_code(folder)

@@ -37,8 +37,8 @@ def fps_of(name: str) -> float:
     return next((fps for beginning, fps in FPS.items() if name.startswith(beginning)), OTHER_FPS)
 
 
-def hush() -> None:
-    """Let the libraries keep to themselves what they only say to their developers."""
+def quiet_libraries() -> None:
+    """Silence the warnings and the progress bars of diffusers and transformers."""
     from transformers.utils import logging as transformers_logging
 
     diffusers.utils.logging.set_verbosity_error()

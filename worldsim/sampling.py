@@ -15,7 +15,7 @@ from worldsim.options import Passes, check_value
 def pass_levels(num_passes: int) -> list[float]:
     """Levels tau at which the passes look: (i / num_passes) ** 1.5, from noise on.
 
-    The first pass can but foretell the mean of all that may happen; at low levels the noise still
+    The first pass can but predict the mean of all that may happen; at low levels the noise still
     decides between them. A second pass that looks later takes the mean for the truth, and where a
     ball may go left or right it draws two.
 

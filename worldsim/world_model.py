@@ -242,7 +242,7 @@ class WorldModel(nn.Module):
     def dynamics_errors(
         self, windows: Windows, generator: torch.Generator, actions: np.ndarray | None = None
     ) -> torch.Tensor:
-        """Error of the last frame of each window, foretold as in play.
+        """Error of the last frame of each window, predicted as in play.
 
         One pass makes it from pure noise, after a clean past: at other levels the noisy frame
         itself tells what the action did.

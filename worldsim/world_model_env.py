@@ -64,7 +64,7 @@ class WorldModelEnv(Env[NDArray[Any], np.int64]):
             ``recording.sample_windows(rng, 1000, world.window)``.
         max_uncertainty: Where given, each step's info has ``"uncertainty"`` (see `Rollout`; costs
             another pass) and an episode is truncated where it is above this; ``math.inf`` only
-            tells it.
+            measures it.
         render_mode: ``"rgb_array"`` or None.
         device: Where a world given by name or path is loaded; None chooses.
         compiled: Whether to compile the network first, see `Rollout`.
@@ -160,7 +160,7 @@ class WorldModelEnv(Env[NDArray[Any], np.int64]):
     def step(
         self, action: np.int64 | int
     ) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
-        """Dream one frame.
+        """Imagine the next frame.
 
         Args:
             action: In 0 .. number of actions - 1.

@@ -3,7 +3,7 @@
     python tests/benchmarks/bench_drift.py WORLD RECORDING [--steps 5000] [--sessions 8] [--restart]
 
 What the stability section of `worldsim eval` measures (`worldsim.stability`), in longer and more
-sessions, and also through every end that the world foretells, unless ``--restart`` begins anew
+sessions, and also through every end that the world predicts, unless ``--restart`` begins anew
 there, as its environment and its window do.
 """
 
