@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import worldsim
-from worldsim.__main__ import COMMANDS, EXTRAS, main
+from worldsim.__main__ import COMMANDS, main
+from worldsim.extras import EXTRAS
 
 ROOT = Path(worldsim.__file__).parents[1]
 

@@ -38,7 +38,7 @@ from worldsim.world_model_vector_env import WorldModelVectorEnv
 
 from .agent_config import BATCH, AgentConfig, check
 from .progress import TrainProgress
-from .run_log import RunLog
+from .run_log import RunLog, open_log
 
 MINIBATCH = 128
 EPOCHS = 10
@@ -97,17 +97,7 @@ def train_agent(config: AgentConfig) -> tuple[bool, int]:
     with (
         StopOnSignal() as stop,
         TrainProgress(figure="return") as bar,
-        RunLog(
-            config.out,
-            config.settings(),
-            config.wandb,
-            config.out.resolve().name,
-            log=config.log,
-            wandb_project=config.wandb_project,
-            wandb_entity=config.wandb_entity,
-            wandb_tags=config.wandb_tags,
-            note=bar.note,
-        ) as log,
+        open_log(config, bar.note) as log,
         contextlib.ExitStack() as stack,
     ):
         makers = {

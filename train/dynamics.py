@@ -33,7 +33,7 @@ from .config import TrainConfig, check
 from .presets import build_world, has_fast_bfloat16, make_optimizers
 from .progress import TrainProgress, duration
 from .run_folder import Progress, alone, find_checkpoint, read_progress, read_split
-from .run_log import RunLog
+from .run_log import open_log
 
 FEW_WINDOWS, MANY_WINDOWS = 16, 64  # of an evaluation
 SHORT_RUN_SECONDS = 600.0  # whose last evaluation has few windows, not to take longer than it
@@ -126,17 +126,7 @@ def train(config: TrainConfig) -> Outcome:
         alone(config.out),
         StopOnSignal() as stop,
         TrainProgress(config.fraction(progress)) as bar,
-        RunLog(
-            config.out,
-            config.settings(),
-            config.wandb,
-            config.out.resolve().name,
-            log=config.log,
-            wandb_project=config.wandb_project,
-            wandb_entity=config.wandb_entity,
-            wandb_tags=config.wandb_tags,
-            note=bar.note,
-        ) as log,
+        open_log(config, bar.note) as log,
     ):
         # Resume.
         unlogged: list[Losses] = []

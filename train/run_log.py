@@ -14,13 +14,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, SupportsFloat
+from typing import TYPE_CHECKING, Any, Literal, SupportsFloat
 
 from worldsim.extras import require
 from worldsim.files import check_regular, written_aside
 
 from .tensorboard_log import TensorBoardLog
 from .wandb_log import ChosenMode, WandbLog, WandbMode, choose_wandb_mode
+
+if TYPE_CHECKING:
+    from .agent_config import AgentConfig
+    from .config import TrainConfig
 
 Logger = Literal["wandb", "tensorboard"]
 
@@ -34,6 +38,30 @@ def check_log(log: Sequence[Logger]) -> None:
     """
     if "tensorboard" in log:
         require("tensorboard")
+
+
+def open_log(config: TrainConfig | AgentConfig, note: Callable[[str], None]) -> RunLog:
+    """Open the log of a run as its options say.
+
+    Args:
+        config: The run's options.
+        note: Called with the few sentences that a person should read.
+
+    Raises:
+        ModuleNotFoundError: As `RunLog`.
+        ValueError: As `RunLog`.
+    """
+    return RunLog(
+        config.out,
+        config.settings(),
+        config.wandb,
+        config.out.resolve().name,
+        log=config.log,
+        wandb_project=config.wandb_project,
+        wandb_entity=config.wandb_entity,
+        wandb_tags=config.wandb_tags,
+        note=note,
+    )
 
 
 class RunLog:

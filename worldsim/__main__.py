@@ -12,6 +12,7 @@ from typing import NamedTuple
 from gymnasium.error import Error as GymnasiumError
 
 from worldsim import __version__
+from worldsim.extras import EXTRAS
 
 
 class Command(NamedTuple):
@@ -35,21 +36,6 @@ COMMANDS = {
     "cost": Command("worldsim.train.cost", "count what a video costs, in one or in windows"),
 }
 """Name -> the module whose ``main(argv) -> int`` runs it."""
-
-EXTRAS = {
-    "pygame": ("pygame-ce", "play"),
-    "wandb": ("wandb", "wandb"),
-    "tensorboard": ("tensorboard", "tensorboard"),
-    "transformers": ("transformers", "video"),
-    "accelerate": ("accelerate", "video"),
-    "stable_baselines3": ("stable-baselines3", "rl"),
-    "minari": ("minari", "minari"),
-    "ale_py": ("ale-py", "atari"),
-    "vizdoom": ("vizdoom", "vizdoom"),
-    "minigrid": ("minigrid", "minigrid"),
-    "Box2D": ("gymnasium[box2d]", "box2d"),
-}
-"""Module that may be missing -> what pip calls it, and the extra of worldsim that brings it."""
 
 HELP = """\
 usage: worldsim COMMAND [OPTIONS]
