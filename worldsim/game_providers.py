@@ -144,7 +144,7 @@ def find_provider(env_id: str) -> Provider:
     return next((family for family in PROVIDERS if name.startswith(family.prefixes)), _ANY)
 
 
-def import_provider(env_id: str) -> Provider:
+def import_provider(env_id: str) -> None:
     """Import what registers a family's games.
 
     Raises:
@@ -157,4 +157,3 @@ def import_provider(env_id: str) -> Provider:
         raise ValueError(
             f"{env_id} needs another package: pip install {provider.package}"
         ) from error
-    return provider

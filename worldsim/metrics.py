@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from worldsim.held_out import HORIZONS, HeldOutWindows, choose_windows, roll_out
+from worldsim.held_out import HORIZONS, HeldOutWindows
 from worldsim.moving import MOVING_THRESHOLD
 from worldsim.recording import Recording
 from worldsim.rollout import Rollout, RolloutState
@@ -112,41 +112,6 @@ def compare(
             row[f"psnr_moving_{name}"] = float(psnr(real, predicted, mask))
         results[horizon] = row
     return results
-
-
-def rollout_metrics(
-    world: WorldModel,
-    recording: Recording,
-    episodes: Sequence[int],
-    *,
-    horizons: Sequence[int] = HORIZONS,
-    num_windows: int = 64,
-    seed: int = 0,
-    num_passes: int | None = None,
-) -> dict[int, HorizonMetrics]:
-    """Roll the world out from recorded contexts under the recorded actions and measure.
-
-    Args:
-        world: The world.
-        recording: The game's recording.
-        episodes: Episodes to draw windows from, e.g. ``world.split.held_out``.
-        horizons: Steps after which to compare; those that no episode is long enough for are
-            left out.
-        num_windows: Windows, at most.
-        seed: Decides windows and noise.
-        num_passes: Denoising passes a frame; None takes the world's own number.
-
-    Returns:
-        As `compare`, e.g. ``metrics[16]["psnr_moving_world"]``.
-
-    Raises:
-        ValueError: If world and recording do not fit, or the episodes are too short.
-    """
-    held_out = choose_windows(
-        world, recording, episodes, horizons=horizons, num_windows=num_windows, seed=seed
-    )
-    imagined = roll_out(world, held_out, num_passes=num_passes, seed=seed)
-    return compare(imagined, held_out, world.background, horizons)
 
 
 class ShuffleRatio(NamedTuple):
