@@ -26,6 +26,9 @@ from worldsim.train.evaluation import EvalConfig, evaluate, main
 from worldsim.train.unseen import unseen
 from worldsim.train.verdicts import SECTIONS
 
+GAME = make_tiny_game(action_meanings=("NOOP", "$\\frac{$", "<b>RIGHT"))
+"""Its names, like that of the world below, are no formulas and no HTML."""
+
 
 @pytest.fixture(autouse=True)
 def _be_brief(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,13 +48,13 @@ def _be_brief(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:
-    return write_tiny_recording(tmp_path_factory.mktemp("data") / "square", steps=80)
+    return write_tiny_recording(tmp_path_factory.mktemp("data") / "square", steps=80, game=GAME)
 
 
 @pytest.fixture(scope="module")
 def world_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("worlds") / "square"
-    make_tiny_world().save(path)
+    path = tmp_path_factory.mktemp("worlds") / "square$^$"
+    make_tiny_world(GAME).save(path)
     return path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import math
 from collections.abc import Sequence
@@ -50,12 +51,17 @@ def plot(section: str, measured: Sequence[Measured]) -> str:
         "events": _events,
         "speed": _speed,
     }[section]
-    figure = draw(measured)
+    figure = draw([dataclasses.replace(one, name=_literal(one.name)) for one in measured])
     figure.tight_layout()
     picture = io.BytesIO()
     figure.savefig(picture, format="svg")
     plt.close(figure)
     return f"data:image/svg+xml;base64,{base64.b64encode(picture.getvalue()).decode()}"
+
+
+def _literal(name: str) -> str:
+    """A name in which matplotlib finds no formula."""
+    return name.replace("$", r"\$")
 
 
 def colour_of(index: int) -> str:
@@ -146,7 +152,7 @@ def _flicker(measured: Sequence[Measured]) -> Any:
 def _control(measured: Sequence[Measured]) -> Any:
     figure, axes = _axes(3)
     first = measured[0].figures["control"]
-    names = list(first["action_shuffle_ratio_by_action"])
+    names = [_literal(name) for name in first["action_shuffle_ratio_by_action"]]
     turn = 90 if len(names) > 6 else 0
     recognised = [("real", list(first["recognised"]["real_by_action"].values()), "#222222")]
     ratios, effects = [], []
