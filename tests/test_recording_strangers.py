@@ -71,8 +71,8 @@ class TestMetadata:
     @pytest.mark.parametrize(
         ("change", "reason"),
         [
-            (lambda m: [], "lacks worldsim"),
-            (lambda m: 3, "lacks worldsim"),
+            (lambda m: [], "it must hold a JSON object"),
+            (lambda m: 3, "it must hold a JSON object"),
             (lambda m: {}, "lacks worldsim"),
             (lambda m: {"worldsim": None}, "worldsim is 'None', not of type dict"),
             (lambda m: {"worldsim": {"format": 1}}, "lacks steps_asked"),

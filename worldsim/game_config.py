@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, NamedTuple
 
+from worldsim.options import shown
+
 DEFAULT_FRAMES_PER_SECOND = 30.0
 MAX_ACTIONS = 65_536
 MAX_NAME = 200  # characters
@@ -71,14 +73,14 @@ class GameConfig:
             ValueError: In one sentence that names the key and its value.
         """
         if not isinstance(values, Mapping):
-            raise ValueError(f"a game must be a JSON object, got {_shown(values)}")
+            raise ValueError(f"a game must be a JSON object, got {shown(values)}")
         names = [field.name for field in fields(cls)]
         for name in values:
             if name not in names:
-                raise ValueError(f"a game has no {_shown(name)}, it has {', '.join(names)}")
+                raise ValueError(f"a game has no {shown(name)}, it has {', '.join(names)}")
         for name in names:
             if name not in values:
-                raise ValueError(f"a game must have {name}, got {_shown(list(values))}")
+                raise ValueError(f"a game must have {name}, got {shown(list(values))}")
         meanings = values["action_meanings"]
         num_actions = len(meanings) if isinstance(meanings, list | tuple) else 0
         for name in names:
@@ -107,7 +109,7 @@ def check_value(name: str, value: Any, num_actions: int = 0) -> None:
     rule = _RULES[name]
     if not rule.holds(value, num_actions):
         words = rule.words.format(last=num_actions - 1)
-        raise ValueError(f"{name} must be {words}, got {_shown(value)}")
+        raise ValueError(f"{name} must be {words}, got {shown(value)}")
 
 
 def is_name(value: Any) -> bool:
@@ -199,8 +201,3 @@ _RULES = {
         "printable text or null", lambda value, _: value is None or is_name(value)
     ),
 }
-
-
-def _shown(value: Any) -> str:
-    text = ascii(value)
-    return text if len(text) <= 100 else f"{text[:99]}…"

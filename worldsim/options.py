@@ -200,14 +200,14 @@ def check_place(name: str, path: Path, place: Place) -> None:
         exists = False
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
-        raise ValueError(f"{name}: {_shown(path)} cannot be used: {why}") from error
+        raise ValueError(f"{name}: {shown(path)} cannot be used: {why}") from error
     if place.kind == "file" and exists and not path.is_file():
         what = "a folder: name a file in it" if path.is_dir() else "no regular file"
         raise ValueError(f"{name} must be a file, and {path} is {what}")
     if place.kind == "folder" and exists and not path.is_dir():
         raise ValueError(f"{name} must be a folder, and {path} is a file: name another place")
     if place.suffix and path.suffix.lower() != place.suffix:
-        raise ValueError(f"{name} must end in {place.suffix}, got {_shown(path)}")
+        raise ValueError(f"{name} must end in {place.suffix}, got {shown(path)}")
     if place.written:
         _check_writable(name, path)
     elif not exists:
@@ -269,7 +269,7 @@ def _as_number(value: Any, kind: type) -> float | None:
 
 def _check_tuple(name: str, value: Any, inner: tuple[Any, ...]) -> None:
     if not isinstance(value, (tuple, list)):
-        raise ValueError(f"{name} must be a list, got {_shown(value)}")
+        raise ValueError(f"{name} must be a list, got {shown(value)}")
     if inner[-1] is not Ellipsis:
         _require(len(value) == len(inner), name, f"{len(inner)} values", value)
     elif get_origin(inner[0]) is Annotated:  # of numbers, one is always needed
@@ -298,10 +298,10 @@ def _has_controls(text: str, allowed: str) -> bool:
 
 def _require(holds: bool, name: str, rule: str, value: Any) -> None:
     if not holds:
-        raise ValueError(f"{name} must be {rule}, got {_shown(value)}")
+        raise ValueError(f"{name} must be {rule}, got {shown(value)}")
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """A value as a sentence shows it: short, and in one line."""
     shorten = reprlib.Repr()
     shorten.maxstring = shorten.maxother = shorten.maxlong = 60

@@ -153,8 +153,8 @@ def read_metadata(path: Path) -> RecordingMetadata:
         )
 
 
-def _entry(values: Any, name: str, kind: type) -> Any:
-    if not isinstance(values, dict) or name not in values:
+def _entry(values: dict[str, Any], name: str, kind: type) -> Any:
+    if name not in values:
         raise ValueError(f"it lacks {name}")
     if type(values[name]) is not kind:
         raise ValueError(f"{name} is {str(values[name])[:40]!r}, not of type {kind.__name__}")
