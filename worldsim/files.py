@@ -145,10 +145,7 @@ def naming_damage(what: str | PathLike[str], remedy: str) -> Iterator[None]:
     try:
         yield
     except PermissionError as error:
-        raise PermissionError(
-            f"{error.filename or os.fspath(what)} may not be read by this user: "
-            "change its permissions, or ask its owner to"
-        ) from error
+        raise _unreadable(error.filename or what) from error
     except _DAMAGE as error:
         raise ValueError(f"{os.fspath(what)} is damaged ({one_line(error)}): {remedy}") from error
 
@@ -165,11 +162,21 @@ def reading(path: str | PathLike[str], remedy: str) -> Iterator[Path]:
         PermissionError: In one sentence, if it may not be read.
         ValueError: In one sentence, for all else.
     """
-    if not os.path.lexists(path):
-        raise ValueError(f"there is no {os.fspath(path)}: {remedy}")
-    path = check_regular(path)
+    try:
+        path = check_regular(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise ValueError(f"there is no {os.fspath(path)}: {remedy}") from None
+    except PermissionError as error:  # of the folder that it is in
+        raise _unreadable(path) from error
     with naming_damage(path, remedy):
         yield path
+
+
+def _unreadable(path: str | PathLike[str]) -> PermissionError:
+    return PermissionError(
+        f"{os.fspath(path)} may not be read by this user: "
+        "change its permissions, or ask its owner to"
+    )
 
 
 _DAMAGE = (
