@@ -17,6 +17,7 @@ import torch
 from tests.edits import edit_json, edit_starts, edit_tensor, ordinary_user
 from tests.tiny_worlds import make_tiny_vae_codec, make_tiny_world
 from worldsim.world_folder import load
+from worldsim.world_model_env import WorldModelEnv
 
 
 @pytest.fixture(scope="module")
@@ -278,3 +279,14 @@ def test_a_file_that_may_not_be_read_is_not_called_damaged(
     (world_folder / name).chmod(0)
     with ordinary_user(tmp_path):
         refused(world_folder, rf"square/{name}\S* may not be read by this user")
+
+
+def test_weights_that_overflow_are_said_and_not_played_as_black_frames(tmp_path: Path) -> None:
+    world = make_tiny_world()
+    for weight in world.dit.parameters():
+        weight.data.fill_(3e38)
+    world.save(tmp_path / "square")
+    env = WorldModelEnv(tmp_path / "square")
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match="the world predicts numbers that are not finite"):
+        env.step(1)

@@ -248,7 +248,8 @@ class Rollout:
 
         Raises:
             RuntimeError: If a session has not begun.
-            ValueError: If actions have another shape or are out of range.
+            ValueError: If actions have another shape or are out of range, or what the world
+                predicts is not finite.
         """
         if self._not_begun:
             raise RuntimeError(
@@ -290,6 +291,11 @@ class Rollout:
             uncertainties = difference.square().mean((1, 2, 3)).sqrt().cpu().numpy()
         head = world.head(outputs[-1].features)
         probs = world.head.termination_probs(head)[:, 0].cpu()
+        if not probs.isfinite().all():  # weights may be finite, and what is made of them not
+            raise ValueError(
+                "the world predicts numbers that are not finite: its weights are damaged, so write "
+                "it again or take another"
+            )
         return Outcome(
             rewards=world.head.rewards(head, world.reward_floor)[:, 0].cpu().numpy(),
             terminations=(draws < probs).numpy(),
