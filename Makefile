@@ -57,8 +57,10 @@ worlds: $(READY)
 	$(WORLDSIM) train recordings/balls --out runs/balls $(TRAIN) \
 	    --minutes 60 --passes 1 --final-presence 0.15 --own-history 0.8
 
+# Each test runs on one thread.
+PYTEST = .venv/bin/pytest -n auto --maxprocesses 4 --dist worksteal
 test: $(READY)
-	.venv/bin/pytest -n auto --maxprocesses 4  # each test runs on one thread
+	$(PYTEST)
 
 # The same tests of numbers with the kernels of older CPUs: nothing may depend on one machine's.
 test-cpus: $(READY)
@@ -67,7 +69,7 @@ test-cpus: $(READY)
 	    .venv/bin/pytest -m "numeric and not slow"
 
 test-slow: $(READY)
-	.venv/bin/pytest -m slow
+	$(PYTEST) -m slow
 
 lint: $(READY)
 	.venv/bin/ruff check

@@ -58,6 +58,7 @@ class TestMaxEpisodeSteps:
         assert [envs.step([0, 0])[3].tolist() for _ in range(2)] == [[False] * 2, [True] * 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("env_id", BUNDLED_WORLDS)
 @pytest.mark.filterwarnings("ignore:.*not within the observation space:UserWarning")
 def test_an_id_alone_makes_a_bundled_world(env_id: str) -> None:

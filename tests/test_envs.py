@@ -124,6 +124,7 @@ def test_scripted_player_beats_random(env_id: str, margin: float) -> None:
     assert scripted > 0
 
 
+@pytest.mark.slow
 @every_game
 def test_a_player_who_only_sees_beats_random_as_in_a_learned_world(env_id: str) -> None:
     seeds = range(8)

@@ -180,6 +180,7 @@ def test_only_held_out_episodes_are_measured(
     assert asked == [list(world.split.held_out)] * 3
 
 
+@pytest.mark.slow
 def test_same_seed_same_figures(recording: Recording) -> None:
     @contextmanager
     def stage(words: str, total: int) -> Iterator[Callable[[], None]]:
@@ -213,6 +214,7 @@ def test_says_what_the_world_knows_of_the_recording(recording: Recording, tmp_pa
     assert told in (out / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_unmeasurable_figures_are_null(tmp_path: Path) -> None:
     """Nothing moves and nothing is chosen: no moving pixels, no shuffle ratio."""
     recording = write_tiny_recording(tmp_path / "still", still=True)

@@ -43,9 +43,8 @@ def fingerprint(name: str, num_threads: int, batch_size: int = 3, steps: int = 1
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("num_threads", [1, 2])
-def test_a_seed_gives_the_same_to_the_bit(num_threads: int) -> None:
-    assert fingerprint("pong", num_threads) == fingerprint("pong", num_threads)
+def test_a_seed_gives_the_same_to_the_bit() -> None:
+    assert fingerprint("pong", num_threads=1) == fingerprint("pong", num_threads=1)
 
 
 @pytest.mark.slow

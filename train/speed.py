@@ -36,8 +36,8 @@ class StepCost(NamedTuple):
 
 def begin(world: WorldModel, batch_size: int, *, compiled: bool = False) -> Rollout:
     """Sessions from the world's starts in turn."""
+    rollout = Rollout(world, batch_size, compiled=compiled)  # refuses what does not fit
     rows = np.arange(batch_size) % len(world.starts.frames)
-    rollout = Rollout(world, batch_size, compiled=compiled)
     rollout.reset(world.starts.frames[rows], world.starts.actions[rows], range(batch_size))
     return rollout
 
