@@ -129,6 +129,7 @@ def test_tokens_of_the_published_models(name: str, latent_frames: int, tokens: i
     assert denoiser.tokens(latent_frames) == tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in TINY if not name.startswith("Stable")])
 def test_closed_form_is_what_is_counted(name: str) -> None:
     denoiser = shallow(name)
