@@ -167,6 +167,7 @@ def test_the_published_models_whole(name: str, billions: float) -> None:
         assert rule[1] == pytest.approx(forward.rest, rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TINY)
 def test_what_is_counted_without_running_is_what_a_run_counts(name: str) -> None:
     model, forward = make(name)
@@ -281,6 +282,7 @@ def test_a_world_counted_is_a_world_run_and_its_closed_form() -> None:
     assert forward.activations == pytest.approx(measured, rel=0.15)
 
 
+@pytest.mark.slow
 def test_command_on_a_folder_and_on_a_world(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
