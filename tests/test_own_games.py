@@ -262,6 +262,7 @@ RENDERED: dict[str, Any] = {"observation_space": spaces.Discrete(9)}
         ({"action_space": spaces.Discrete(10**9)}, "1000000000 actions, and at most 65,536"),
         ({"action_space": spaces.MultiBinary(2)}, "only Discrete actions can be recorded"),
         ({"metadata": {**Game.metadata, "render_fps": float("nan")}}, "fps must be"),
+        ({"metadata": {**Game.metadata, "render_fps": "x"}}, "fps must be .*, got 'x'"),
     ],
 )
 def test_what_cannot_be_recorded_is_said_before_the_first_episode(

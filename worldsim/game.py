@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from numbers import Real
 from typing import Any
 
 import gymnasium
@@ -194,7 +195,9 @@ class RepeatAction(gymnasium.Wrapper[Any, Any, Any, Any]):
 def _frames_per_second(env: AnyEnv, provider: Provider, frame_skip: int | None) -> float:
     if provider.fps is not None:
         return provider.fps(env, env.spec.kwargs if env.spec else {})
-    fps = float(env.metadata.get("render_fps") or DEFAULT_FRAMES_PER_SECOND)
+    fps = env.metadata.get("render_fps") or DEFAULT_FRAMES_PER_SECOND
+    fps = float(fps) if isinstance(fps, Real) else fps  # numpy's numbers too
+    check_value("fps", fps)
     return fps / (frame_skip or 1)
 
 
