@@ -116,6 +116,7 @@ def test_command_reports_as_page_text_json_and_picture(
     ]
 
 
+@pytest.mark.slow
 def test_page_needs_nothing_else_and_shows_worlds_side_by_side(
     recording: Recording, world_path: Path, tmp_path: Path
 ) -> None:
@@ -201,6 +202,7 @@ def test_same_seed_same_figures(recording: Recording) -> None:
     assert first["fidelity"] != other["fidelity"]
 
 
+@pytest.mark.slow
 def test_says_what_the_world_knows_of_the_recording(recording: Recording, tmp_path: Path) -> None:
     world = make_tiny_world()
     world.split = Split.of(recording, 0.2)

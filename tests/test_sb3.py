@@ -144,6 +144,7 @@ class TestAgents:
         assert len(graded) == 2
         assert all(-5 <= value <= 5 for value in graded)
 
+    @pytest.mark.slow
     def test_it_goes_on_where_it_was(
         self, pong_like: Path, agent_folder: Path, tmp_path: Path
     ) -> None:

@@ -285,6 +285,7 @@ def test_a_run_cannot_be_resumed_as_another_model(recording: Path, tmp_path: Pat
         train(other)
 
 
+@pytest.mark.slow
 def test_as_a_program_it_imports_nothing_that_it_does_not_use(
     recording: Path, tmp_path: Path
 ) -> None:
