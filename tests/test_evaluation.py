@@ -156,6 +156,7 @@ def test_the_real_game_is_played_again_where_it_can_be(
     assert "again" in text
 
 
+@pytest.mark.slow
 def test_only_held_out_episodes_are_measured(
     recording: Recording, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -110,6 +110,7 @@ def test_a_load_imports_torch_and_nothing_else_that_is_slow() -> None:
     assert done.stdout.startswith("WorldModel(game='worldsim/Pong-v0'")
 
 
+@pytest.mark.slow
 def test_nothing_that_is_missing_on_windows_is_imported() -> None:
     root = Path(__file__).parents[1]
     modules = [

@@ -125,6 +125,7 @@ class TestAgents:
         assert agent.num_timesteps == 1024
         assert agent.observation_space.shape == (6, SIDE, SIDE)
 
+    @pytest.mark.slow
     def test_the_real_game_grades_it(self, tmp_path: Path) -> None:
         world = tmp_path / "dream"
         make_tiny_world(describe_game(PONG), termination_bias=-3.0).save(world)
