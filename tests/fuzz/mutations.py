@@ -5,11 +5,16 @@ from __future__ import annotations
 import copy
 import json
 import os
-from collections.abc import Callable
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+SECONDS = 10.0  # a hundred times what one takes, on a machine that does other things too
 
 ODD_VALUES = (
     None,
@@ -152,3 +157,31 @@ def _keys(value: Any) -> list[Any]:
 
 def _odd(rng: np.random.Generator) -> Any:
     return copy.deepcopy(ODD_VALUES[rng.integers(len(ODD_VALUES))])
+
+
+@contextmanager
+def damaged(
+    whole: Path, tmp_path: Path, seed: int, ways: Sequence[Callable[..., str]]
+) -> Iterator[tuple[Path, str]]:
+    """Give a copy of a folder that one of the ways has damaged, and how.
+
+    What is done with it must not take long, nor write outside of the copy.
+    """
+    rng = np.random.default_rng(seed)
+    path = tmp_path / whole.name
+    shutil.copytree(whole, path)
+    way = ways[rng.integers(len(ways))]
+    how = f"{way.__name__}: {way(path, rng)}"
+    elsewhere = tmp_path / "elsewhere"
+    before = elsewhere.read_bytes() if elsewhere.exists() else None
+    begun = time.monotonic()
+    yield path, how
+    assert time.monotonic() - begun < SECONDS, how
+    assert {entry.name for entry in tmp_path.iterdir()} <= {path.name, "elsewhere"}, how
+    assert before is None or elsewhere.read_bytes() == before, how
+
+
+def assert_a_sentence(error: Exception, path: Path, how: str) -> None:
+    """Claim that an error is one line that names the folder or what is in it."""
+    assert "\n" not in str(error), how
+    assert str(path) in str(error), how
