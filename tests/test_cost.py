@@ -26,6 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.tiny_pipelines import save_tiny_pipeline
 from tests.tiny_worlds import WINDOW, make_tiny_world, save_tiny_world
+from worldsim.conditions import Conditions
 from worldsim.cost import PIPELINES, Denoiser, count, pipeline_denoiser
 from worldsim.train.cost import CostConfig, cost, main, open_target, plan, world_denoiser
 
@@ -272,13 +273,19 @@ def test_a_world_counted_is_a_world_run_and_its_closed_form() -> None:
     assert denoiser.window == WINDOW
     assert denoiser.rule is not None
     forward, rule = denoiser.forward(5), denoiser.rule(5)
-    inputs = torch.zeros(1, 5, 3, 16, 16), torch.zeros(1, 5), torch.zeros(1, 5, dtype=torch.int64)
-    history = torch.zeros(1, 5, 3 * world.num_history, 16, 16)
-    real = count(lambda: world.dit(*inputs, history))
+    noisy = torch.zeros(1, 5, 3, 16, 16)
+    conditions = Conditions(
+        tau=torch.zeros(1, 5),
+        actions=torch.zeros(1, 5, dtype=torch.int64),
+        history=torch.zeros(1, 5, 3 * world.num_history, 16, 16),
+    )
+    real = count(lambda: world.predict(noisy, conditions))
     assert (forward.attention, forward.rest) == (real.attention, real.rest)
     assert rule[0] == forward.attention
     assert rule[1] == pytest.approx(forward.rest, rel=0.05)
-    measured = allocated_peak(lambda: world.dit(*(a.clone() for a in inputs), history.clone()))
+    measured = allocated_peak(
+        lambda: world.predict(noisy.clone(), Conditions(*(part.clone() for part in conditions)))
+    )
     assert forward.activations == pytest.approx(measured, rel=0.15)
 
 

@@ -12,6 +12,7 @@ from diffusers import ConfigMixin, ModelMixin
 from safetensors.torch import load_file, save_file
 
 from tests.tiny_worlds import make_tiny_dit
+from worldsim.conditions import Conditions
 from worldsim.dit import DetailPath, DiTConfig, DiTOutput, VideoDiT, place_features
 from worldsim.dit_folder import load_dit, save_dit
 from worldsim.kv_cache import KVCache
@@ -45,6 +46,12 @@ def make_inputs(dit: VideoDiT, b: int, t: int, h: int = 16, w: int = 16) -> Inpu
     }
 
 
+def predict(dit: VideoDiT, inputs: Inputs, cache: KVCache | None = None) -> DiTOutput:
+    conditions = Conditions(inputs["tau"], inputs["actions"], inputs["history"])
+    output: DiTOutput = dit(inputs["noisy_latents"], conditions, cache)
+    return output
+
+
 def frame(inputs: Inputs, t: int) -> Inputs:
     return {name: value[:, t : t + 1] for name, value in inputs.items()}
 
@@ -58,7 +65,7 @@ def play(dit: VideoDiT, inputs: Inputs, cache: KVCache) -> DiTOutput:
     """Feed a sequence frame by frame, each committed."""
     outputs = []
     for t in range(inputs["tau"].shape[1]):
-        outputs.append(dit(**frame(inputs, t), cache=cache))
+        outputs.append(predict(dit, frame(inputs, t), cache))
         cache.commit()
     return DiTOutput(*(torch.cat(parts, dim=1) for parts in zip(*outputs, strict=True)))
 
@@ -80,9 +87,9 @@ class TestCausality:
     @torch.no_grad()
     def test_a_frame_changes_nothing_before_it(self, dit: VideoDiT, name: str, at: int) -> None:
         inputs = make_inputs(dit, 2, 7)
-        before = dit(**inputs)
+        before = predict(dit, inputs)
         inputs[name][:, at] = (inputs[name][:, at] + 1) % 3
-        changed = changed_frames(before, dit(**inputs))
+        changed = changed_frames(before, predict(dit, inputs))
         # two layers over time reach back twice as far as one
         reach = at + LAYERS_OVER_TIME * (WINDOW - 1)
         assert changed == list(range(at, min(6, reach) + 1))
@@ -91,7 +98,7 @@ class TestCausality:
         inputs = make_inputs(dit, 1, 7)
         inputs["noisy_latents"].requires_grad_()
         inputs["history"].requires_grad_()
-        out = dit(**inputs)
+        out = predict(dit, inputs)
         total = out.latents[:, 3].sum() + out.features[:, 3].sum()
         gradients = torch.autograd.grad(
             total, [inputs["noisy_latents"], inputs["history"]], retain_graph=True
@@ -104,16 +111,16 @@ class TestCausality:
     def test_memory_ends_with_the_window(self) -> None:
         dit = make_tiny_dit(depth=2, time_every=2, window=3)
         inputs = make_inputs(dit, 1, 7)
-        before = dit(**inputs)
+        before = predict(dit, inputs)
         inputs["noisy_latents"][:, 1] += 1
-        assert changed_frames(before, dit(**inputs)) == [1, 2, 3]
+        assert changed_frames(before, predict(dit, inputs)) == [1, 2, 3]
 
     @torch.no_grad()
     def test_batch_rows_are_strangers(self, dit: VideoDiT) -> None:
         inputs = make_inputs(dit, 3, 4)
-        whole = dit(**inputs)
+        whole = predict(dit, inputs)
         for b in range(3):
-            alone = dit(**lane(inputs, b))
+            alone = predict(dit, lane(inputs, b))
             assert_equal(alone, DiTOutput(*(part[b : b + 1] for part in whole)))
 
 
@@ -126,7 +133,7 @@ class TestRing:
             depth=4, num_heads=4, num_kv_heads=2, latent_channels=c, window=WINDOW
         ).eval()
         inputs = make_inputs(dit, 2, 3 * WINDOW + 2, h, w)
-        assert_equal(play(dit, inputs, dit.new_cache(2, (h, w))), dit(**inputs))
+        assert_equal(play(dit, inputs, dit.new_cache(2, (h, w))), predict(dit, inputs))
 
     @pytest.mark.parametrize("start", [100_003, 10_000_000])
     def test_a_long_session_computes_as_a_young_one(self, dit: VideoDiT, start: int) -> None:
@@ -137,7 +144,7 @@ class TestRing:
         outputs = play(dit, inputs, cache)
         assert cache.positions.tolist() == [start + t]
         with torch.no_grad():
-            young = dit(**inputs)
+            young = predict(dit, inputs)
         # its memory was blank and not empty, which is forgotten layer by layer
         newest = slice(LAYERS_OVER_TIME * WINDOW, None)
         assert_equal(
@@ -152,8 +159,8 @@ class TestRing:
         junk = make_inputs(dit, 2, 2)
         for t in range(3 * WINDOW):
             for provisional in range(2):
-                dit(**frame(junk, provisional), cache=cache)
-            ours, theirs = (dit(**frame(inputs, t), cache=ring) for ring in (cache, plain))
+                predict(dit, frame(junk, provisional), cache)
+            ours, theirs = (predict(dit, frame(inputs, t), ring) for ring in (cache, plain))
             assert torch.equal(ours.latents, theirs.latents)
             assert torch.equal(ours.features, theirs.features)
             cache.commit()
@@ -194,7 +201,7 @@ class TestShapes:
         dit = make_tiny_dit(latent_channels=c, patch_size=patch_size)
         inputs = make_inputs(dit, 1, 2, h, w)
         inputs["noisy_latents"].requires_grad_()
-        out = dit(**inputs)
+        out = predict(dit, inputs)
         assert out.latents.shape == inputs["noisy_latents"].shape
         assert out.features.shape == (1, 2, 32)
         # every pixel is drawn, and every pixel is seen: by its own patch at least
@@ -204,21 +211,21 @@ class TestShapes:
     @torch.no_grad()
     def test_a_still_image_is_a_video_of_one_frame(self, dit: VideoDiT) -> None:
         inputs = make_inputs(dit, 2, 4)
-        whole = dit(**inputs)
-        first = dit(**frame(inputs, 0))
+        whole = predict(dit, inputs)
+        first = predict(dit, frame(inputs, 0))
         assert_equal(first, DiTOutput(*(part[:, :1] for part in whole)))
 
     @torch.no_grad()
     def test_sequences_longer_than_the_window(self, dit: VideoDiT) -> None:
         inputs = make_inputs(dit, 1, 4 * WINDOW)
-        assert dit(**inputs).latents.isfinite().all()
+        assert predict(dit, inputs).latents.isfinite().all()
 
     @pytest.mark.parametrize("changes", [{"num_registers": 0}, {"num_history": 1}, {"depth": 1}])
     @torch.no_grad()
     def test_options_at_their_least(self, changes: dict[str, int]) -> None:
         dit = make_tiny_dit(**changes)
         inputs = make_inputs(dit, 1, 6)
-        whole = dit(**inputs)
+        whole = predict(dit, inputs)
         assert_equal(play(dit, inputs, dit.new_cache(1, (16, 16))), whole)
 
 
@@ -228,9 +235,9 @@ class TestInputs:
     def test_each_matters_to_the_frame_and_its_feature(self, dit: VideoDiT, name: str) -> None:
         inputs = make_inputs(dit, 1, 3)
         inputs["actions"][:] = 0
-        before = dit(**inputs)
+        before = predict(dit, inputs)
         inputs[name][:, 2] = 0.5 * inputs[name][:, 2] + 1
-        after = dit(**inputs)
+        after = predict(dit, inputs)
         assert (before.latents[:, 2] - after.latents[:, 2]).abs().mean() > 1e-3
         assert (before.features[:, 2] - after.features[:, 2]).abs().mean() > 1e-3
 
@@ -240,7 +247,7 @@ class TestInputs:
         drawn = []
         for action in range(dit.config.num_actions + 1):
             inputs["actions"][:] = action
-            drawn.append(dit(**inputs).latents)
+            drawn.append(predict(dit, inputs).latents)
         for i, one in enumerate(drawn):
             assert all((one - other).abs().mean() > 1e-3 for other in drawn[:i])
 
@@ -300,13 +307,13 @@ class TestParameters:
         dit = make_tiny_dit()
         inputs = make_inputs(dit, 1, 2)
         with torch.inference_mode():
-            dit(**inputs)
-        dit(**inputs).latents.square().mean().backward()
+            predict(dit, inputs)
+        predict(dit, inputs).latents.square().mean().backward()
         assert dit.place_embedding.weight.grad.any()
 
     def test_every_one_of_them_learns(self, dit: VideoDiT) -> None:
         dit = make_tiny_dit(depth=4, num_heads=4, num_kv_heads=2)
-        out = dit(**make_inputs(dit, 4, 4))
+        out = predict(dit, make_inputs(dit, 4, 4))
         (out.latents.square().mean() + out.features.square().mean()).backward()
         still = [name for name, p in dit.named_parameters() if p.grad is None or not p.grad.any()]
         assert not still
@@ -318,7 +325,7 @@ class TestParameters:
         save_dit(dit, tmp_path / "model")
         loaded = load_dit(tmp_path / "model")
         inputs = make_inputs(dit, 2, 3)
-        ours, theirs = dit(**inputs), loaded(**inputs)
+        ours, theirs = predict(dit, inputs), predict(loaded, inputs)
         assert torch.equal(ours.latents, theirs.latents)
         assert torch.equal(ours.features, theirs.features)
         assert {p.suffix for p in (tmp_path / "model").iterdir()} == {".json", ".safetensors"}
@@ -342,9 +349,9 @@ class TestParameters:
         save_dit(dit, tmp_path / "ours")
         theirs = Theirs.from_pretrained(tmp_path / "ours", low_cpu_mem_usage=False)
         inputs = make_inputs(dit, 2, 3)
-        assert_equal(dit(**inputs), theirs(**inputs))
+        assert_equal(predict(dit, inputs), predict(theirs, inputs))
         theirs.save_pretrained(tmp_path / "theirs")
-        assert_equal(dit(**inputs), load_dit(tmp_path / "theirs")(**inputs))
+        assert_equal(predict(dit, inputs), predict(load_dit(tmp_path / "theirs"), inputs))
 
     @pytest.mark.parametrize(
         ("change", "words"),

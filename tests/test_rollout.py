@@ -94,7 +94,7 @@ class TestSteps:
 
     def test_frames_that_are_shown_are_those_that_are_remembered(self, world: WorldModel) -> None:
         rollout, seen = begin(world), []
-        hook = world.dit.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[3]))
+        hook = world.dit.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1].history))
         steps = play(rollout)
         hook.remove()
         for t in range(1, len(steps)):
@@ -105,7 +105,7 @@ class TestSteps:
     def test_a_frame_costs_its_passes_and_no_more(self, world: WorldModel, num_passes: int) -> None:
         rollout, levels = begin(world, num_passes=num_passes), []
         hook = world.dit.register_forward_pre_hook(
-            lambda _, inputs: levels.append(inputs[1].item())
+            lambda _, inputs: levels.append(inputs[1].tau.item())
         )
         rollout.step(np.array([1]))
         hook.remove()
@@ -114,7 +114,7 @@ class TestSteps:
     def test_the_last_pass_is_what_is_remembered(self, world: WorldModel) -> None:
         rollout, written = begin(world, num_passes=3), []
         hook = world.dit.register_forward_hook(
-            lambda _, inputs, output: written.append(inputs[4].keys.clone())
+            lambda _, inputs, output: written.append(inputs[2].keys.clone())
         )
         rollout.step(np.array([1]))
         hook.remove()

@@ -29,7 +29,7 @@ def with_other(tensor: str) -> WorldModel:
     """A world in which one tensor differs."""
     world = make_tiny_world()
     with torch.no_grad():
-        {**world.state_dict(), "still": world.still}[tensor].add_(0.1)
+        {**world.state_dict(), "background_latents": world.background_latents}[tensor].add_(0.1)
     return world
 
 

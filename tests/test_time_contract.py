@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from tests.tiny_worlds import WINDOW, make_tiny_game, make_tiny_world, write_tiny_recording
+from worldsim.conditions import Conditions
 from worldsim.dit import DiTOutput
+from worldsim.kv_cache import KVCache
 from worldsim.recording import Episode, Recording, RecordingWriter
 from worldsim.rollout import Rollout
 
@@ -49,21 +52,20 @@ def test_play_gives_the_network_what_training_gave_it(recording: Recording) -> N
     windows = recording.windows([0, 1], [3, 8], length)
     k, context = world.num_history, WINDOW
     truth = world.encode(torch.from_numpy(windows.frames))
-    trained: list[tuple[torch.Tensor, ...]] = []
+    trained: list[tuple[Any, ...]] = []
     hook = world.dit.register_forward_pre_hook(lambda _, inputs: trained.append(inputs))
     world.losses(windows, torch.Generator().manual_seed(0), clean_fraction=1.0)
     hook.remove()
-    (clean, _, train_actions, train_history) = trained[0]
+    clean, (_, train_actions, train_history), *_ = trained[0]
 
     # A network that draws the true next frame: play is then forced along the recording.
     played: list[tuple[torch.Tensor, ...]] = []
     forward = world.dit.forward
 
-    def draw_truth(*inputs: torch.Tensor) -> DiTOutput:
-        cache = inputs[4]
-        played.append((*inputs[:4], cache.positions.clone()))
+    def draw_truth(noisy: torch.Tensor, conditions: Conditions, cache: KVCache) -> DiTOutput:
+        played.append((noisy, *conditions, cache.positions.clone()))
         frame = int(cache.positions[0])
-        return DiTOutput(truth[:, frame : frame + 1], forward(*inputs).features)
+        return DiTOutput(truth[:, frame : frame + 1], forward(noisy, conditions, cache).features)
 
     world.dit.forward = draw_truth  # type: ignore[method-assign]
     rollout = Rollout(world, 2, num_passes=2)
@@ -101,7 +103,7 @@ def test_a_context_computes_as_the_sequence_did_in_training(recording: Recording
         latents = world.encode(torch.from_numpy(windows.frames))
         history = world.history(torch.cat((latents[:, :1], latents), dim=1))
         actions = torch.cat((torch.full((1, 1), 3), torch.from_numpy(windows.actions)), dim=1)
-        world.dit(latents, torch.ones(1, 8), actions, history)
+        world.predict(latents, Conditions(torch.ones(1, 8), actions, history))
     Rollout(world).reset(windows.frames, windows.actions, [0])
     hook.remove()
     sequence, steps = outputs[0], outputs[1:]

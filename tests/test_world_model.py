@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -156,35 +157,37 @@ class TestLosses:
         self, world: WorldModel, recording: Recording, option: str
     ) -> None:
         windows = read_windows(recording)
-        captured: list[tuple[torch.Tensor, ...]] = []
+        captured: list[tuple[Any, ...]] = []
         world.dit.register_forward_pre_hook(lambda _, inputs: captured.append(inputs))
         world.losses(windows, seeded())
         world.losses(windows, seeded(), **{option: 1.0})
-        (noisy, _, actions, history), changed = captured[0], captured[-1]
-        assert (changed[0].shape, changed[3].shape) == (noisy.shape, history.shape)
+        (noisy, before), (other, after) = captured[0][:2], captured[-1][:2]
+        assert (other.shape, after.history.shape) == (noisy.shape, before.history.shape)
         if option == "action_dropout":
-            assert (changed[2] == world.game.num_actions).all()
-            assert torch.equal(actions, torch.from_numpy(windows.actions[:, 1:]))
+            assert (after.actions == world.game.num_actions).all()
+            assert torch.equal(before.actions, torch.from_numpy(windows.actions[:, 1:]))
         else:
-            assert torch.equal(changed[2], actions)
-            assert not torch.equal(changed[3], history)
+            assert torch.equal(after.actions, before.actions)
+            assert not torch.equal(after.history, before.history)
 
     def test_own_history_is_what_the_model_drew_in_the_place_of_those_frames(
         self, world: WorldModel, recording: Recording
     ) -> None:
         windows = read_windows(recording)
-        captured: list[tuple[tuple[torch.Tensor, ...], DiTOutput]] = []
+        captured: list[tuple[tuple[Any, ...], DiTOutput]] = []
         world.dit.register_forward_hook(lambda _, inputs, out: captured.append((inputs, out)))
         world.losses(windows, seeded(), own_history=1.0)
         (first, drawn), (second, _) = captured
         shown = world.encode(world.decode(drawn.latents))  # clipped and rounded, as in play
         k, c = world.num_history, 3
         assert torch.equal(second[0], first[0])
-        assert torch.equal(second[3][:, 0], first[3][:, 0])  # before any target: the real ones
+        assert torch.equal(
+            second[1].history[:, 0], first[1].history[:, 0]
+        )  # before any target: the real ones
         for t in range(1, LENGTH - k):
-            assert torch.equal(second[3][:, t, :c], shown[:, t - 1])
+            assert torch.equal(second[1].history[:, t, :c], shown[:, t - 1])
         for t in range(2, LENGTH - k):
-            assert torch.equal(second[3][:, t, c:], shown[:, t - 2])
+            assert torch.equal(second[1].history[:, t, c:], shown[:, t - 2])
 
     def test_dynamics_errors_takes_other_actions_and_leaves_the_windows_alone(
         self, world: WorldModel, recording: Recording
@@ -204,15 +207,18 @@ class TestLosses:
         self, world: WorldModel, recording: Recording
     ) -> None:
         windows = read_windows(recording)
-        captured: list[tuple[torch.Tensor, ...]] = []
+        captured: list[tuple[Any, ...]] = []
         world.dit.register_forward_pre_hook(lambda _, inputs: captured.append(inputs))
         first = world.dynamics_errors(windows, seeded())
         windows.frames[:, -1] = 255 - windows.frames[:, -1]
         assert (world.dynamics_errors(windows, seeded()) != first).all()
-        one, other = captured
-        assert one[1].tolist() == [[1.0] * (LENGTH - world.num_history - 1) + [0.0]] * 3
-        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))  # it cannot peek
-        assert torch.equal(one[2], torch.from_numpy(windows.actions[:, world.num_history - 1 :]))
+        (noisy, one, _), (other_noisy, other, _) = captured
+        assert one.tau.tolist() == [[1.0] * (LENGTH - world.num_history - 1) + [0.0]] * 3
+        assert torch.equal(noisy, other_noisy)  # it cannot peek
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+        assert torch.equal(
+            one.actions, torch.from_numpy(windows.actions[:, world.num_history - 1 :])
+        )
         windows.valid[1:, -1] = False
         errors = world.dynamics_errors(windows, seeded())
         assert errors[0] > 0

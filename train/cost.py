@@ -232,6 +232,7 @@ def world_denoiser(world: WorldModel, name: str, steps: int | None = None) -> De
     import torch
     from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 
+    from worldsim.conditions import Conditions
     from worldsim.cost import Denoiser, count, weights_per_token
     from worldsim.rollout import Rollout
 
@@ -250,7 +251,8 @@ def world_denoiser(world: WorldModel, name: str, steps: int | None = None) -> De
     def run(t: int) -> object:
         noisy = torch.zeros(1, t, world.codec.latent_channels, h, w)
         history = torch.zeros(1, t, world.codec.latent_channels * world.num_history, h, w)
-        return model(noisy, torch.zeros(1, t), torch.zeros(1, t, dtype=torch.int64), history)
+        conditions = Conditions(torch.zeros(1, t), torch.zeros(1, t, dtype=torch.int64), history)
+        return model(noisy, conditions)
 
     def rule(t: int) -> tuple[float, float]:
         over_time = c.depth // c.time_every

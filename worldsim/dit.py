@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import nn
 
+from worldsim.conditions import Conditions
 from worldsim.kv_cache import KVCache, LayerCache
 from worldsim.layers import (
     Rotation,
@@ -279,35 +280,33 @@ class VideoDiT(nn.Module):
     def forward(
         self,
         noisy_latents: torch.Tensor,
-        tau: torch.Tensor,
-        actions: torch.Tensor,
-        history: torch.Tensor,
+        conditions: Conditions,
         cache: KVCache | None = None,
     ) -> DiTOutput:
         """Predict clean frames.
 
         Without a cache, the frames are a sequence and each sees the ``window - 1`` before it.
-        With one, they are the next frame of each session (t = 1) and the cache is the past;
+        With one, they are the next frame of each lane (t = 1) and the cache is the past;
         its position moves on only when the caller commits.
 
         Args:
             noisy_latents: (b t c h w).
-            tau: Noise level of each frame (b t), 0 noise to 1 clean.
-            actions: The action that led into each frame (b t), ``num_actions`` where unknown.
-            history: The ``num_history`` frames before each, newest first, (b t k*c h w).
-            cache: Memory of the sessions.
+            conditions: Noise level, action and history of each frame.
+            cache: Keys and values of the lanes' past.
 
         Returns:
             Predicted clean latents and features.
         """
         b, t, _, h, w = noisy_latents.shape
         patch = self.config.patch_size
-        frames = rearrange(torch.cat((noisy_latents, history), dim=2), "b t c h w -> (b t) c h w")
+        frames = rearrange(
+            torch.cat((noisy_latents, conditions.history), dim=2), "b t c h w -> (b t) c h w"
+        )
         if h % patch or w % patch:
             frames = F.pad(frames, (0, -w % patch, 0, -h % patch))
         rows, columns = (side // patch for side in frames.shape[-2:])
         features = self.detail.look(frames)
-        x = self._tokens(features, tau, actions)
+        x = self._tokens(features, conditions)
         space = space_rotation(rows, columns, self.num_special, self.head_dim, x.device)
         layer_caches: Iterator[LayerCache | None]
         if cache is None:
@@ -336,11 +335,9 @@ class VideoDiT(nn.Module):
         clean = rearrange(clean[..., :h, :w], "(b t) c h w -> b t c h w", b=b)
         return DiTOutput(clean.float(), x[:, :, -1].float())
 
-    def _tokens(
-        self, features: torch.Tensor, tau: torch.Tensor, actions: torch.Tensor
-    ) -> torch.Tensor:
+    def _tokens(self, features: torch.Tensor, conditions: Conditions) -> torch.Tensor:
         """Tokens (b t n d) from features (b*t c h w): patches by rows, then the others."""
-        b, t = tau.shape
+        b, t = conditions.tau.shape
         rows, columns = (side // self.patch for side in features.shape[-2:])
         patches = rearrange(
             features,
@@ -349,9 +346,9 @@ class VideoDiT(nn.Module):
             ph=self.patch,
             pw=self.patch,
         )
-        place = self.place_embedding(place_features(rows, columns, tau.device))
-        action = self.action_embedding(actions)[:, :, None]
-        level = self.level_embedding(self._level_features(tau))[:, :, None]
+        place = self.place_embedding(place_features(rows, columns, features.device))
+        action = self.action_embedding(conditions.actions)[:, :, None]
+        level = self.level_embedding(self._level_features(conditions.tau))[:, :, None]
         registers = repeat(self.registers, "n d -> b t n d", b=b, t=t)
         patches = self.embed(patches) + place + action + level
         return torch.cat((patches, action, level, registers), dim=2)

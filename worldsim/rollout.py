@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from einops import repeat
 
+from worldsim.conditions import Conditions
 from worldsim.devices import check_memory
 from worldsim.dit import DiTOutput
 from worldsim.files import one_line
@@ -142,7 +143,7 @@ class Rollout:
         tokens = batch_size * math.prod(self._latent_size) / world.dit.config.patch_size**2
         parameters = sum(parameter.numel() for parameter in world.dit.parameters())
         self._multiplications = parameters * tokens if world.device.type == "cpu" else math.inf
-        self._dit = self._compile() if compiled else world.dit
+        self._predict = self._compile() if compiled else world.predict
 
     @property
     def num_passes(self) -> int:
@@ -281,8 +282,7 @@ class Rollout:
         other = denoise(-noise, 0.0) if self.with_uncertainty else None  # later passes replace it
         latent = euler(denoise, noise, self._levels)
         self._cache.commit()
-        if world.codec.exact:  # what is remembered is what is shown
-            latent = world.encode(world.decode(latent[:, None]))[:, 0]
+        latent = world.quantize(latent[:, None])[:, 0]  # what is remembered is what is shown
         newest = torch.cat((latent, self._history), dim=1)
         self._history = newest[:, : self._history.shape[1]]
         uncertainties = None
@@ -313,8 +313,8 @@ class Rollout:
     ) -> DiTOutput:
         """One forward of the newest frame (b c h w) of each session."""
         tau = torch.full((len(latent), 1), level, device=latent.device)
-        dit = self._dit if len(latent) == self.batch_size else self.world.dit
-        return dit(latent[:, None], tau, actions[:, None], history[:, None], cache)
+        predict = self._predict if len(latent) == self.batch_size else self.world.predict
+        return predict(latent[:, None], Conditions(tau, actions[:, None], history[:, None]), cache)
 
     @_on_threads_that_pay
     @torch.no_grad()
@@ -322,15 +322,15 @@ class Rollout:
         """The network compiled for this batch, or as it is where that fails; leaves no trace."""
         actions = torch.zeros(self.batch_size, 1, dtype=torch.int64, device=self.world.device)
         latents = torch.zeros_like(self._history[:, None, : self.world.codec.latent_channels])
-        inputs = latents, actions.float(), actions, self._history[:, None], self._cache
+        conditions = Conditions(actions.float(), actions, self._history[:, None])
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what torch says to itself while it compiles
-                compiled = torch.compile(self.world.dit, dynamic=False)
-                compiled(*inputs)
+                compiled = torch.compile(self.world.predict, dynamic=False)
+                compiled(latents, conditions, self._cache)
         except Exception as error:
             warnings.warn(f"not compiled, so steps are slower: {one_line(error)}", stacklevel=3)
-            return self.world.dit
+            return self.world.predict
         return compiled
 
     @_on_threads_that_pay

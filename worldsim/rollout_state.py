@@ -104,7 +104,9 @@ def fingerprint(world: WorldModel) -> str:
         "rewards": None if rewards is None else rewards.to_dict(),
     }
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
-    for name, tensor in sorted({**world.state_dict(), "still": world.still}.items()):
+    for name, tensor in sorted(
+        {**world.state_dict(), "background_latents": world.background_latents}.items()
+    ):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     world.__dict__["_fingerprint"] = seen, digest.hexdigest()

@@ -179,7 +179,7 @@ def load(name: str | os.PathLike[str], device: str | torch.device | None = None)
             metrics=metrics,
             card=card,
         )
-        if not world.still.isfinite().all():
+        if not world.background_latents.isfinite().all():
             raise ValueError("it makes numbers that are not finite of the background")
     return world.to(device).eval()
 

@@ -10,11 +10,13 @@ import torch
 from torch import nn
 
 from worldsim.codec import Codec
+from worldsim.conditions import Conditions
 from worldsim.damage import damage_past
 from worldsim.dit import DiTOutput, VideoDiT
 from worldsim.flow import add_noise, frame_errors, sample_tau
 from worldsim.game_config import GameConfig
 from worldsim.heads import RewardTerminationHead
+from worldsim.kv_cache import KVCache
 from worldsim.moving import moving_places
 from worldsim.options import Passes, check_value
 from worldsim.recorded_rewards import RecordedRewards
@@ -59,7 +61,7 @@ class WorldModel(nn.Module):
         card: The model card, Markdown.
     """
 
-    still: torch.Tensor
+    background_latents: torch.Tensor
 
     def __init__(
         self,
@@ -79,8 +81,8 @@ class WorldModel(nn.Module):
         super().__init__()
         self.dit, self.head, self.codec = dit, head, codec
         self.game, self.starts, self.background = game, starts, background
-        still = codec.encode(torch.from_numpy(background)[None, None])
-        self.register_buffer("still", still, persistent=False)
+        background_latents = codec.encode(torch.from_numpy(background)[None, None])
+        self.register_buffer("background_latents", background_latents, persistent=False)
         check_value("num_passes", num_passes, Passes)
         self.recorded_rewards = recorded_rewards
         self.num_passes = num_passes
@@ -93,11 +95,31 @@ class WorldModel(nn.Module):
 
         They are relative to the median frame's: what never moves is 0 and need not be learned.
         """
-        return self.codec.encode(frames) - self.still
+        return self.codec.encode(frames) - self.background_latents
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Map latents (b t c h w) to uint8 frames (b t h w c)."""
-        return self.codec.decode(latents + self.still)
+        return self.codec.decode(latents + self.background_latents)
+
+    def predict(
+        self, noisy_latents: torch.Tensor, conditions: Conditions, cache: KVCache | None = None
+    ) -> DiTOutput:
+        """Predict clean latents and features, in one pass of the network.
+
+        Args:
+            noisy_latents: (b t c h w).
+            conditions: Of each frame.
+            cache: The lanes' past, for t = 1; without it the frames are a sequence.
+        """
+        output: DiTOutput = self.dit(noisy_latents, conditions, cache)
+        return output
+
+    def quantize(self, latents: torch.Tensor) -> torch.Tensor:
+        """Round latents (b t c h w) to what frames can show, as a rollout remembers them.
+
+        A codec that is not exact leaves them as they are.
+        """
+        return self.encode(self.decode(latents)) if self.codec.exact else latents
 
     def __repr__(self) -> str:
         """What it is in one line, instead of all its modules; they are in ``dit``."""
@@ -193,7 +215,9 @@ class WorldModel(nn.Module):
             own = (torch.rand(b, generator=generator) < own_history).nonzero()[:, 0].to(device)
             if len(own):
                 recorded = self.history(latents[own])
-                made = self.make_frames(noisy[own], tau[own], actions[own], recorded)
+                with torch.no_grad():
+                    output = self.predict(noisy[own], Conditions(tau[own], actions[own], recorded))
+                    made = self.quantize(output.latents)
                 made = torch.cat((latents[own, :k], made.to(latents.dtype)), dim=1)
                 seen = seen.index_copy(0, own, made)
         erased = None
@@ -203,7 +227,7 @@ class WorldModel(nn.Module):
         if history_noise:
             sigma = history_noise * torch.rand((b, t, 1, 1, 1), generator=generator).to(device)
             history = history + sigma * normal(history)
-        output: DiTOutput = self.dit(noisy, tau, actions, history)
+        output = self.predict(noisy, Conditions(tau, actions, history))
 
         weights = None
         if moving_weight:
@@ -222,21 +246,6 @@ class WorldModel(nn.Module):
             tau=tau,
             valid=torch.from_numpy(windows.valid[:, k:]).to(device).float(),
         )
-
-    @torch.no_grad()
-    def make_frames(
-        self,
-        noisy_latents: torch.Tensor,
-        tau: torch.Tensor,
-        actions: torch.Tensor,
-        history: torch.Tensor,
-    ) -> torch.Tensor:
-        """What one pass makes of noisy frames, as a rollout would show and remember it.
-
-        Args and result are those of ``VideoDiT``: latents (b t c h w).
-        """
-        made = self.dit(noisy_latents, tau, actions, history).latents
-        return self.encode(self.decode(made)) if self.codec.exact else made
 
     @torch.no_grad()
     def dynamics_errors(
@@ -262,9 +271,8 @@ class WorldModel(nn.Module):
         tau[:, -1] = 0
         noise = torch.randn(targets.shape, generator=generator).to(device)
         taken = torch.from_numpy(windows.actions if actions is None else actions)[:, k - 1 :]
-        output = self.dit(
-            add_noise(targets, noise, tau), tau, taken.to(device), self.history(latents)
-        )
+        conditions = Conditions(tau, taken.to(device), self.history(latents))
+        output = self.predict(add_noise(targets, noise, tau), conditions)
         errors = frame_errors(output.latents[:, -1:], targets[:, -1:])[:, 0]
         return errors * torch.from_numpy(windows.valid[:, -1]).to(device)
 
