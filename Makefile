@@ -5,7 +5,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 PYTHONS = $(PYTHON) python3 python3.13 python3.12 python3.11 python3.10
 READY = .venv/.ready
 
-.PHONY: help setup demo speedrun worlds test test-cpus test-slow lint clean
+.PHONY: help setup demo speedrun worlds test test-cpus test-slow lint docs clean
 
 help:
 	@echo 'make demo       play a bundled world: in a window, or into demo.mp4 without a display'
@@ -15,6 +15,7 @@ help:
 	@echo 'make test-cpus  run the tests of numbers with the matrix kernels of older CPUs'
 	@echo 'make test-slow  run the tests that take many seconds or open a window'
 	@echo 'make lint       check style and types'
+	@echo 'make docs       build the documentation into site/'
 	@echo 'make setup      only set up .venv; `. .venv/bin/activate` then gives `worldsim`'
 	@echo 'make clean      remove .venv and what tools leave behind'
 	@echo ''
@@ -76,8 +77,12 @@ lint: $(READY)
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
 
+# A link that leads nowhere, or a name that is gone, is an error.
+docs: .venv/.docs-ready
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
+
 clean:
-	rm -rf .venv *.egg-info build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv *.egg-info build site .pytest_cache .mypy_cache .ruff_cache
 	find worldsim envs train play tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/bin/python:
@@ -95,4 +100,8 @@ clean:
 $(READY): pyproject.toml constraints.txt | .venv/bin/python
 	.venv/bin/pip install torch==2.13.0
 	.venv/bin/pip install -e ".[all]" -c constraints.txt
+	@touch $@
+
+.venv/.docs-ready: $(READY)
+	.venv/bin/pip install -e ".[docs]" -c constraints.txt
 	@touch $@
