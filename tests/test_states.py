@@ -36,7 +36,7 @@ def with_other(tensor: str) -> WorldModel:
 OTHERS: dict[str, Callable[[], WorldModel]] = {
     "weights": lambda: with_other("dit.embed.weight"),
     "head": lambda: with_other("head.reward.bias"),
-    "background": lambda: with_other("still"),
+    "background": lambda: with_other("background_latents"),
     "window": lambda: make_tiny_world(window=8),
     "depth": lambda: make_tiny_world(depth=4),
     "history": lambda: make_tiny_world(num_history=3),

@@ -124,7 +124,7 @@ class TestLosses:
         features = torch.zeros(*truth.shape[:2], 32)
         seen: list[torch.Tensor] = []
 
-        def predict(noisy: torch.Tensor, tau: torch.Tensor, *_: torch.Tensor) -> DiTOutput:
+        def predict(noisy: torch.Tensor, *_: object) -> DiTOutput:
             seen.append(noisy)
             return DiTOutput(truth, features)
 

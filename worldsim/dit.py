@@ -299,9 +299,8 @@ class VideoDiT(nn.Module):
         """
         b, t, _, h, w = noisy_latents.shape
         patch = self.config.patch_size
-        frames = rearrange(
-            torch.cat((noisy_latents, conditions.history), dim=2), "b t c h w -> (b t) c h w"
-        )
+        frames = torch.cat((noisy_latents, conditions.history), dim=2)
+        frames = rearrange(frames, "b t c h w -> (b t) c h w")
         if h % patch or w % patch:
             frames = F.pad(frames, (0, -w % patch, 0, -h % patch))
         rows, columns = (side // patch for side in frames.shape[-2:])

@@ -104,9 +104,8 @@ def fingerprint(world: WorldModel) -> str:
         "rewards": None if rewards is None else rewards.to_dict(),
     }
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
-    for name, tensor in sorted(
-        {**world.state_dict(), "background_latents": world.background_latents}.items()
-    ):
+    tensors = {**world.state_dict(), "background_latents": world.background_latents}
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     world.__dict__["_fingerprint"] = seen, digest.hexdigest()
