@@ -18,6 +18,7 @@ from tests.tiny_worlds import make_tiny_world
 from worldsim.files import checksum
 from worldsim.train.checkpoint import check_finite, load_checkpoint, save_checkpoint
 from worldsim.train.config import TrainConfig, resumed_config
+from worldsim.train.objective import Losses
 from worldsim.train.presets import make_optimizers
 from worldsim.train.run_folder import (
     Progress,
@@ -26,7 +27,7 @@ from worldsim.train.run_folder import (
     list_checkpoints,
     read_progress,
 )
-from worldsim.world_model import Losses, WorldModel
+from worldsim.world_model import WorldModel
 
 pytestmark = pytest.mark.numeric
 

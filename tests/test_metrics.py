@@ -9,10 +9,12 @@ import torch
 from tests.tiny_worlds import (
     SIDE,
     WINDOW,
+    losses_of,
     make_tiny_game,
     make_tiny_world,
     write_tiny_recording,
 )
+from worldsim.frames import MOVING_THRESHOLD
 from worldsim.held_out import HeldOutWindows, check_match, choose_windows, roll_out
 from worldsim.metrics import (
     action_shuffle_ratio,
@@ -21,7 +23,6 @@ from worldsim.metrics import (
     psnr,
     step_latency,
 )
-from worldsim.moving import MOVING_THRESHOLD
 from worldsim.recording import Recording, Windows
 from worldsim.rollout import Rollout
 from worldsim.world_model import WorldModel
@@ -252,7 +253,7 @@ class TestActionShuffleRatio:
         rng = np.random.default_rng(0)
         for _ in range(240):
             windows = recording.sample_windows(rng, 8, WINDOW + world.num_history, [0, 1, 2, 3])
-            losses = world.losses(windows, generator)
+            losses = losses_of(world, windows, generator)
             optimizer.zero_grad()
             losses.mean(losses.frame).backward()
             optimizer.step()

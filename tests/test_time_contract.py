@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from tests.tiny_worlds import WINDOW, make_tiny_game, make_tiny_world, write_tiny_recording
+from tests.tiny_worlds import (
+    WINDOW,
+    losses_of,
+    make_tiny_game,
+    make_tiny_world,
+    write_tiny_recording,
+)
 from worldsim.conditions import Conditions
 from worldsim.dit import DiTOutput
 from worldsim.kv_cache import KVCache
@@ -54,7 +60,7 @@ def test_play_gives_the_network_what_training_gave_it(recording: Recording) -> N
     truth = world.encode(torch.from_numpy(windows.frames))
     trained: list[tuple[Any, ...]] = []
     hook = world.dit.register_forward_pre_hook(lambda _, inputs: trained.append(inputs))
-    world.losses(windows, torch.Generator().manual_seed(0), clean_fraction=1.0)
+    losses_of(world, windows, torch.Generator().manual_seed(0), tau_mixture=(1.0, 0.0))
     hook.remove()
     clean, (_, train_actions, train_history), *_ = trained[0]
 
@@ -128,7 +134,8 @@ def test_from_recording_to_training_to_play_nothing_slips_by_a_step(tmp_path: Pa
             left_padding=world.num_history,
             right_padding=3,
         )
-        losses = world.losses(windows, torch.Generator().manual_seed(step), clean_fraction=0.25)
+        generator = torch.Generator().manual_seed(step)
+        losses = losses_of(world, windows, generator, tau_mixture=(0.25, 0.0))
         losses.mean(losses.frame + losses.head).backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -25,7 +25,9 @@ from worldsim.recording import Recording
 from worldsim.train import dynamics, presets
 from worldsim.train.config import TrainConfig, main
 from worldsim.train.dynamics import train
+from worldsim.train.objective import encode, objective
 from worldsim.train.progress import TrainProgress
+from worldsim.train.recipe import Recipe
 from worldsim.train.run_folder import list_checkpoints
 
 pytestmark = pytest.mark.numeric
@@ -311,16 +313,13 @@ def test_a_step_in_bf16_as_on_a_gpu_has_gradients_everywhere(
     world = worldsim.load(train(make_config(recording, tmp_path / "run", steps=1)).checkpoint)
     windows = Recording(recording).sample_windows(np.random.default_rng(0), 2, 6)
     with torch.autocast("cpu", torch.bfloat16):
-        losses = world.losses(
-            windows,
+        losses = objective(
+            world,
+            encode(world, windows),
+            Recipe(self_rollout=1.0),
             torch.Generator().manual_seed(0),
-            moving_weight=1.0,
-            clean_fraction=0.2,
-            history_noise=0.1,
-            own_history=1.0,
-            action_dropout=0.1,
         )
-    losses.mean(losses.frame + losses.head).backward()
+    losses.total().backward()
     for name, weights in world.named_parameters():
         assert weights.grad is not None, name
         assert weights.grad.dtype == torch.float32

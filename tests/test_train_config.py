@@ -15,6 +15,7 @@ from worldsim.recording import Recording
 from worldsim.split import Split
 from worldsim.train.config import TrainConfig
 from worldsim.train.presets import build_world
+from worldsim.train.recipe import Recipe
 
 
 def test_settings_make_the_world(tmp_path: Path) -> None:
@@ -57,9 +58,11 @@ def test_the_learning_rate_rises_stays_and_falls(tmp_path: Path) -> None:
     assert steady.lr_at(0, 0.5) == 2.0
 
 
-def test_the_presence_falls_with_the_learning_rate_if_told_to(tmp_path: Path) -> None:
-    steady = TrainConfig(recording=tmp_path, out=tmp_path, presence=0.6, decay_fraction=0.5)
-    assert {steady.presence_at(part) for part in (0.0, 0.6, 1.0)} == {0.6}
-    falling = dataclasses.replace(steady, final_presence=0.2)
-    shown = [falling.presence_at(part) for part in (0.0, 0.5, 0.75, 1.0)]
-    assert shown == pytest.approx([0.6, 0.6, 0.4, 0.2])
+def test_the_recipe_changes_with_time() -> None:
+    recipe = Recipe(object_focus=(0.6, 0.2), self_rollout=0.8, corrupt_history=0.3)
+    parts = [recipe.at(part) for part in (0.0, 1 / 3, 0.5, 0.8, 1.0)]
+    assert [part.object_focus[0] for part in parts] == pytest.approx([0.6, 0.6, 0.6, 0.4, 0.2])
+    assert [part.self_rollout for part in parts] == pytest.approx([0, 0, 0.4, 0.8, 0.8])
+    assert [part.corrupt_history for part in parts] == pytest.approx([0, 0, 0.15, 0.3, 0.3])
+    steady = Recipe(object_focus=(0.7, 0.7))
+    assert {steady.at(part).object_focus for part in (0.0, 0.7, 1.0)} == {(0.7, 0.7)}

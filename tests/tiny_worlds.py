@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -16,6 +18,8 @@ from worldsim.game import describe_game
 from worldsim.game_config import GameConfig
 from worldsim.heads import RewardTerminationHead
 from worldsim.recording import Episode, Recording, RecordingWriter, Windows
+from worldsim.train.objective import Losses, encode, objective
+from worldsim.train.recipe import Recipe
 from worldsim.world_model import WorldModel
 
 SIDE = 16
@@ -183,3 +187,19 @@ def write_pong_recording(
                 )
             )
     return Recording(path)
+
+
+PLAIN = Recipe(
+    moving_weight=0.0,
+    tau_mixture=(0.0, 0.0),
+    history_noise=0.0,
+    self_rollout=0.0,
+    action_dropout=0.0,
+)
+
+
+def losses_of(
+    world: WorldModel, windows: Windows, generator: torch.Generator, **recipe: Any
+) -> Losses:
+    """The losses of windows by a recipe that does nothing but what is asked for."""
+    return objective(world, encode(world, windows), replace(PLAIN, **recipe), generator)

@@ -18,8 +18,9 @@ from worldsim.metrics import action_shuffle_ratio, compare
 from worldsim.optical_flow import flicker
 from worldsim.recording import Recording
 from worldsim.split import Split
-from worldsim.world_model import Losses, WorldModel
+from worldsim.world_model import WorldModel
 
+from .objective import Losses
 from .run_log import RunLog
 from .verdicts import tell_events, tell_flicker
 

@@ -21,8 +21,9 @@ from safetensors.torch import load_file, save_file
 
 from worldsim.files import check_checksum, checksum, naming_damage, reading, remove, write_json
 from worldsim.world_folder import load
-from worldsim.world_model import Losses, WorldModel
+from worldsim.world_model import WorldModel
 
+from .objective import Losses
 from .run_folder import REMEDY, STATE, Progress, list_checkpoints, read_state
 
 TENSORS = "training.safetensors"
@@ -141,7 +142,9 @@ def load_checkpoint(
         for number, optimizer in enumerate(optimizers):
             _load_optimizer(optimizer, _under(f"optimizer.{number}", tensors))
         unlogged = _under("unlogged", tensors)
-        steps = zip(*(unlogged[field] for field in Losses._fields), strict=True) if unlogged else ()
+        if unlogged.keys() != set(Losses._fields):  # of an older version, or none
+            return []
+        steps = zip(*(unlogged[field] for field in Losses._fields), strict=True)
         return [Losses(*(part.to(world.device) for part in step)) for step in steps]
 
 

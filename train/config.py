@@ -31,6 +31,7 @@ from worldsim.options import (
 from worldsim.recording import read_metadata
 
 from .progress import duration
+from .recipe import Recipe
 from .run_folder import Progress, find_checkpoint, read_progress
 from .run_log import Logger, check_log
 from .wandb_log import WandbMode
@@ -141,18 +142,18 @@ class TrainConfig:
         warmup = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
         return self.lr * warmup * self._decay(fraction)
 
-    def presence_at(self, fraction: float) -> float:
-        """The presence at a part of the run, from 0 to 1."""
-        if self.final_presence is None:
-            return self.presence
-        return self.final_presence + self._decay(fraction) * (self.presence - self.final_presence)
-
-    def errors_at(self, fraction: float) -> float:
-        """How much of the own and the damaged histories: a world must know its game before it errs.
-
-        None in the first third of the run, all from the second on.
-        """
-        return min(1.0, max(0.0, 3 * fraction - 1))
+    def recipe(self) -> Recipe:
+        """How windows become training examples."""
+        end = self.presence if self.final_presence is None else self.final_presence
+        return Recipe(
+            moving_weight=self.moving_weight,
+            object_focus=(self.presence, end),
+            tau_mixture=(self.clean_fraction, self.noise_fraction),
+            history_noise=self.history_noise,
+            self_rollout=self.own_history,
+            corrupt_history=self.damaged_history,
+            action_dropout=self.action_dropout,
+        )
 
     def _decay(self, fraction: float) -> float:
         """1, then linearly to 0 over the last part of the run."""

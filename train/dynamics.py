@@ -13,11 +13,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 
-from worldsim.flow import ramp_weight
 from worldsim.interrupt import Interrupted, StopOnSignal
 from worldsim.recording import Recording
 from worldsim.split import Split
-from worldsim.world_model import Losses
 
 from .card import (
     Evaluation,
@@ -30,6 +28,7 @@ from .card import (
 )
 from .checkpoint import check_finite, load_checkpoint, save_checkpoint
 from .config import TrainConfig, check
+from .objective import Losses, encode, objective
 from .presets import build_world, has_fast_bfloat16, make_optimizers
 from .progress import TrainProgress, duration
 from .run_folder import Progress, alone, find_checkpoint, read_progress, read_split
@@ -96,7 +95,6 @@ def train(config: TrainConfig) -> Outcome:
     def losses_of(step: int, fraction: float) -> Losses:
         """A step's losses; the seed and the number of the step decide its batch and its noise."""
         rng = np.random.default_rng((config.seed, step))
-        errors = config.errors_at(fraction)
         windows = recording.sample_windows(
             rng,
             config.batch_size,
@@ -106,21 +104,12 @@ def train(config: TrainConfig) -> Outcome:
             right_padding=config.num_frames - 1,  # so that ends are seen as often as all else
         )
         with torch.autocast(world.device.type, torch.bfloat16, enabled=bfloat16):
-            return world.losses(
-                windows,
+            return objective(
+                world,
+                encode(world, windows),
+                config.recipe().at(fraction),
                 torch.Generator().manual_seed(int(rng.integers(2**63))),
-                moving_weight=config.moving_weight,
-                presence=config.presence_at(fraction),
-                clean_fraction=config.clean_fraction,
-                noise_fraction=config.noise_fraction,
-                history_noise=config.history_noise,
-                own_history=config.own_history * errors,
-                damaged_history=config.damaged_history * errors,
-                action_dropout=config.action_dropout,
             )
-
-    def weigh(losses: Losses) -> torch.Tensor:
-        return losses.mean(losses.frame * ramp_weight(losses.tau) + 0.1 * losses.head)
 
     with (
         alone(config.out),
@@ -170,7 +159,7 @@ def train(config: TrainConfig) -> Outcome:
 
             if last or now - last_save > 60 * config.save_minutes:
                 with torch.no_grad():  # weights that have gone bad replace no good ones
-                    check_finite(weigh(losses_of(step, fraction)), step, checkpoint)
+                    check_finite(losses_of(step, fraction).total(), step, checkpoint)
                 checkpoint = save_checkpoint(
                     config.out,
                     Progress(step, seconds, evals),
@@ -205,7 +194,7 @@ def train(config: TrainConfig) -> Outcome:
             for group in itertools.chain(*(optimizer.param_groups for optimizer in optimizers)):
                 group["lr"] = lr
             losses = losses_of(step, fraction)
-            loss = weigh(losses)
+            loss = losses.total()
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(world.parameters(), config.clip)
             check_finite(loss.detach() + norm, step, checkpoint)

@@ -19,7 +19,3 @@ class Conditions(NamedTuple):
     tau: torch.Tensor
     actions: torch.Tensor
     history: torch.Tensor
-
-    def lanes(self, index: torch.Tensor) -> Conditions:
-        """The conditions of some lanes, given their numbers."""
-        return Conditions(*(part[index] for part in self))

@@ -10,8 +10,8 @@ from einops import rearrange, repeat
 from numpy.typing import NDArray
 
 from worldsim.chance import CannotReplayError, replay
+from worldsim.frames import MOVING_THRESHOLD
 from worldsim.held_out import HeldOutWindows
-from worldsim.moving import MOVING_THRESHOLD
 from worldsim.recording import Recording
 from worldsim.rollout import Rollout
 from worldsim.world_model import WorldModel

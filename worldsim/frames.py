@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from einops import rearrange
 
+MOVING_THRESHOLD = 12  # of 255: a difference that is more than shading
+
 
 def pixels_to_latents(pixels: np.ndarray | torch.Tensor) -> torch.Tensor:
     """Turn pixels into numbers that a network reads.

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldsim.bands import Estimate, estimate
+from worldsim.frames import MOVING_THRESHOLD
 from worldsim.held_out import HeldOutWindows, roll_out
 from worldsim.metrics import to_decibels
-from worldsim.moving import MOVING_THRESHOLD
 from worldsim.world_model import WorldModel
 
 Frames = NDArray[np.uint8]

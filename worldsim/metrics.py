@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from worldsim.frames import MOVING_THRESHOLD
 from worldsim.held_out import HORIZONS, HeldOutWindows
-from worldsim.moving import MOVING_THRESHOLD
 from worldsim.recording import Recording
 from worldsim.rollout import Rollout, RolloutState
 from worldsim.world_model import WorldModel

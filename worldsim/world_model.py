@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,37 +10,15 @@ from torch import nn
 
 from worldsim.codec import Codec
 from worldsim.conditions import Conditions
-from worldsim.damage import damage_past
 from worldsim.dit import DiTOutput, VideoDiT
-from worldsim.flow import add_noise, frame_errors, sample_tau
+from worldsim.flow import add_noise, frame_errors
 from worldsim.game_config import GameConfig
 from worldsim.heads import RewardTerminationHead
 from worldsim.kv_cache import KVCache
-from worldsim.moving import moving_places
 from worldsim.options import Passes, check_value
 from worldsim.recorded_rewards import RecordedRewards
 from worldsim.recording import Windows
 from worldsim.split import Split
-
-
-class Losses(NamedTuple):
-    """Losses of each frame of a batch (b t); frames that are padding count 0.
-
-    Attributes:
-        frame: Squared error of the predicted clean frame, unweighted by level.
-        head: Cross-entropy of reward and termination.
-        tau: Noise level of each frame.
-        valid: 1 where the frame is recorded, 0 where it is padding.
-    """
-
-    frame: torch.Tensor
-    head: torch.Tensor
-    tau: torch.Tensor
-    valid: torch.Tensor
-
-    def mean(self, per_frame: torch.Tensor) -> torch.Tensor:
-        """Mean of a (b t) quantity over the frames that are not padding."""
-        return (per_frame * self.valid).sum() / self.valid.sum().clamp_min(1)
 
 
 class WorldModel(nn.Module):
@@ -161,91 +138,6 @@ class WorldModel(nn.Module):
         k = self.num_history
         t = latents.shape[1] - k
         return torch.cat([latents[:, k - 1 - i : k - 1 - i + t] for i in range(k)], dim=2)
-
-    def losses(
-        self,
-        windows: Windows,
-        generator: torch.Generator,
-        *,
-        moving_weight: float = 0.0,
-        presence: float = 0.6,
-        clean_fraction: float = 0.0,
-        noise_fraction: float = 0.0,
-        history_noise: float = 0.0,
-        own_history: float = 0.0,
-        damaged_history: float = 0.0,
-        action_dropout: float = 0.0,
-    ) -> Losses:
-        """Train on recorded windows: every frame after the first ``num_history`` is a target.
-
-        Args:
-            windows: Recorded windows of ``num_history + t`` frames.
-            generator: Source of every random draw, on the CPU.
-            moving_weight: Extra weight of the places where something moves.
-            presence: How much of it lies where something is, see ``worldsim.moving``.
-            clean_fraction: Fraction of frames at the clean level, as a session's first ones are.
-            noise_fraction: Fraction of frames made of nothing but noise, as new ones are.
-            history_noise: Largest standard deviation of noise on the frames given as history.
-            own_history: Fraction of windows whose history is what the model itself makes of the
-                frames, as it will be in play (scheduled sampling in parallel, Mihaylova & Martins
-                2019), so that it learns to mend its own errors. Costs another forward pass.
-            damaged_history: Fraction of windows in whose history something is missing or does not
-                belong, see ``worldsim.damage``.
-            action_dropout: Fraction of actions hidden.
-
-        Returns:
-            Losses of each target frame.
-        """
-        k, device = self.num_history, self.device
-        frames = torch.from_numpy(windows.frames).to(device)
-        latents = self.encode(frames)
-        seen, targets = latents, latents[:, k:]
-        b, t = targets.shape[:2]
-
-        def normal(like: torch.Tensor) -> torch.Tensor:
-            return torch.randn(like.shape, generator=generator).to(device)
-
-        tau = sample_tau(b, t, clean_fraction, noise_fraction, generator).to(device)
-        noisy = add_noise(targets, normal(targets), tau)
-        actions = torch.from_numpy(windows.actions[:, k - 1 :]).to(device)
-        if action_dropout:
-            hidden = torch.rand((b, t), generator=generator).to(device) < action_dropout
-            actions = actions.masked_fill(hidden, self.game.num_actions)
-        if own_history:
-            own = (torch.rand(b, generator=generator) < own_history).nonzero()[:, 0].to(device)
-            if len(own):
-                recorded = self.history(latents[own])
-                with torch.no_grad():
-                    output = self.predict(noisy[own], Conditions(tau[own], actions[own], recorded))
-                    made = self.quantize(output.latents)
-                made = torch.cat((latents[own, :k], made.to(latents.dtype)), dim=1)
-                seen = seen.index_copy(0, own, made)
-        erased = None
-        if damaged_history:
-            seen, erased = damage_past(seen, latents, damaged_history, generator)
-        history = self.history(seen)
-        if history_noise:
-            sigma = history_noise * torch.rand((b, t, 1, 1, 1), generator=generator).to(device)
-            history = history + sigma * normal(history)
-        output = self.predict(noisy, Conditions(tau, actions, history))
-
-        weights = None
-        if moving_weight:
-            size = targets.shape[-2], targets.shape[-1]
-            background = torch.from_numpy(self.background).to(device)
-            places = moving_places(frames, background, size, presence)[:, k:]
-            if erased is not None:  # where nothing is seen, what is there may be anywhere
-                places = torch.maximum(places, (1 - presence) * erased[:, k - 1 : -1])
-            weights = 1 + moving_weight * places
-            weights = weights / weights.mean()
-        rewards = torch.from_numpy(windows.rewards[:, k - 1 :]).to(device)
-        terminations = torch.from_numpy(windows.terminations[:, k - 1 :]).to(device)
-        return Losses(
-            frame=frame_errors(output.latents, targets, weights),
-            head=self.head.loss(self.head(output.features), rewards, terminations),
-            tau=tau,
-            valid=torch.from_numpy(windows.valid[:, k:]).to(device).float(),
-        )
 
     @torch.no_grad()
     def dynamics_errors(

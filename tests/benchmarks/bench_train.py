@@ -33,8 +33,10 @@ from worldsim.split import Split
 from worldsim.train import dynamics
 from worldsim.train.config import TrainConfig
 from worldsim.train.dynamics import train
+from worldsim.train.objective import encode, objective
 from worldsim.train.presets import SIZES, build_world, has_fast_bfloat16
 from worldsim.train.progress import TrainProgress
+from worldsim.train.recipe import Recipe
 from worldsim.train.speed import matrix_rate
 
 KEEP_MEMORY = {
@@ -67,8 +69,8 @@ def step_flops(config: TrainConfig) -> float:
     for own_history in (0.0, 1.0):
         with FlopCounterMode(display=False) as counter:
             generator = torch.Generator().manual_seed(0)
-            losses = world.losses(windows, generator, moving_weight=1.0, own_history=own_history)
-            losses.mean(losses.frame + losses.head).backward()
+            recipe = Recipe(self_rollout=own_history)
+            objective(world, encode(world, windows), recipe, generator).total().backward()
         counts.append(counter.get_total_flops())
     # Own history begins in the second third of a run and is whole in the last: half on average.
     return counts[0] + 0.5 * config.own_history * (counts[1] - counts[0])

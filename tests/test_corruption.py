@@ -1,11 +1,11 @@
-"""A damaged past: boxes of nothing or of another window, and nothing else changed."""
+"""A corrupted history: boxes of nothing or of another window, and nothing else changed."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from worldsim.damage import damage_past, random_boxes
+from worldsim.train.corruption import corrupt_history, random_boxes
 
 pytestmark = pytest.mark.numeric
 
@@ -38,9 +38,9 @@ def test_half_is_erased_and_half_is_foreign(fraction: float) -> None:
     b = 400
     own = torch.arange(1, b + 1).float().view(b, 1, 1, 1, 1).expand(b, 4, 2, 12, 12)
     recorded = own + 1000 + torch.arange(4).view(1, 4, 1, 1, 1)  # everything moves
-    damaged, erased = damage_past(own, recorded, fraction, seeded())
-    nothing, same = damaged == 0, damaged == own
-    foreign = damaged == recorded.roll(1, dims=0)
+    corrupted, erased = corrupt_history(own, recorded, fraction, seeded())
+    nothing, same = corrupted == 0, corrupted == own
+    foreign = corrupted == recorded.roll(1, dims=0)
     assert (nothing | same | foreign).all()
     assert torch.equal(nothing, erased.expand_as(nothing))
     for kind in (nothing, foreign):
@@ -49,9 +49,9 @@ def test_half_is_erased_and_half_is_foreign(fraction: float) -> None:
     assert not (nothing.flatten(1).any(1) & foreign.flatten(1).any(1)).any()
 
 
-def test_damage_follows_from_the_generator() -> None:
+def test_corruption_follows_from_the_generator() -> None:
     latents = torch.randn(4, 5, 3, 8, 8)
-    one, same = (damage_past(latents, latents, 0.7, seeded()) for _ in range(2))
+    one, same = (corrupt_history(latents, latents, 0.7, seeded()) for _ in range(2))
     assert torch.equal(one.latents, same.latents)
     assert torch.equal(one.erased, same.erased)
 
@@ -60,8 +60,8 @@ def test_what_moves_in_neither_window_is_left_alone() -> None:
     b = 400
     recorded = torch.ones(b, 4, 1, 12, 12) * torch.arange(1, b + 1).view(b, 1, 1, 1, 1)
     recorded[::2, 1:, :, 3, 4] += 0.5  # in every second window one thing moves, in one place
-    damaged, erased = damage_past(recorded, recorded, 1.0, seeded())
-    changed = (damaged != recorded).any(dim=1)[:, 0]
+    corrupted, erased = corrupt_history(recorded, recorded, 1.0, seeded())
+    changed = (corrupted != recorded).any(dim=1)[:, 0]
     assert changed.any(dim=0).nonzero().tolist() == [[3, 4]]
     assert changed[::2].any()
     assert changed[1::2].any()  # the thing is borrowed, and its place erased

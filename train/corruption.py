@@ -1,11 +1,12 @@
-"""Damage to what training shows of the past, so that play, which errs, can mend itself.
+"""Corrupted history: objects removed from the past or put there, so that a world recovers in play.
 
-In play a world may lose a thing, or draw it twice, and then sees that in its own past for ever;
-recorded frames never look so. A damaged past shows, in a box of space and time, either nothing
-(random erasing, Zhong et al. 2020) or what another window has there (CutMix, Yun et al. 2019):
-from the first a world learns to find again what it has lost, from the second that what does not
-belong goes away. What moves in neither window is left as it is: a lamp that has just gone on, or a
-score, looks as if it had been put there or erased, and a world that mends that counts no more.
+In play a world may lose an object, or draw it twice, and then sees that error in its own past.
+Recorded frames never look so. In a box of space and time, a corrupted history shows either nothing
+(random erasing, Zhong et al. 2020) or what another window has there (CutMix, Yun et al. 2019). From
+the first a world learns to find an object again, from the second to drop what does not belong.
+
+Pixels that move in neither window stay as they are. A lamp that has just gone on, or a score, would
+look like an error, and a world that mends those counts no more.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ import torch
 MOVES = 0.1  # of latents, whose range is about 2
 
 
-class DamagedPast(NamedTuple):
-    """Frames of the past with boxes in them that are not true.
+class CorruptedHistory(NamedTuple):
+    """Past frames with false boxes in them.
 
     Attributes:
         latents: (b t c h w).
-        erased: Where there is nothing, bool (b t 1 h w).
+        erased: Where an object is removed, bool (b t 1 h w).
     """
 
     latents: torch.Tensor
@@ -54,27 +55,27 @@ def random_boxes(shape: tuple[int, int, int, int], generator: torch.Generator) -
     return box
 
 
-def damage_past(
-    seen: torch.Tensor, recorded: torch.Tensor, fraction: float, generator: torch.Generator
-) -> DamagedPast:
-    """Damage the past of some windows: half of them have something erased, half something foreign.
+def corrupt_history(
+    past: torch.Tensor, recorded: torch.Tensor, fraction: float, generator: torch.Generator
+) -> CorruptedHistory:
+    """Corrupt some windows: half of them lose something, half show something of another window.
 
     Args:
-        seen: What training shows of the past, (b t c h w), 0 where nothing moves.
-        recorded: The frames as they are, of the same shape; each window borrows from another.
-        fraction: Fraction of windows to damage.
+        past: The frames of the history, (b t c h w), 0 where nothing moves.
+        recorded: The recorded frames, of the same shape; each window borrows from the next.
+        fraction: Fraction of windows to corrupt.
         generator: Source of the draws, on the CPU.
 
     Returns:
-        The damaged past.
+        The corrupted history.
     """
-    b, t, _, h, w = seen.shape
+    b, t, _, h, w = past.shape
     moves = ((recorded[:, 1:] - recorded[:, :-1]).abs() > MOVES).any(2, keepdim=True)
     moves = moves.any(1, keepdim=True)
     moves = moves | moves.roll(1, dims=0)
-    box = random_boxes((b, t, h, w), generator).to(seen.device) & moves
-    kind = torch.rand(b, generator=generator).to(seen.device).view(b, 1, 1, 1, 1)
+    box = random_boxes((b, t, h, w), generator).to(past.device) & moves
+    kind = torch.rand(b, generator=generator).to(past.device).view(b, 1, 1, 1, 1)
     erased = box & (kind < fraction / 2)
     foreign = box & (kind >= fraction / 2) & (kind < fraction)
-    latents = torch.where(foreign, recorded.roll(1, dims=0), seen.masked_fill(erased, 0.0))
-    return DamagedPast(latents, erased)
+    latents = torch.where(foreign, recorded.roll(1, dims=0), past.masked_fill(erased, 0.0))
+    return CorruptedHistory(latents, erased)

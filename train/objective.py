@@ -1,0 +1,211 @@
+"""The training objective: `encode` windows into a batch, then take the `objective` of the batch.
+
+Every frame after the first ``num_history`` of a window is a target. Each has a noise level of its
+own (diffusion forcing, Chen et al. 2024), so one forward pass trains every mixture of noisy present
+and clean past. The other half of the work is to make the past look as it does in play, where the
+world has drawn it itself.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from worldsim.conditions import Conditions
+from worldsim.flow import add_noise, frame_errors, ramp_weight, sample_tau
+from worldsim.frames import MOVING_THRESHOLD
+from worldsim.recording import Windows
+from worldsim.world_model import WorldModel
+
+from .corruption import corrupt_history
+from .recipe import Recipe
+
+HEAD_WEIGHT = 0.1  # of reward and termination, beside the frame
+
+REACH = 5  # pixels: how far an object may go in a step
+
+
+class Batch(NamedTuple):
+    """Encoded windows of k + t frames, k being the world's ``num_history``.
+
+    Attributes:
+        latents: (b k+t c h w).
+        moving: Pixels that differ from the median frame, bool (b k+t height width).
+        actions: The action that led into each target (b t).
+        rewards: The reward of that action (b t).
+        terminations: Whether the episode ended with it (b t).
+        valid: 1 where the target is recorded, 0 where it is padding (b t).
+    """
+
+    latents: torch.Tensor
+    moving: torch.Tensor
+    actions: torch.Tensor
+    rewards: torch.Tensor
+    terminations: torch.Tensor
+    valid: torch.Tensor
+
+
+class Losses(NamedTuple):
+    """Losses of each target of a batch (b t); those of padding count 0.
+
+    Attributes:
+        frame: Squared error of the predicted clean frame, not weighted by its noise level.
+        head: Cross-entropy of reward and termination.
+        tau: Noise level of each frame.
+        valid: 1 where the frame is recorded, 0 where it is padding.
+    """
+
+    frame: torch.Tensor
+    head: torch.Tensor
+    tau: torch.Tensor
+    valid: torch.Tensor
+
+    def mean(self, per_frame: torch.Tensor) -> torch.Tensor:
+        """Mean of a (b t) quantity over the frames that are not padding."""
+        return (per_frame * self.valid).sum() / self.valid.sum().clamp_min(1)
+
+    def total(self) -> torch.Tensor:
+        """What training minimizes."""
+        return self.mean(self.frame * ramp_weight(self.tau) + HEAD_WEIGHT * self.head)
+
+
+def encode(world: WorldModel, windows: Windows) -> Batch:
+    """Encode recorded windows of ``num_history + t`` frames on the world's device."""
+    k, device = world.num_history, world.device
+    frames = torch.from_numpy(windows.frames).to(device)
+    background = torch.from_numpy(world.background).to(device)
+    return Batch(
+        latents=world.encode(frames),
+        moving=moving_pixels(frames, background),
+        actions=torch.from_numpy(windows.actions[:, k - 1 :]).to(device),
+        rewards=torch.from_numpy(windows.rewards[:, k - 1 :]).to(device),
+        terminations=torch.from_numpy(windows.terminations[:, k - 1 :]).to(device),
+        valid=torch.from_numpy(windows.valid[:, k:]).to(device).float(),
+    )
+
+
+def objective(
+    world: WorldModel, batch: Batch, recipe: Recipe, generator: torch.Generator
+) -> Losses:
+    """The losses of a batch.
+
+    Args:
+        world: The world in training.
+        batch: From `encode`.
+        recipe: What to make of the windows; a run's recipe changes with time, see `Recipe.at`.
+        generator: Source of every random draw, on the CPU. The order of the draws is part of what
+            makes a run repeatable.
+
+    Returns:
+        Losses of each target.
+    """
+    k = world.num_history
+    targets = batch.latents[:, k:]
+    b, t, _, *size = targets.shape
+    device = targets.device
+
+    # The noisy targets.
+    tau = sample_tau(b, t, *recipe.tau_mixture, generator).to(device)
+    noisy = add_noise(targets, _normal(targets, generator), tau)
+
+    # Some actions are hidden, so that an unknown action has a meaning too.
+    actions = batch.actions
+    if recipe.action_dropout:
+        hidden = torch.rand((b, t), generator=generator).to(device) < recipe.action_dropout
+        actions = actions.masked_fill(hidden, world.game.num_actions)
+
+    # The past as it is in play: drawn by the world, with objects missing or doubled, a bit noisy.
+    past, erased = batch.latents, None
+    if recipe.self_rollout:
+        chosen = torch.rand(b, generator=generator) < recipe.self_rollout
+        past = _with_own_predictions(world, past, noisy, tau, actions, chosen)
+    if recipe.corrupt_history:
+        past, erased = corrupt_history(past, batch.latents, recipe.corrupt_history, generator)
+    history = world.history(past)
+    if recipe.history_noise:
+        sigma = torch.rand((b, t, 1, 1, 1), generator=generator).to(device) * recipe.history_noise
+        history = history + sigma * _normal(history, generator)
+
+    output = world.predict(noisy, Conditions(tau, actions, history))
+
+    # The background is learned within a minute, small things long after it: they weigh more.
+    weights = None
+    if recipe.moving_weight:
+        focus = recipe.object_focus[0]
+        places = moving_places(batch.moving, (size[0], size[1]), focus)[:, k:]
+        if erased is not None:  # an object that is erased from the past may be anywhere
+            places = torch.maximum(places, (1 - focus) * erased[:, k - 1 : -1])
+        weights = 1 + recipe.moving_weight * places
+        weights = weights / weights.mean()
+
+    return Losses(
+        frame=frame_errors(output.latents, targets, weights),
+        head=world.head.loss(world.head(output.features), batch.rewards, batch.terminations),
+        tau=tau,
+        valid=batch.valid,
+    )
+
+
+@torch.no_grad()
+def _with_own_predictions(
+    world: WorldModel,
+    latents: torch.Tensor,
+    noisy: torch.Tensor,
+    tau: torch.Tensor,
+    actions: torch.Tensor,
+    chosen: torch.Tensor,
+) -> torch.Tensor:
+    """Replace the targets of the chosen windows by one-step predictions of the world.
+
+    Scheduled sampling in parallel (Mihaylova & Martins 2019): the world learns to mend its own
+    errors, at the cost of another forward pass.
+    """
+    k, own = world.num_history, chosen.nonzero()[:, 0].to(latents.device)
+    if not len(own):
+        return latents
+    conditions = Conditions(tau[own], actions[own], world.history(latents[own]))
+    predicted = world.quantize(world.predict(noisy[own], conditions).latents)
+    predicted = torch.cat((latents[own, :k], predicted.to(latents.dtype)), dim=1)
+    return latents.index_copy(0, own, predicted)
+
+
+def moving_pixels(frames: torch.Tensor, background: torch.Tensor) -> torch.Tensor:
+    """Which pixels of frames (b t h w c) differ from the median frame (h w c), bool (b t h w)."""
+    difference = (frames.short() - background.short()).abs().amax(-1)
+    return difference > MOVING_THRESHOLD
+
+
+def moving_places(
+    moving: torch.Tensor, latent_size: tuple[int, int], object_focus: float
+) -> torch.Tensor:
+    """How much each place of a latent counts as one where something moves.
+
+    Of the weight, ``object_focus`` lies where an object is or was just before. Alone it would
+    reward drawing an object wherever it may be, since a missed one costs more than a false one. The
+    rest lies on every place within ``REACH`` of an object just before. Alone it would let fade what
+    may be in many places. An object that appears far from all others counts in full, for such
+    events are rare.
+
+    Args:
+        moving: Pixels that move, bool (b t height width).
+        latent_size: Height and width of the result.
+        object_focus: From 0 to 1.
+
+    Returns:
+        Float (b t 1 h w) from 0, where nothing moves, to 1.
+    """
+    now = moving.float()
+    before = torch.cat((now[:, :1], now[:, :-1]), dim=1)
+    reached = before
+    for sides in ((2 * REACH + 1, 1), (1, 2 * REACH + 1)):  # by rows and columns: far less work
+        reached = F.max_pool2d(reached, sides, stride=1, padding=[side // 2 for side in sides])
+    anywhere = torch.maximum(reached, now)  # with what appears far from all that was there
+    places = object_focus * torch.maximum(now, before) + (1 - object_focus) * anywhere
+    return F.adaptive_max_pool2d(places, latent_size)[:, :, None]
+
+
+def _normal(like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Standard normal noise of the shape and device of a tensor."""
+    return torch.randn(like.shape, generator=generator).to(like.device)
