@@ -1,0 +1,62 @@
+"""A game of your own, from its rules to a world that imagines it: a bar catches a falling ball.
+
+python examples/own_recording.py [--minutes 3] [--games 400] [--out runs/catch]
+"""
+
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import tyro
+from gymnasium.spaces import Box, Discrete
+
+import worldsim
+from worldsim.policy import Policy
+from worldsim.train.config import TrainConfig
+from worldsim.train.dynamics import train
+
+
+class Catch(gymnasium.Env):
+    """Stay, left or right; +1 for a ball that is caught and -1 for one that is missed."""
+
+    observation_space, action_space = Box(0, 255, (32, 32, 3), np.uint8), Discrete(3)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.ball, self.row, self.bar = int(self.np_random.integers(29)), 0, 12
+        return self.draw(), {}
+
+    def step(self, action):
+        self.bar, self.row = int(np.clip(self.bar + (0, -2, 2)[action], 0, 24)), self.row + 1
+        over, caught = self.row == 26, self.bar - 4 < self.ball < self.bar + 8
+        return self.draw(), float(over and (1 if caught else -1)), over, False, {}
+
+    def draw(self):
+        frame = np.full((32, 32, 3), (20, 24, 40), np.uint8)
+        frame[self.row : self.row + 4, self.ball : self.ball + 4] = (250, 220, 90)
+        frame[30:, self.bar : self.bar + 8] = (90, 200, 140)
+        return frame
+
+
+def play(env: gymnasium.Env, player: Policy, seed: int) -> worldsim.Episode:
+    frames, steps, rng = [env.reset(seed=seed)[0]], [], np.random.default_rng(seed)
+    while not steps or not any(steps[-1][2:]):
+        action = player(frames[-1], {}, rng)
+        frame, *outcome, _ = env.step(action)  # reward, terminated, truncated
+        frames, steps = [*frames, frame], [*steps, (action, *outcome)]
+    return worldsim.Episode(np.stack(frames), *map(np.array, zip(*steps, strict=True)), seed)
+
+
+def main(minutes: float = 3.0, games: int = 400, out: Path = Path("runs/catch")) -> None:
+    gymnasium.register("examples/Catch-v0", Catch)
+    game = worldsim.describe_game("examples/Catch-v0", frame_size=(32, 32))
+    env, player = worldsim.make_game(game), worldsim.load_policy("sticky", game)
+    with worldsim.RecordingWriter(out / "recording", game) as writer:
+        for number in range(games):
+            writer.write_episode(play(env, player, seed=number), number)
+    run = train(TrainConfig(out / "recording", out, minutes=minutes, log=(), evals=0))
+    print(f"{run.checkpoint / 'filmstrip.png'} shows it; next: worldsim play {out}")
+
+
+if __name__ == "__main__":
+    tyro.cli(main, description=__doc__)
