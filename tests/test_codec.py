@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.tiny_worlds import make_tiny_vae_codec
-from worldsim.codec import PixelCodec, VAECodec, load_codec, save_codec
+from tests.edits import edit_json
+from tests.tiny_worlds import make_tiny_vae_codec, make_tiny_world
+from worldsim.codec import Codec, PixelCodec, VAECodec, load_codec
 
 pytestmark = pytest.mark.numeric
 
@@ -32,11 +33,37 @@ class TestPixelCodec:
         assert torch.equal(codec.decode(codec.encode(shown)), shown)
 
     def test_leaves_no_files(self, tmp_path: Path) -> None:
-        save_codec(PixelCodec(), tmp_path / "codec")
+        PixelCodec().save(tmp_path / "codec")
         assert not (tmp_path / "codec").exists()
         loaded = load_codec(tmp_path / "codec", 1)
         assert isinstance(loaded, PixelCodec)
         assert loaded.latent_channels == 1
+
+
+class EveryFourFrames(PixelCodec):
+    time_factor = 4
+
+
+class TestTime:
+    """Latent 0 is frame 0 alone, latent k the ``time_factor`` frames after the latent before it."""
+
+    @pytest.mark.parametrize("kind", [PixelCodec, EveryFourFrames])
+    def test_every_frame_lies_in_one_latent_in_order(self, kind: type[Codec]) -> None:
+        codec = kind()
+        frames = [frame for latent in range(6) for frame in codec.frames_of(latent)]
+        assert frames == list(range(5 * codec.time_factor + 1))
+        assert all(frame in codec.frames_of(codec.latent_of(frame)) for frame in frames)
+        assert list(codec.frames_of(0)) == [0]
+
+    def test_what_lies_before_the_first_frame_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="frame must be a whole number from 0, got -1"):
+            PixelCodec().latent_of(-1)
+        with pytest.raises(ValueError, match="latent must be a whole number from 0, got -1"):
+            PixelCodec().frames_of(-1)
+
+    def test_a_world_of_a_codec_that_compresses_time_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="a latent a frame, got one with 4 frames a latent"):
+            make_tiny_world(codec=EveryFourFrames())
 
 
 class TestVAECodec:
@@ -68,11 +95,17 @@ class TestVAECodec:
 
     def test_saved_and_loaded_it_codes_alike(self, tmp_path: Path) -> None:
         codec, frames = make_tiny_vae_codec(), random_frames(1, 2, 16, 16, 3)
-        save_codec(codec, tmp_path / "codec")
+        codec.save(tmp_path / "codec")
         loaded = load_codec(tmp_path / "codec", 3)
         latents = codec.encode(frames)
         assert torch.equal(loaded.encode(frames), latents)
         assert torch.equal(loaded.decode(latents), codec.decode(latents))
+
+    def test_a_codec_of_an_unknown_kind_is_refused_by_its_name(self, tmp_path: Path) -> None:
+        make_tiny_vae_codec().save(tmp_path / "codec")
+        edit_json(tmp_path / "codec/config.json", lambda c: {**c, "_class_name": "os.system"})
+        with pytest.raises(ValueError, match=r"must be one of AutoencoderKL, got 'os\.system'"):
+            load_codec(tmp_path / "codec", 3)
 
     @pytest.mark.parametrize("frame_size", [(15, 16), (16, 21)])
     def test_frames_that_do_not_divide_are_refused(self, frame_size: tuple[int, int]) -> None:

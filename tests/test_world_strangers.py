@@ -254,6 +254,11 @@ class TestStrangers:
                 world_folder / part / "config.json",
                 lambda config: {k: v for k, v in config.items() if k != "auto_map"},
             )
+        refused(world_folder, "its _class_name must be one of AutoencoderKL")
+        edit_json(
+            world_folder / "codec/config.json",
+            lambda config: {**config, "_class_name": "AutoencoderKL"},
+        )
         assert load(world_folder).num_passes == 2
         assert not (tmp_path / "ran").exists()
 

@@ -100,7 +100,7 @@ def fingerprint(world: WorldModel) -> str:
     about = {
         "network": asdict(world.dit.config),
         "frame": [*world.game.frame_size, world.game.channels],
-        "codec": [getattr(codec, name, None) for name in ("scale", "shift")],
+        "codec": codec.settings(),
         "rewards": None if rewards is None else rewards.to_dict(),
     }
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from worldsim.codec import load_codec, save_codec
+from worldsim.codec import load_codec
 from worldsim.devices import pick_device
 from worldsim.dit_folder import load_dit, save_dit
 from worldsim.files import (
@@ -91,7 +91,7 @@ def _write(world: WorldModel, folder: Path) -> None:
     folder.mkdir(parents=True)
     save_dit(world.dit, folder / "model")
     save_file(world.head.state_dict(), folder / HEAD)
-    save_codec(world.codec, folder / "codec")
+    world.codec.save(folder / "codec")
     with h5py.File(folder / STARTS, "w") as file:
         for field in dataclasses.fields(Windows):
             values = getattr(world.starts, field.name)

@@ -36,6 +36,9 @@ class WorldModel(nn.Module):
         split: Which episodes it was trained on; None where nobody knows.
         metrics: Figures measured when it was trained.
         card: The model card, Markdown.
+
+    Raises:
+        ValueError: If ``num_passes`` is out of range, or the codec compresses time.
     """
 
     background_latents: torch.Tensor
@@ -56,6 +59,11 @@ class WorldModel(nn.Module):
         card: str = "",
     ) -> None:
         super().__init__()
+        if codec.time_factor != 1:
+            raise ValueError(
+                f"a world needs a codec with a latent a frame, got one with {codec.time_factor} "
+                "frames a latent"
+            )
         self.dit, self.head, self.codec = dit, head, codec
         self.game, self.starts, self.background = game, starts, background
         background_latents = codec.encode(torch.from_numpy(background)[None, None])
