@@ -241,7 +241,7 @@ def world_denoiser(world: WorldModel, name: str, steps: int | None = None) -> De
     rows, columns = -(-h // c.patch_size), -(-w // c.patch_size)
     patches, n = rows * columns, rows * columns + dit.num_special
     rollout = Rollout(world, num_passes=steps)
-    rollout.reset(world.starts.frames[:1], world.starts.actions[:1], [0])
+    rollout.begin([0], [0])
     step = count(lambda: rollout.step(np.zeros(1, np.int64)))  # for real: layers keep constants
     cache = count(lambda: dit.new_cache(1, (h, w))).activations
     fake = FakeTensorMode(allow_non_fake_inputs=True)

@@ -243,12 +243,10 @@ def answer(probe: Probe, name: str, world: WorldModel, asked_about: Asked) -> An
     """Let a world go on from the first frames, and read what it draws."""
     frames = asked_about.frames
     number, steps = len(frames), frames.shape[1] - CONTEXT
-    from worldsim.rollout import Rollout
+    from worldsim.held_out import imagine
 
-    rollout = Rollout(world, number)
-    rollout.reset(frames[:, :CONTEXT], np.zeros((number, CONTEXT - 1), int), range(number))
-    nothing = np.zeros(number, int)
-    imagined = np.stack([rollout.step(nothing).frames for _ in range(steps)], axis=1)
+    nothing = np.zeros((number, CONTEXT - 1 + steps), int)
+    imagined = imagine(world, frames[:, :CONTEXT], nothing, range(number)).frames
     real = frames[:, CONTEXT:]
     copied = np.repeat(frames[:, CONTEXT - 1 : CONTEXT], steps, axis=1)
     truths = [{k: v[CONTEXT:] for k, v in truth.items()} for truth in asked_about.truths]

@@ -37,8 +37,7 @@ class StepCost(NamedTuple):
 def begin(world: WorldModel, batch_size: int, *, compiled: bool = False) -> Rollout:
     """Sessions from the world's starts in turn."""
     rollout = Rollout(world, batch_size, compiled=compiled)  # refuses what does not fit
-    rows = np.arange(batch_size) % len(world.starts.frames)
-    rollout.reset(world.starts.frames[rows], world.starts.actions[rows], range(batch_size))
+    rollout.begin(range(batch_size), range(batch_size))
     return rollout
 
 

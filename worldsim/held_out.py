@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldsim.recording import Recording, Windows
-from worldsim.rollout import Rollout
+from worldsim.rollout import Rollout, RolloutStep
 from worldsim.world_model import WorldModel
 
 Frames = NDArray[np.uint8]
@@ -127,6 +127,50 @@ def _spread(places: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return [places[i] for i in sorted(range(len(places)), key=ranks.__getitem__)]
 
 
+def imagine(
+    world: WorldModel,
+    context_frames: Frames,
+    actions: NDArray[np.integer],
+    seeds: Sequence[int],
+    *,
+    num_passes: int | None = None,
+    on_step: Callable[[], None] | None = None,
+) -> RolloutStep:
+    """Let the world go on from recorded frames under given actions, in batches of up to 64.
+
+    Args:
+        world: The world.
+        context_frames: Frames to begin from, ``uint8`` (b context h w c).
+        actions: ``actions[:, t]`` follows frame t, (b context-1+horizon): those between the
+            context's frames, then those to play.
+        seeds: Of the noise of each lane (b).
+        num_passes: Denoising passes a frame; None takes the world's own number.
+        on_step: Called after each step of a batch, for a progress bar.
+
+    Returns:
+        What each step gives, along a second axis of time: frames (b horizon h w c), rewards
+        (b horizon) and so on.
+    """
+    context = context_frames.shape[1]
+    batches = []
+    for begin in range(0, len(context_frames), _BATCH):
+        lanes = slice(begin, begin + _BATCH)
+        rollout = Rollout(world, len(context_frames[lanes]), num_passes=num_passes)
+        rollout.reset(context_frames[lanes], actions[lanes, : context - 1], list(seeds[lanes]))
+        steps = []
+        for taken in actions[lanes, context - 1 :].T:
+            steps.append(rollout.step(taken)[:4])
+            if on_step is not None:
+                on_step()
+        batches.append([np.stack(parts, axis=1) for parts in zip(*steps, strict=True)])
+    return RolloutStep(*(np.concatenate(parts) for parts in zip(*batches, strict=True)))
+
+
+def lane_seeds(seed: int, num_lanes: int) -> list[int]:
+    """Seeds for lanes, drawn from one."""
+    return np.random.default_rng(seed).integers(2**62, size=num_lanes).tolist()
+
+
 def roll_out(
     world: WorldModel,
     held_out: HeldOutWindows,
@@ -136,7 +180,7 @@ def roll_out(
     newest: int | None = None,
     on_step: Callable[[], None] | None = None,
 ) -> Frames:
-    """Let the world continue each window under the recorded actions, in batches of up to 64.
+    """Let the world continue each window under the recorded actions; see `imagine`.
 
     Args:
         world: The world.
@@ -151,24 +195,15 @@ def roll_out(
     """
     frames, actions = held_out.windows.frames, held_out.windows.actions
     context = held_out.context
-    begins = 0 if newest is None else max(0, context - newest)
-    seeds = np.random.default_rng(seed).integers(2**62, size=len(frames))
-    imagined = np.empty_like(held_out.real)
-    for begin in range(0, len(frames), _BATCH):
-        batch = slice(begin, begin + _BATCH)
-        rollout = Rollout(world, len(frames[batch]), num_passes=num_passes)
-        rollout.reset(
-            frames[batch, begins:context],
-            actions[batch, begins : context - 1],
-            [int(lane_seed) for lane_seed in seeds[batch]],
-        )
-        for step in range(held_out.horizon):
-            # actions[context - 1] leads from the last context frame to the first imagined one.
-            taken = actions[batch, context - 1 + step]
-            imagined[batch, step] = rollout.step(taken).frames
-            if on_step is not None:
-                on_step()
-    return imagined
+    first = 0 if newest is None else max(0, context - newest)
+    return imagine(
+        world,
+        frames[:, first:context],
+        actions[:, first : context + held_out.horizon - 1],
+        lane_seeds(seed, len(frames)),
+        num_passes=num_passes,
+        on_step=on_step,
+    ).frames
 
 
 def check_match(world: WorldModel, recording: Recording) -> None:

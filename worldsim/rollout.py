@@ -107,8 +107,7 @@ class Rollout:
     Example:
         >>> world = worldsim.load("pong")  # doctest: +SKIP
         >>> rollout = Rollout(world)  # doctest: +SKIP
-        >>> rollout.reset(world.starts.frames[:1], world.starts.actions[:1], seeds=[0])
-        ... # doctest: +SKIP
+        >>> rollout.begin(starts=[0], seeds=[0])  # doctest: +SKIP
         >>> rollout.step(np.array([1])).frames.shape  # doctest: +SKIP
         (1, 64, 64, 3)
     """
@@ -218,6 +217,20 @@ class Rollout:
         for lane, seed in zip(lanes, seeds, strict=True):
             self._rngs[lane].manual_seed(int(seed))
         self._not_begun.difference_update(lanes)
+
+    def begin(
+        self, starts: Sequence[int], seeds: Sequence[int], lanes: Sequence[int] | None = None
+    ) -> None:
+        """Begin lanes from the world's own start windows.
+
+        Args:
+            starts: The row of ``world.starts`` for each lane, counted round where there are fewer.
+            seeds: As in `reset`.
+            lanes: As in `reset`.
+        """
+        rows = np.asarray(starts) % len(self.world.starts.frames)
+        own = self.world.starts
+        self.reset(own.frames[rows], own.actions[rows], seeds, lanes)
 
     def step(self, actions: np.ndarray) -> RolloutStep:
         """Play one action in each session and look: `advance`, then `frames`."""
