@@ -35,7 +35,7 @@ from worldsim.options import (
     parse,
 )
 from worldsim.policy import load_policy
-from worldsim.recording import RecordingWriter
+from worldsim.recording_writer import RecordingWriter
 
 from .policies import parse_weights
 from .record_progress import RecordProgress

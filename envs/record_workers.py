@@ -18,10 +18,10 @@ from types import TracebackType
 import gymnasium
 import numpy as np
 
+from worldsim.data.episode import MAX_REWARD, Episode, EpisodeBuilder
 from worldsim.game import make_game
 from worldsim.game_config import GameConfig
-from worldsim.recording import Episode, RecordingWriter
-from worldsim.shard import MAX_REWARD
+from worldsim.recording_writer import RecordingWriter
 
 from .policies import MixedPolicy
 
@@ -68,34 +68,28 @@ class EpisodeSource:
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(number, 0)))
         policy = MixedPolicy(self.weights, self.game)
         observation, info = env.reset(seed=env_seed)
-        frames = [observation.copy()]
-        actions: list[int] = []
-        rewards: list[float] = []
+        players = " ".join(f"{name}={weight:g}" for name, weight in self.weights.items())
+        episode = EpisodeBuilder(observation, seed=env_seed, policy=players)
         terminated = truncated = False
         while not (terminated or truncated):
             action = policy(observation, info, rng)
             observation, reward, terminated, truncated, info = env.step(action)
             if not abs(float(reward)) <= MAX_REWARD:
                 raise ValueError(
-                    f"episode {number} has the reward {reward} at step {len(actions)}, and "
+                    f"episode {number} has the reward {reward} at step {len(episode)}, and "
                     f"nothing can be learned from such a one: mend {self.game.env_id}"
                 )
-            frames.append(observation.copy())
-            actions.append(action)
-            rewards.append(float(reward))
-            if len(actions) == self.max_episode_steps and not terminated:
+            if len(episode) + 1 == self.max_episode_steps and not terminated:
                 truncated = True
-            report(len(actions))
-        last = np.arange(len(actions)) == len(actions) - 1
-        return Episode(
-            frames=np.stack(frames),
-            actions=np.array(actions, np.int64),
-            rewards=np.array(rewards, np.float32),
-            terminations=last & terminated,
-            truncations=last & truncated,
-            seed=env_seed,
-            policy=" ".join(f"{name}={weight:g}" for name, weight in self.weights.items()),
-        )
+            episode.add(
+                action,
+                observation,
+                reward=float(reward),
+                terminated=terminated,
+                truncated=truncated,
+            )
+            report(len(episode))
+        return episode.build()
 
 
 class Workers:

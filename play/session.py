@@ -13,8 +13,9 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from worldsim.data.episode import EpisodeBuilder
 from worldsim.game_config import GameConfig
-from worldsim.recording import Episode, RecordingWriter
+from worldsim.recording_writer import RecordingWriter
 
 
 @dataclass(frozen=True)
@@ -88,12 +89,6 @@ class Session:
         self.num_kept = 0
         self._envs: dict[int, gymnasium.Env[np.ndarray, int]] = {}
         self._current = 0
-        self._seed = 0
-        self._frames: list[np.ndarray] = []
-        self._actions: list[int] = []
-        self._rewards: list[float] = []
-        self._terminations: list[bool] = []
-        self._truncations: list[bool] = []
         self._begin(0)
 
     @property
@@ -157,11 +152,13 @@ class Session:
         self.total_steps += 1
         self.is_over = bool(terminated or truncated)
         if self.is_recording:
-            self._frames.append(np.array(observation, dtype=np.uint8))
-            self._actions.append(action)
-            self._rewards.append(float(reward))
-            self._terminations.append(bool(terminated))
-            self._truncations.append(bool(truncated))
+            self._episode.add(
+                action,
+                observation,
+                reward=float(reward),
+                terminated=bool(terminated),
+                truncated=bool(truncated),
+            )
         if self.is_over:
             self._end()
 
@@ -198,40 +195,29 @@ class Session:
     def _begin(self, index: int) -> None:
         env = self._opened(index)
         self._current = index
-        self._seed = int(self.rng.integers(2**31))
+        seed = int(self.rng.integers(2**31))
         options = self.sources[index].options
-        self.observation, self.info = env.reset(seed=self._seed, options=options)
+        self.observation, self.info = env.reset(seed=seed, options=options)
         self.last_action = None
         self.score = 0.0
         self.num_steps = 0
         self.is_over = False
-        self._frames = [np.array(self.observation, dtype=np.uint8)]
-        self._actions, self._rewards = [], []
-        self._terminations, self._truncations = [], []
+        self._episode = EpisodeBuilder(self.observation, seed=seed)
 
     def _cut_off(self) -> None:
         """End an episode under way as truncated; one without a step is forgotten."""
         if self.is_over or self.num_steps == 0:
             return
         self.is_over = True
-        if self._actions:
-            self._truncations[-1] = True
+        if len(self._episode) > 0:
+            self._episode.cut_off()
         self._end()
 
     def _end(self) -> None:
         self.scores.append(self.score)
-        if self.writer is None or not self._actions:
+        if self.writer is None or len(self._episode) == 0:
             return
-        self.writer.write_episode(
-            Episode(
-                frames=np.stack(self._frames),
-                actions=np.array(self._actions, dtype=np.int64),
-                rewards=np.array(self._rewards, dtype=np.float32),
-                terminations=np.array(self._terminations, dtype=bool),
-                truncations=np.array(self._truncations, dtype=bool),
-                seed=self._seed,
-                policy=self.player,
-            )
-        )
+        self._episode.policy = self.player  # a person may have taken over meanwhile
+        self.writer.write_episode(self._episode.build())
         self.writer.update_index()  # so that a kill hides nothing from Minari
         self.num_kept += 1

@@ -102,7 +102,7 @@ def play(config: PlayConfig) -> str:
     with ExitStack() as stack:
         writer = None
         if config.record is not None:
-            from worldsim.recording import RecordingWriter
+            from worldsim.recording_writer import RecordingWriter
 
             writer = stack.enter_context(RecordingWriter(config.record, sources[0].config))
         nobody = "noop" if config.headless else "person"

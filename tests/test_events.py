@@ -7,7 +7,8 @@ import pytest
 
 from tests.tiny_worlds import make_tiny_episode, make_tiny_game, make_tiny_world
 from worldsim.events import Predicted, find, predict, summarize
-from worldsim.recording import Recording, RecordingWriter
+from worldsim.recording import Recording
+from worldsim.recording_writer import RecordingWriter
 
 pytestmark = pytest.mark.numeric
 

@@ -14,6 +14,7 @@ from tests.tiny_worlds import (
     make_tiny_world,
     write_tiny_recording,
 )
+from worldsim.data.windows import Windows
 from worldsim.frames import MOVING_THRESHOLD
 from worldsim.held_out import HeldOutWindows, check_match, choose_windows, roll_out
 from worldsim.metrics import (
@@ -23,7 +24,7 @@ from worldsim.metrics import (
     psnr,
     step_latency,
 )
-from worldsim.recording import Recording, Windows
+from worldsim.recording import Recording
 from worldsim.rollout import Rollout
 from worldsim.world_model import WorldModel
 

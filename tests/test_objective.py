@@ -13,8 +13,9 @@ from tests.tiny_worlds import (
     make_tiny_world,
     write_tiny_recording,
 )
+from worldsim.data.windows import Windows
 from worldsim.dit import DiTOutput
-from worldsim.recording import Recording, Windows
+from worldsim.recording import Recording
 from worldsim.train.objective import Losses, moving_pixels, moving_places
 from worldsim.world_model import WorldModel
 

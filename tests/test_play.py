@@ -17,7 +17,8 @@ from tests.tiny_worlds import SIDE, make_tiny_world
 from worldsim.game import describe_game, make_game
 from worldsim.play import controls, demo, overlay, pace, session, target, window
 from worldsim.recorded_rewards import RecordedRewards
-from worldsim.recording import Recording, RecordingWriter
+from worldsim.recording import Recording
+from worldsim.recording_writer import RecordingWriter
 
 PONG = "worldsim/Pong-v0"
 NOOP, UP, DOWN = 0, 1, 2

@@ -17,7 +17,8 @@ from worldsim.envs.policies import MixedPolicy, parse_weights
 from worldsim.envs.record import main
 from worldsim.game import make_game
 from worldsim.game_config import GameConfig
-from worldsim.recording import Recording, RecordingWriter
+from worldsim.recording import Recording
+from worldsim.recording_writer import RecordingWriter
 
 PONG = ["worldsim/Pong-v0", "--frame-size", "32", "32", "--max-episode-steps", "120"]
 

@@ -15,10 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from worldsim.data.episode import Episode
 from worldsim.envs.record import main
 from worldsim.game import describe_game
 from worldsim.play import window
-from worldsim.recording import Episode, Recording, RecordingWriter
+from worldsim.recording import Recording
+from worldsim.recording_writer import RecordingWriter
 
 PONG = ["worldsim/Pong-v0", "--frame-size", "16", "16", "--max-episode-steps", "40"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import resource
 from pathlib import Path
@@ -9,8 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from worldsim.data.episode import STEP_TYPES, Episode, EpisodeBuilder
+from worldsim.data.windows import Windows
 from worldsim.game_config import GameConfig
-from worldsim.recording import Episode, Recording, RecordingWriter, Windows
+from worldsim.recording import Recording
+from worldsim.recording_writer import RecordingWriter
 
 GAME = GameConfig(
     "worldsim/Pong-v0",
@@ -119,6 +123,38 @@ def test_windows_at_every_place_with_padding(
             expected = naive_window(episode, start, length)
             for name, array in vars(expected).items():
                 np.testing.assert_array_equal(getattr(window, name), array, err_msg=name)
+
+
+def test_a_slice_of_windows_is_what_is_read_as_shorter_windows(path: Path) -> None:
+    recording = Recording(path)
+    places = [0, 1, 1], [-2, 0, 3], 8
+    windows = recording.windows(*places)[1:, 2:6]
+    expected = recording.windows([1, 1], [2, 5], 4)
+    for name, array in expected.arrays.items():
+        np.testing.assert_array_equal(windows.arrays[name], array, err_msg=name)
+
+
+def test_a_field_of_windows_is_a_frame_a_step_of_an_episode_or_whether_it_is_valid() -> None:
+    names = [field.name for field in dataclasses.fields(Windows)]
+    assert names == list(Windows.layout(1, 2, (4, 4, 3))) == ["frames", *STEP_TYPES, "valid"]
+
+
+def test_an_episode_built_step_by_step_keeps_what_happened_and_where_it_was_cut_off() -> None:
+    frame = np.zeros((16, 16, 3), np.uint8)
+    builder = EpisodeBuilder(frame, seed=5, policy="random")
+    for action in (2, 0, 1):
+        frame += 1  # in place, as some games draw
+        builder.add(action, frame, reward=action / 2)
+    builder.cut_off()
+    episode = builder.build()
+    assert len(builder) == 3
+    assert episode.frames[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
+    assert episode.actions.tolist() == [2, 0, 1]
+    assert episode.rewards.tolist() == [1.0, 0.0, 0.5]
+    assert episode.truncations.tolist() == [False, False, True]
+    assert not episode.terminations.any()
+    assert {name: values.dtype for name, values in episode.steps.items()} == STEP_TYPES
+    assert (episode.seed, episode.policy) == (5, "random")
 
 
 def test_types_and_shapes_are_those_of_the_contract(path: Path) -> None:

@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from worldsim.data.episode import Episode
 from worldsim.game import describe_game
 from worldsim.game_config import GameConfig
-from worldsim.recording import Episode, Recording, RecordingWriter
+from worldsim.recording import Recording
+from worldsim.recording_writer import RecordingWriter
 
 minari = pytest.importorskip("minari")
 

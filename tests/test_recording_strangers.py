@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 
 from tests.edits import ordinary_user
+from worldsim.data.episode import Episode
 from worldsim.game_config import GameConfig
-from worldsim.recording import Episode, Recording, RecordingWriter
+from worldsim.recording import Recording
+from worldsim.recording_writer import RecordingWriter
 
 GAME = GameConfig("worldsim/Pong-v0", frame_size=(16, 16), action_meanings=("NOOP", "UP", "DOWN"))
 STEPS = 20

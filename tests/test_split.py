@@ -13,7 +13,8 @@ import torch
 
 import worldsim
 from tests.tiny_worlds import make_tiny_episode, make_tiny_game, make_tiny_world
-from worldsim.recording import Recording, RecordingWriter
+from worldsim.recording import Recording
+from worldsim.recording_writer import RecordingWriter
 from worldsim.split import Split, measurable
 from worldsim.train import presets
 from worldsim.train.config import TrainConfig, main

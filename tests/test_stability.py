@@ -20,9 +20,11 @@ from tests.tiny_worlds import (
 from worldsim import stability
 from worldsim.chance import CannotReplayError, replay
 from worldsim.control import commotion, counterfactuals, effect
+from worldsim.data.episode import Episode
 from worldsim.held_out import HeldOutWindows, choose_windows, roll_out
 from worldsim.memory import hidden_for, remember
-from worldsim.recording import Episode, Recording, RecordingWriter
+from worldsim.recording import Recording
+from worldsim.recording_writer import RecordingWriter
 from worldsim.split import Measurable
 from worldsim.stability import drift, nearest, shrink
 from worldsim.world_model import WorldModel

@@ -17,9 +17,11 @@ from tests.tiny_worlds import (
     write_tiny_recording,
 )
 from worldsim.conditions import Conditions
+from worldsim.data.episode import Episode
 from worldsim.dit import DiTOutput
 from worldsim.kv_cache import KVCache
-from worldsim.recording import Episode, Recording, RecordingWriter
+from worldsim.recording import Recording
+from worldsim.recording_writer import RecordingWriter
 from worldsim.rollout import Rollout
 
 pytestmark = pytest.mark.numeric

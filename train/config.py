@@ -28,7 +28,7 @@ from worldsim.options import (
     parse,
     with_values,
 )
-from worldsim.recording import read_metadata
+from worldsim.recording_metadata import read_metadata
 
 from .progress import duration
 from .recipe import Recipe

@@ -9,11 +9,12 @@ import numpy as np
 import torch
 
 from worldsim.codec import PixelCodec
+from worldsim.data.windows import Windows
 from worldsim.devices import check_memory, pick_device
 from worldsim.dit import DiTConfig, VideoDiT
 from worldsim.heads import RewardTerminationHead
 from worldsim.recorded_rewards import RecordedRewards
-from worldsim.recording import Recording, Windows
+from worldsim.recording import Recording
 from worldsim.split import Split
 from worldsim.world_model import WorldModel
 

@@ -19,12 +19,13 @@ from rich.console import Console
 from rich.table import Table
 
 from worldsim.bands import Estimate, estimate
+from worldsim.data.episode import EpisodeBuilder
 from worldsim.devices import pick_device
 from worldsim.files import write_json, write_text
 from worldsim.game import describe_game, make_game
 from worldsim.options import Count, OutFolder, Range, Seed, parse
 from worldsim.probes import CONTEXT, PROBES, SHARE, Errors, Probe, Truth, asked
-from worldsim.recording import Episode, RecordingWriter
+from worldsim.recording_writer import RecordingWriter
 from worldsim.registration import SCENE_ID
 from worldsim.video import filmstrip
 
@@ -187,18 +188,11 @@ def train_world(config: ProbeConfig, name: str, episodes: int) -> WorldModel | N
     with RecordingWriter(recording, game, {"scene": name}) as writer:
         for seed in range(len(writer.episode_steps()), episodes):
             frames, _ = watch(make_game(game), seed)
-            steps = len(frames) - 1
-            writer.write_episode(
-                Episode(
-                    frames=frames,
-                    actions=np.zeros(steps, np.int64),
-                    rewards=np.zeros(steps, np.float32),
-                    terminations=np.zeros(steps, bool),
-                    truncations=np.arange(steps) == steps - 1,
-                    seed=seed,
-                    policy="none",
-                )
-            )
+            episode = EpisodeBuilder(frames[0], seed=seed, policy="none")
+            for frame in frames[1:]:
+                episode.add(0, frame)
+            episode.cut_off()
+            writer.write_episode(episode.build())
     out = folder / f"world_{episodes}"
     from worldsim.world_folder import load  # torch takes seconds
 

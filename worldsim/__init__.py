@@ -41,12 +41,15 @@ from worldsim import threads  # noqa: F401  # it notes forks
 from worldsim.registration import register_envs
 
 if TYPE_CHECKING:
+    from worldsim.data.episode import Episode
+    from worldsim.data.windows import Windows
     from worldsim.dit import VideoDiT
     from worldsim.frames import latents_to_pixels, pixels_to_latents
     from worldsim.game import describe_game, make_game
     from worldsim.game_config import GameConfig
     from worldsim.policy import load_policy
-    from worldsim.recording import Episode, Recording, RecordingWriter, Windows
+    from worldsim.recording import Recording
+    from worldsim.recording_writer import RecordingWriter
     from worldsim.rollout import Rollout
     from worldsim.world_folder import load
     from worldsim.world_model import WorldModel
@@ -82,9 +85,9 @@ _HOMES = {
     "WorldModelEnv": "world_model_env",
     "WorldModelVectorEnv": "world_model_env",
     "Recording": "recording",
-    "RecordingWriter": "recording",
-    "Episode": "recording",
-    "Windows": "recording",
+    "RecordingWriter": "recording_writer",
+    "Episode": "data.episode",
+    "Windows": "data.windows",
     "GameConfig": "game_config",
     "describe_game": "game",
     "make_game": "game",

@@ -13,9 +13,10 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from worldsim.data.episode import Episode
 from worldsim.files import one_line
 from worldsim.game import make_game
-from worldsim.recording import Episode, Recording
+from worldsim.recording import Recording
 
 Frames = NDArray[np.uint8]
 

@@ -17,9 +17,9 @@ from einops import repeat
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from worldsim.data.windows import Windows
 from worldsim.devices import check_memory
 from worldsim.options import AnySeed, Count, Limit, check_value
-from worldsim.recording import Windows
 from worldsim.rollout_state import RolloutState
 from worldsim.world_folder import load
 from worldsim.world_model import WorldModel

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from worldsim.recording import Recording, Windows
+from worldsim.data.windows import Windows
+from worldsim.recording import Recording
 from worldsim.rollout import Rollout, RolloutStep
 from worldsim.world_model import WorldModel
 
@@ -57,18 +58,9 @@ class HeldOutWindows:
 
     def first(self, num_windows: int, horizon: int) -> HeldOutWindows:
         """The first windows alone, and fewer steps of them."""
-        windows, horizon = self.windows, min(horizon, self.horizon)
-        rows, frames = slice(num_windows), slice(self.context + horizon)
-        steps = slice(self.context + horizon - 1)
-        cut = Windows(
-            frames=windows.frames[rows, frames],
-            actions=windows.actions[rows, steps],
-            rewards=windows.rewards[rows, steps],
-            terminations=windows.terminations[rows, steps],
-            truncations=windows.truncations[rows, steps],
-            valid=windows.valid[rows, frames],
-        )
-        return HeldOutWindows(cut, self.context, horizon, self.places[rows])
+        horizon = min(horizon, self.horizon)
+        windows = self.windows[:num_windows, : self.context + horizon]
+        return HeldOutWindows(windows, self.context, horizon, self.places[:num_windows])
 
 
 def choose_windows(

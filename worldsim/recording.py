@@ -12,9 +12,6 @@ Minari. What is read may come from a stranger; it is checked when a recording is
 
 A kill loses the episode under way and no other: links and metadata can be made again from the
 shards at any time.
-
-Time: ``frames[t] --actions[t]--> frames[t+1], rewards[t], terminations[t], truncations[t]``. An
-episode of T actions has T + 1 frames.
 """
 
 from __future__ import annotations
@@ -23,40 +20,16 @@ import hashlib
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from worldsim.data.episode import Episode
+from worldsim.data.windows import Windows
 from worldsim.devices import check_memory
 from worldsim.options import Count, Number, check_value
 from worldsim.recording_metadata import data_folder, read_metadata
-from worldsim.recording_writer import RecordingWriter
-from worldsim.shard import Episode, Shard, list_shards
-
-__all__ = ["Episode", "Recording", "RecordingWriter", "Windows"]
-
-
-@dataclass
-class Windows:
-    """A batch of stretches of episodes, padded where a stretch reaches past its episode.
-
-    Before its first frame an episode's first frame is repeated, after its last frame the last one;
-    there, actions are the game's noop, rewards 0, terminations and truncations False.
-    """
-
-    frames: np.ndarray
-    """``uint8`` of shape (b t h w c)."""
-    actions: np.ndarray
-    """``int64`` of shape (b t-1)."""
-    rewards: np.ndarray
-    """``float32`` of shape (b t-1)."""
-    terminations: np.ndarray
-    """``bool`` of shape (b t-1)."""
-    truncations: np.ndarray
-    """``bool`` of shape (b t-1)."""
-    valid: np.ndarray
-    """``bool`` of shape (b t): False where a frame is padding."""
+from worldsim.shard import Shard, list_shards
 
 
 class Recording:
@@ -84,7 +57,7 @@ class Recording:
         if not shards:
             raise ValueError(f"{self.path} has no finished episode yet")
         self._shards = [Shard(shard, self.game) for shard in shards.values()]
-        self.episode_lengths = np.array([len(s.actions) for s in self._shards], dtype=np.int64)
+        self.episode_lengths = np.array([shard.num_steps for shard in self._shards], dtype=np.int64)
 
     def __len__(self) -> int:
         """Return the number of episodes."""
@@ -97,7 +70,7 @@ class Recording:
 
     def rewards(self, index: int) -> np.ndarray:
         """Return the rewards of one episode, ``float32`` of shape (t,)."""
-        return self._shards[index].rewards
+        return self._shards[index].steps["rewards"]
 
     def episode(self, index: int) -> Episode:
         """Read one whole episode.
@@ -106,17 +79,10 @@ class Recording:
             ValueError: If its shard is damaged.
         """
         shard = self._shards[index]
-        frames = np.empty((len(shard.actions) + 1, *shard.frame_shape), np.uint8)
+        frames = np.empty((shard.num_steps + 1, *shard.frame_shape), np.uint8)
         shard.read_frames(0, len(frames), frames)
-        return Episode(
-            frames=frames,
-            actions=shard.actions.copy(),
-            rewards=shard.rewards.copy(),
-            terminations=shard.terminations.copy(),
-            truncations=shard.truncations.copy(),
-            seed=shard.seed,
-            policy=shard.policy,
-        )
+        steps = {name: values.copy() for name, values in shard.steps.items()}
+        return Episode(frames, **steps, seed=shard.seed, policy=shard.policy)
 
     def fingerprint(self, index: int) -> str:
         """Return 16 hexadecimal digits that name an episode wherever it lies, by what is in it.
@@ -125,7 +91,9 @@ class Recording:
         """
         shard = self._shards[index]
         first = self.windows([index], [0], 1).frames
-        parts = (first, shard.actions, shard.rewards, shard.terminations, shard.truncations)
+        # These fields and no later ones: worlds keep fingerprints of what they were trained on.
+        names = ("actions", "rewards", "terminations", "truncations")
+        parts = (first, *(shard.steps[name] for name in names))
         digest = hashlib.blake2b(repr((shard.seed, first.shape)).encode(), digest_size=8)
         for part in parts:
             digest.update(part.astype(part.dtype.newbyteorder("<")).tobytes())
@@ -150,20 +118,18 @@ class Recording:
             )
         self._choose(episodes)
         self._check_room(len(starts), length)
-        batch = len(starts)
         shape = (*self.game.frame_size, self.game.channels)
-        steps = (batch, length - 1)
-        result = Windows(
-            frames=np.empty((batch, length, *shape), np.uint8),
-            actions=np.full(steps, self.game.noop_action, np.int64),
-            rewards=np.zeros(steps, np.float32),
-            terminations=np.zeros(steps, bool),
-            truncations=np.zeros(steps, bool),
-            valid=np.zeros((batch, length), bool),
-        )
+        layout = Windows.layout(len(starts), length, shape)
+        # Every frame is written below: its memory need not be cleared, which takes time.
+        arrays = {
+            name: np.empty(size, kind) if name == "frames" else np.zeros(size, kind)
+            for name, (kind, size) in layout.items()
+        }
+        result = Windows(**arrays)
+        result.actions[:] = self.game.noop_action
         for row, (index, start) in enumerate(zip(episodes, starts, strict=True)):
             shard = self._shards[index]
-            num_frames = len(shard.actions) + 1
+            num_frames = shard.num_steps + 1
             first, last = max(start, 0), min(start + length, num_frames)
             if first >= last:
                 raise ValueError(
@@ -176,10 +142,8 @@ class Recording:
             result.frames[row, here.stop :] = result.frames[row, here.stop - 1]
             result.valid[row, here] = True
             from_steps, to_steps = slice(first, last - 1), slice(here.start, here.stop - 1)
-            result.actions[row, to_steps] = shard.actions[from_steps]
-            result.rewards[row, to_steps] = shard.rewards[from_steps]
-            result.terminations[row, to_steps] = shard.terminations[from_steps]
-            result.truncations[row, to_steps] = shard.truncations[from_steps]
+            for name, values in shard.steps.items():
+                arrays[name][row, to_steps] = values[from_steps]
         return result
 
     def _choose(self, episodes: Sequence[int] | None) -> np.ndarray:

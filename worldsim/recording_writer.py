@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
+from worldsim.data.episode import Episode, check_steps
 from worldsim.files import locked
 from worldsim.game_config import GameConfig
 from worldsim.options import Range, check_value
@@ -21,16 +22,7 @@ from worldsim.recording_metadata import (
     minari_id,
     read_metadata,
 )
-from worldsim.shard import (
-    Episode,
-    Shard,
-    check_steps,
-    encode_links,
-    encode_shard,
-    list_shards,
-    shard_name,
-    write_whole,
-)
+from worldsim.shard import Shard, encode_links, encode_shard, list_shards, shard_name, write_whole
 
 EpisodeNumber = Annotated[int, Range(0, 99_999_999)]  # what a shard's name has digits for
 
@@ -127,7 +119,7 @@ class RecordingWriter:
                 f"frames must be uint8 of shape (t+1, {shape[0]}, {shape[1]}, {shape[2]}), "
                 f"got {episode.frames.dtype} {episode.frames.shape}"
             )
-        check_steps(episode, self.game.num_actions)
+        check_steps(episode.steps, self.game.num_actions)
         check_value("number", number, EpisodeNumber | None)
         if number is None:
             number = max(list_shards(self._shards), default=-1) + 1
@@ -154,7 +146,7 @@ class RecordingWriter:
                     if os.path.lexists(path):
                         raise
                     continue  # deleted meanwhile
-                self._known[number] = len(shard.actions), shard.seed
+                self._known[number] = shard.num_steps, shard.seed
         self._known = {number: self._known[number] for number in shards if number in self._known}
         return {number: steps for number, (steps, _) in self._known.items()}
 

@@ -1,4 +1,4 @@
-"""One episode and its file: the HDF5 shards of which recordings are made.
+"""Shards: the HDF5 files of which recordings are made, one for each episode.
 
 A shard holds an episode in Minari's layout, its frames in gzip chunks of 16. It is written aside
 and renamed when it is whole. Reading frames goes around HDF5: the place of each chunk is looked up
@@ -19,12 +19,13 @@ import os
 import re
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 
+from worldsim.data.episode import STEP_TYPES, Episode, check_steps
 from worldsim.files import naming_damage, written_aside
 from worldsim.game_config import GameConfig
 from worldsim.hdf5 import (
@@ -40,52 +41,11 @@ from worldsim.hdf5 import (
 CHUNK_FRAMES = 16
 GZIP_LEVEL = 3  # on flat frames 1 to 3 read and write twice as fast as 4 to 9; 3 is the smallest
 MAX_EPISODE_BYTES = 2**40
-MAX_REWARD = float(np.finfo(np.float32).max)
 NO_CHECKSUM = -1
 REMEDY = "delete it, and the command that recorded it will record that episode again"
 
 _SHARD_NAME = re.compile(r"episode_(\d{8})\.hdf5")
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-@dataclass
-class Episode:
-    """One episode of T steps.
-
-    Raises:
-        ValueError: If the lengths do not belong together.
-    """
-
-    frames: np.ndarray
-    """``uint8`` of shape (t+1 h w c)."""
-    actions: np.ndarray
-    """``int64`` of shape (t,)."""
-    rewards: np.ndarray
-    """``float32`` of shape (t,)."""
-    terminations: np.ndarray
-    """``bool`` of shape (t,)."""
-    truncations: np.ndarray
-    """``bool`` of shape (t,)."""
-    seed: int | None = None
-    """Seed that the episode's ``reset`` was given."""
-    policy: str = ""
-    """Who played."""
-
-    def __post_init__(self) -> None:
-        """Check that there is one frame more than there are steps."""
-        steps = len(self.actions)
-        if steps < 1:
-            raise ValueError("an episode needs at least one step, got none")
-        if len(self.frames) != steps + 1:
-            raise ValueError(
-                f"an episode of {steps} actions has {steps + 1} frames, got {len(self.frames)}"
-            )
-        for name in ("rewards", "terminations", "truncations"):
-            if len(getattr(self, name)) != steps:
-                raise ValueError(
-                    f"an episode of {steps} actions has as many {name}, "
-                    f"got {len(getattr(self, name))}"
-                )
 
 
 class Shard:
@@ -115,11 +75,11 @@ class Shard:
             if len(frames) < 2:
                 raise ValueError(f"it has no step, and {len(frames)} frames")
             chunks = list(stored_chunks(frames))
-            steps = (len(frames) - 1,)
-            self.actions = read_array(group, "actions", np.int64, steps)
-            self.rewards = read_array(group, "rewards", np.float32, steps)
-            self.terminations = read_array(group, "terminations", bool, steps)
-            self.truncations = read_array(group, "truncations", bool, steps)
+            self.num_steps = len(frames) - 1
+            self.steps = {
+                name: read_array(group, name, kind, (self.num_steps,))
+                for name, kind in STEP_TYPES.items()
+            }
             self.seed = read_attribute(group, "seed", int)
             self.policy = read_attribute(group, "policy", str) or ""
             checksum = read_attribute(group, "checksum", int)
@@ -129,7 +89,7 @@ class Shard:
                 checksums = values.tolist()
                 if checksum != _checksum(self, values):
                     raise ValueError("it does not have its checksum")
-            check_steps(self, game.num_actions)
+            check_steps(self.steps, game.num_actions)
         self._chunks = np.array(
             [
                 (chunk.offset, chunk.size, chunk.is_deflated, checksum)
@@ -158,51 +118,19 @@ class Shard:
                 out[low - first : high - first] = frames[low - start : high - start]
 
 
-def check_steps(episode: Episode | Shard, num_actions: int) -> None:
-    """Check all of an episode but its frames.
-
-    Raises:
-        ValueError: If an action is out of range, a reward is not finite, or the episode goes on
-            after its end.
-    """
-    low, high = int(episode.actions.min()), int(episode.actions.max())
-    if low < 0 or high >= num_actions:
-        raise ValueError(f"actions must be 0 … {num_actions - 1}, got {low} … {high}")
-    are_wrong = ~(np.abs(episode.rewards) <= MAX_REWARD)
-    if are_wrong.any():
-        step = int(are_wrong.argmax())
-        raise ValueError(f"rewards must be finite, got {episode.rewards[step]} at step {step}")
-    for name in ("terminations", "truncations"):
-        if getattr(episode, name)[:-1].any():
-            step = int(getattr(episode, name).argmax())
-            raise ValueError(
-                f"only an episode's last step may be its end, but {name} has one at step {step} "
-                f"of {len(episode.actions)}"
-            )
-
-
 def _checksum(episode: Episode | Shard, chunk_checksums: np.ndarray) -> int:
     checksum = 0
-    for values in (
-        episode.actions,
-        episode.rewards,
-        episode.terminations,
-        episode.truncations,
-        chunk_checksums,
-    ):
+    for values in (*episode.steps.values(), chunk_checksums):
         checksum = zlib.crc32(values.tobytes(), checksum)
     return zlib.crc32(f"{episode.seed} {episode.policy}".encode(), checksum)
 
 
 def encode_shard(episode: Episode, number: int) -> bytes:
     """Return one episode as the bytes of an HDF5 file, in Minari's layout."""
-    episode = dataclasses.replace(
-        episode,
-        actions=episode.actions.astype(np.int64),
-        rewards=episode.rewards.astype(np.float32),
-        terminations=episode.terminations.astype(bool),
-        truncations=episode.truncations.astype(bool),
-    )
+    typed: dict[str, Any] = {
+        name: values.astype(STEP_TYPES[name]) for name, values in episode.steps.items()
+    }
+    episode = dataclasses.replace(episode, **typed)
     buffer = io.BytesIO()
     with h5py.File(buffer, "w") as file:
         group = file.create_group("episode")
@@ -218,8 +146,8 @@ def encode_shard(episode: Episode, number: int) -> bytes:
             compression="gzip",
             compression_opts=GZIP_LEVEL,
         )
-        for name in ("actions", "rewards", "terminations", "truncations"):
-            group[name] = getattr(episode, name)
+        for name, values in episode.steps.items():
+            group[name] = values
         file.flush()
         stored = [frames.id.read_direct_chunk(chunk.place)[1] for chunk in stored_chunks(frames)]
         checksums = np.array([zlib.crc32(data) for data in stored], np.uint32)

@@ -17,7 +17,6 @@ names code, and what they claim is compared with what is stored before memory is
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shutil
 from pathlib import Path
@@ -29,6 +28,7 @@ import torch
 from safetensors.torch import save_file
 
 from worldsim.codec import load_codec
+from worldsim.data.windows import Windows
 from worldsim.devices import pick_device
 from worldsim.dit_folder import load_dit, save_dit
 from worldsim.files import (
@@ -48,7 +48,6 @@ from worldsim.hdf5 import check_dataset, open_hdf5, read_array
 from worldsim.heads import RewardTerminationHead
 from worldsim.options import Count, Passes, check_value
 from worldsim.recorded_rewards import RecordedRewards
-from worldsim.recording import Windows
 from worldsim.split import Split
 from worldsim.threads import forget_lost_threads
 from worldsim.weights import CONFIG, REMEDY, WEIGHTS, build_network
@@ -93,9 +92,8 @@ def _write(world: WorldModel, folder: Path) -> None:
     save_file(world.head.state_dict(), folder / HEAD)
     world.codec.save(folder / "codec")
     with h5py.File(folder / STARTS, "w") as file:
-        for field in dataclasses.fields(Windows):
-            values = getattr(world.starts, field.name)
-            file.create_dataset(field.name, data=values, compression="gzip")
+        for name, values in world.starts.arrays.items():
+            file.create_dataset(name, data=values, compression="gzip")
         file.create_dataset("background", data=world.background, compression="gzip")
     write_json(folder / "metrics.json", world.metrics)
     write_text(folder / "README.md", world.card)
@@ -196,13 +194,9 @@ def _read_starts(path: Path, game: GameConfig) -> tuple[Windows, np.ndarray]:
         b, t = check_dataset(file, "frames", np.uint8, (None, None, *frame)).shape[:2]
         if not (b and t):
             raise ValueError("it holds no frame to begin from")
+        layout = Windows.layout(b, t, frame)
         starts = Windows(
-            frames=read_array(file, "frames", np.uint8, (b, t, *frame)),
-            actions=read_array(file, "actions", np.int64, (b, t - 1)),
-            rewards=read_array(file, "rewards", np.float32, (b, t - 1)),
-            terminations=read_array(file, "terminations", np.bool_, (b, t - 1)),
-            truncations=read_array(file, "truncations", np.bool_, (b, t - 1)),
-            valid=read_array(file, "valid", np.bool_, (b, t)),
+            **{name: read_array(file, name, kind, size) for name, (kind, size) in layout.items()}
         )
         background = read_array(file, "background", np.uint8, frame)
         if not np.isfinite(starts.rewards).all():

@@ -10,6 +10,7 @@ from torch import nn
 
 from worldsim.codec import Codec
 from worldsim.conditions import Conditions
+from worldsim.data.windows import Windows
 from worldsim.dit import DiTOutput, VideoDiT
 from worldsim.flow import add_noise, frame_errors
 from worldsim.game_config import GameConfig
@@ -17,7 +18,6 @@ from worldsim.heads import RewardTerminationHead
 from worldsim.kv_cache import KVCache
 from worldsim.options import Passes, check_value
 from worldsim.recorded_rewards import RecordedRewards
-from worldsim.recording import Windows
 from worldsim.split import Split
 
 

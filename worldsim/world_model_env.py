@@ -16,6 +16,7 @@ from gymnasium import Env, spaces
 from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
 
+from worldsim.data.windows import Windows
 from worldsim.emulator import Emulator
 from worldsim.episodes import (
     EnvState,
@@ -34,7 +35,6 @@ from worldsim.episodes import (
     open_world,
 )
 from worldsim.key_bindings import key_codes
-from worldsim.recording import Windows
 from worldsim.rollout import Rollout
 from worldsim.world_model_vector_env import WorldModelVectorEnv
 

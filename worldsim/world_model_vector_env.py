@@ -15,6 +15,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from worldsim.data.windows import Windows
 from worldsim.episodes import (
     EnvState,
     Frames,
@@ -35,7 +36,6 @@ from worldsim.episodes import (
     open_world,
 )
 from worldsim.options import Count, check_value
-from worldsim.recording import Windows
 from worldsim.rollout import Rollout
 
 

@@ -19,7 +19,9 @@ from tests.fuzz.mutations import (
     replace_by_something_else,
 )
 from tests.tiny_worlds import make_tiny_episode, make_tiny_game
-from worldsim.recording import Episode, Recording, RecordingWriter
+from worldsim.data.episode import Episode
+from worldsim.recording import Recording
+from worldsim.recording_writer import RecordingWriter
 
 ARRAYS = ("observations", "actions", "rewards", "terminations", "truncations", "checksums")
 
