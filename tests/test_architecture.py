@@ -25,7 +25,7 @@ HOMES = {
     "matplotlib": ("train/", "play/animate.py"),
     "transformers": ("worldsim/pipelines.py", "worldsim/pretrained.py"),
     "torchmetrics": ("worldsim/fidelity.py",),
-    "stable_baselines3": ("worldsim/sb3.py", "train/agent.py"),
+    "stable_baselines3": ("worldsim/sb3.py", "worldsim/agent_policy.py", "train/agent.py"),
     "diffusers": (
         "worldsim/dit.py",
         "worldsim/codec.py",

@@ -148,9 +148,13 @@ def test_doom_ends_on_its_last_screen_and_a_timeout_is_no_end() -> None:
         ("MountainCarContinuous-v0", {}, "only Discrete actions can be recorded"),
         ("Dark-v0", {}, "shows no images"),
         ("worldsim/Pong-v0", {"env_kwargs": {"gravity": 1}}, "gravity"),
-        ("worldsim/Pong-v0", {"channels": 2}, "channels must be 3"),
-        ("worldsim/Pong-v0", {"frame_size": (4, 64)}, r"got \(4, 64\)"),
-        ("worldsim/Pong-v0", {"frame_skip": 0}, "frame_skip must be 1 … 1000 .*, got 0"),
+        ("worldsim/Pong-v0", {"channels": 2}, "channels must be one of 1, 3"),
+        ("worldsim/Pong-v0", {"frame_size": (4, 64)}, "frame_size must be a whole number from 8"),
+        (
+            "worldsim/Pong-v0",
+            {"frame_skip": 0},
+            "must be a whole number from 1 to 1,000, got 0",
+        ),
     ],
 )
 def test_what_cannot_be_recorded_is_one_sentence(

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import tyro
 
+from worldsim.agent_policy import AGENT_FILE, SETTINGS_FILE
 from worldsim.extras import require
 from worldsim.files import read_object, reading
 from worldsim.find_world import find_world
@@ -26,7 +27,6 @@ from worldsim.options import (
     parse,
     with_values,
 )
-from worldsim.policy import AGENT_FILE, SETTINGS_FILE
 
 from .run_log import Logger, check_log
 from .wandb_log import WandbMode

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from gymnasium.error import Error as GymnasiumError
 
 from worldsim import __version__
-from worldsim.extras import EXTRAS
+from worldsim.extras import find_extra
 
 
 class Command(NamedTuple):
@@ -89,9 +89,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 141
     except ModuleNotFoundError as error:
         module = (error.name or "").partition(".")[0]
-        if module not in EXTRAS or os.environ.get("WORLDSIM_TRACEBACK"):
+        found = find_extra(module)
+        if found is None or os.environ.get("WORLDSIM_TRACEBACK"):
             raise
-        package, extra = EXTRAS[module]
+        package, extra = found
         return _complain(
             f'{module} is not installed: pip install "{package}" (the extra {extra!r} of worldsim)'
         )

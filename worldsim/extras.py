@@ -12,12 +12,23 @@ EXTRAS = {
     "accelerate": ("accelerate", "video"),
     "stable_baselines3": ("stable-baselines3", "rl"),
     "minari": ("minari", "minari"),
-    "ale_py": ("ale-py", "atari"),
-    "vizdoom": ("vizdoom", "vizdoom"),
-    "minigrid": ("minigrid", "minigrid"),
-    "Box2D": ("gymnasium[box2d]", "box2d"),
 }
 """Module that may be missing -> what pip calls it, and the extra of worldsim that brings it."""
+
+
+def find_extra(module: str) -> tuple[str, str] | None:
+    """What pip calls the package of a module, and the extra that brings it; None if none does.
+
+    Beside `EXTRAS` these are the packages of games.
+    """
+    from worldsim.game_providers import PROVIDERS  # brings in Gymnasium's spaces
+
+    games = {
+        family.module.partition(".")[0]: (family.package, family.extra)
+        for family in PROVIDERS
+        if family.extra
+    }
+    return {**EXTRAS, **games}.get(module)
 
 
 def require(*modules: str) -> None:

@@ -23,7 +23,7 @@ from gymnasium.wrappers import (
 
 from worldsim.action_names import name_actions
 from worldsim.files import one_line
-from worldsim.game_config import DEFAULT_FRAMES_PER_SECOND, MAX_ACTIONS, GameConfig, check_value
+from worldsim.game_config import DEFAULT_FRAMES_PER_SECOND, MAX_ACTIONS, GameConfig, check_field
 from worldsim.game_images import as_images, find_images, shape_of
 from worldsim.game_making import find_creator, make_env
 from worldsim.game_providers import AnyEnv, Provider, find_provider
@@ -67,7 +67,7 @@ def describe_game(
         "frame_skip": frame_skip,
     }
     for name, value in asked.items():
-        check_value(name, value)
+        check_field(name, value)
     with (
         _naming_faults(env_id),
         closing(make_env(env_id, asked["env_kwargs"], frame_skip, trust_code=True)) as env,
@@ -90,7 +90,7 @@ def describe_game(
                 **asked,
                 "fps": _frames_per_second(env, provider, frame_skip),
                 "action_meanings": meanings,
-                "key_bindings": derive_key_bindings(env, meanings),
+                "key_bindings": provider.keys(env_id, derive_key_bindings(env, meanings)),
                 "noop_action": find_noop_action(env, meanings),
                 "scripted_policy": find_script(env_id, trust_code=True),
             }
@@ -197,7 +197,7 @@ def _frames_per_second(env: AnyEnv, provider: Provider, frame_skip: int | None) 
         return provider.fps(env, env.spec.kwargs if env.spec else {})
     fps = env.metadata.get("render_fps") or DEFAULT_FRAMES_PER_SECOND
     fps = float(fps) if isinstance(fps, Real) else fps  # numpy's numbers too
-    check_value("fps", fps)
+    check_field("fps", fps)
     return fps / (frame_skip or 1)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -68,6 +69,14 @@ def _ale_fps(env: AnyEnv, settings: Mapping[str, Any]) -> float:
     return ALE_FRAMES_PER_SECOND / float(skip)
 
 
+def _ale_keys(env_id: str, bindings: Mapping[str, int]) -> dict[str, int]:
+    if not split_env_id(env_id)[1].startswith("ALE/Pong"):
+        return dict(bindings)
+    # Its paddle moves up at RIGHT and down at LEFT.
+    arrows = {"up": "right", "down": "left", "up+space": "right+space", "down+space": "left+space"}
+    return {**bindings, **{keys: bindings[same] for keys, same in arrows.items()}}
+
+
 def _without_banner(ale_py: ModuleType) -> None:
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
 
@@ -86,6 +95,8 @@ class Provider:
     """What registers them, or what they need."""
     package: str
     """What pip calls it."""
+    extra: str = ""
+    """The extra of worldsim that brings it."""
     prepare: Callable[[ModuleType], None] = lambda module: None
     """Called with the module before an environment is made."""
     settings: Callable[[Mapping[str, Any]], dict[str, Any]] = dict
@@ -96,6 +107,10 @@ class Provider:
     """(environment, its keyword arguments) -> steps a second, where ``render_fps`` is not that."""
     action_words: Callable[[AnyEnv], Sequence[str]] | None = None
     """Names of the actions, where the games have no ``get_action_meanings``."""
+    keys: Callable[[str, Mapping[str, int]], dict[str, int]] = lambda env_id, bindings: dict(
+        bindings
+    )
+    """(id, key bindings by the actions' names) -> the bindings that suit the game."""
     screen: Callable[[AnyEnv, str], gymnasium.Env[np.ndarray, Any]] | None = None
     """(environment, key of the images in its observations) -> the images."""
 
@@ -105,29 +120,35 @@ PROVIDERS = (
         prefixes=("ALE/",),
         module="ale_py",
         package="ale-py",
+        extra="atari",
         prepare=_without_banner,
         settings=_ale_settings,
         frame_skip="frameskip",
         fps=_ale_fps,
+        keys=_ale_keys,
     ),
     Provider(
         prefixes=("Vizdoom",),
         module="vizdoom.gymnasium_wrapper",
         package="vizdoom",
+        extra="vizdoom",
         frame_skip="frame_skip",
         fps=_doom_fps,
         action_words=_doom_words,
         screen=_DoomScreen,
     ),
-    Provider(prefixes=("MiniGrid-", "BabyAI-"), module="minigrid", package="minigrid"),
+    Provider(
+        prefixes=("MiniGrid-", "BabyAI-"), module="minigrid", package="minigrid", extra="minigrid"
+    ),
     Provider(
         prefixes=("CarRacing-",),
         module="Box2D",
-        package="'gymnasium[box2d]'",
+        package="gymnasium[box2d]",
+        extra="box2d",
         settings=lambda settings: {"continuous": False, **settings},
         action_words=lambda env: ("NOOP", "RIGHT", "LEFT", "GAS", "BRAKE"),
     ),
-    Provider(prefixes=("LunarLander",), module="Box2D", package="'gymnasium[box2d]'"),
+    Provider(prefixes=("LunarLander",), module="Box2D", package="gymnasium[box2d]", extra="box2d"),
     Provider(
         prefixes=("worldsim/",),
         module="worldsim.registration",
@@ -155,5 +176,5 @@ def import_provider(env_id: str) -> None:
         provider.prepare(importlib.import_module(provider.module))
     except ImportError as error:
         raise ValueError(
-            f"{env_id} needs another package: pip install {provider.package}"
+            f"{env_id} needs another package: pip install {shlex.quote(provider.package)}"
         ) from error

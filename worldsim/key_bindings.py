@@ -104,11 +104,6 @@ def derive_key_bindings(
         return {keys: action for keys, action in declared.items() if keys}
     for action in unknown:
         bindings[str(action % 10) if action < 10 else f"left shift+{action % 10}"] = action
-    if env.spec is not None and env.spec.id.startswith("ALE/Pong"):
-        # The paddle of ALE's Pong moves up at RIGHT and down at LEFT.
-        for arrow, same_as in (("up", "right"), ("down", "left")):
-            bindings[arrow] = bindings[same_as]
-            bindings[f"{arrow}+space"] = bindings[f"{same_as}+space"]
     return bindings
 
 

@@ -15,7 +15,7 @@ import operator
 import os
 import reprlib
 import unicodedata
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from types import NoneType, UnionType
@@ -57,6 +57,16 @@ class Place:
     written: bool = True
     suffix: str | None = None
     """How the name of a file must end."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """What a value must be, where neither bounds nor a place say it."""
+
+    words: str
+    """The rule, as it follows "must be"."""
+    holds: Callable[[Any], bool]
+    """Whether a value keeps it."""
 
 
 Seed = Annotated[
@@ -162,7 +172,10 @@ def check_value(name: str, value: Any, annotation: Any) -> None:
     if origin is Annotated:
         place = next((mark for mark in inner[1:] if isinstance(mark, Place)), None)
         bounds = next((mark for mark in inner[1:] if isinstance(mark, Range)), None)
-        if bounds is not None:
+        rule = next((mark for mark in inner[1:] if isinstance(mark, Rule)), None)
+        if rule is not None:
+            _require(rule.holds(value), name, rule.words, value)
+        elif bounds is not None:
             _check_number(name, value, inner[0], bounds)
         else:
             check_value(name, value, inner[0])
@@ -173,7 +186,8 @@ def check_value(name: str, value: Any, annotation: Any) -> None:
             (kind,) = (kind for kind in inner if kind is not NoneType)
             check_value(name, value, kind)
     elif origin is Literal:
-        _require(value in inner, name, f"one of {', '.join(map(str, inner))}", value)
+        is_one = any(value == one and type(value) is type(one) for one in inner)
+        _require(is_one, name, f"one of {', '.join(map(str, inner))}", value)
     elif origin is tuple:
         _check_tuple(name, value, inner)
     elif annotation in (int, float):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from worldsim.agent_policy import AgentPolicy
 from worldsim.trust import import_named
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ Policy: TypeAlias = Callable[[np.ndarray, dict[str, Any], np.random.Generator], 
 Where ``info`` holds no true state, as in a learned world, a player goes by the picture.
 """
 
-AGENT_FILE, SETTINGS_FILE = "agent.zip", "agent.json"  # in an agent's folder
 LONGEST_STRETCH = 24
 SLIPS = 0.1  # fraction of a scripted player's moves, so that recordings show mistakes too
 
@@ -80,8 +80,6 @@ def load_policy(name: str, config: GameConfig) -> Policy:
             else player(observation, info, rng)
         )
     if Path(name).is_dir():
-        from worldsim.sb3 import AgentPolicy  # needs Stable-Baselines3, which is an extra
-
         return AgentPolicy(name, (*config.frame_size, config.channels))
     return _load_function(name, config)
 
