@@ -197,7 +197,7 @@ def plan_pipeline(
             f"{pipeline.name} begins from words alone and cannot go on from a window: give with "
             "--continue-with a model that begins from a picture, or leave out --seconds"
         )
-    takes_video = pipeline.takes_video or pipeline.sibling == "LTXConditionPipeline"
+    takes_video = pipeline.continues_video
     overlap = config.overlap or (pipeline.stride + 1 if takes_video else 1)
     frame_size = config.frame_size or pipeline.frame_size_for(context)
     if context is not None:

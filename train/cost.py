@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -146,7 +145,6 @@ def cost(config: CostConfig) -> dict[str, Scheme]:
         f"{denoiser.steps} steps x {denoiser.forwards} forward(s) x {denoiser.batch} sample(s)"
     )
     _say(console, heading)
-    console.print(forward_table(denoiser, forwards, latents, config.windows))
     console.print(scheme_table(denoiser, schemes, rate * config.utilisation))
     _say(console, f"Time at {config.utilisation:.0%} of {rate:,.4g} TFLOP/s, {whose}.")
     overlap = "1 frame" if config.overlap == 1 else f"{config.overlap} frames"
@@ -200,9 +198,9 @@ def read_configs(target: str) -> tuple[str, dict[str, Mapping[str, Any]]]:
     """
     from huggingface_hub import hf_hub_download
 
-    from worldsim.cost import PIPELINES
     from worldsim.files import one_line
     from worldsim.pretrained import read_config, why_not_fetched
+    from worldsim.video_families import PIPELINES
 
     def read(name: str) -> dict[str, Any]:
         is_here = Path(target).is_dir()
@@ -218,7 +216,7 @@ def read_configs(target: str) -> tuple[str, dict[str, Mapping[str, Any]]]:
     if name not in PIPELINES:
         known = ", ".join(PIPELINES)
         raise ValueError(f"{target} is a {name}, no video pipeline known here; take {known}")
-    part = "unet" if name.startswith("StableVideo") else "transformer"
+    part = "unet" if "unet" in index else "transformer"
     configs = {"denoiser": read(f"{part}/config.json"), "vae": read("vae/config.json")}
     kind, wanted = configs["denoiser"].get("_class_name"), PIPELINES[name].denoiser
     if kind != wanted:
@@ -233,13 +231,12 @@ def world_denoiser(world: WorldModel, name: str, steps: int | None = None) -> De
     from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 
     from worldsim.conditions import Conditions
-    from worldsim.cost import Denoiser, count, weights_per_token
+    from worldsim.cost import Denoiser, count
     from worldsim.rollout import Rollout
 
     dit, c = world.dit, world.dit.config
     h, w = world.codec.latent_size(world.game.frame_size)
     rows, columns = -(-h // c.patch_size), -(-w // c.patch_size)
-    patches, n = rows * columns, rows * columns + dit.num_special
     rollout = Rollout(world, num_passes=steps)
     rollout.begin([0], [0])
     step = count(lambda: rollout.step(np.zeros(1, np.int64)))  # for real: layers keep constants
@@ -254,14 +251,6 @@ def world_denoiser(world: WorldModel, name: str, steps: int | None = None) -> De
         conditions = Conditions(torch.zeros(1, t), torch.zeros(1, t, dtype=torch.int64), history)
         return model(noisy, conditions)
 
-    def rule(t: int) -> tuple[float, float]:
-        over_time = c.depth // c.time_every
-        attention = 4.0 * c.width * t * n * (n * c.depth + t * over_time)
-        linear = weights_per_token(dit) * n
-        linear += (dit.embed.weight.numel() + dit.unembed.weight.numel()) * patches
-        convolutions = sum(p.numel() for p in dit.detail.parameters() if p.ndim == 4)
-        return attention, 2.0 * t * (linear + convolutions * patches * dit.patch**2)
-
     return Denoiser(
         name=name,
         frame_size=world.game.frame_size,
@@ -269,14 +258,13 @@ def world_denoiser(world: WorldModel, name: str, steps: int | None = None) -> De
         window=world.window,
         reduction=1,
         patch_frames=1,
-        frame_tokens=n,
+        frame_tokens=rows * columns + dit.num_special,
         steps=rollout.num_passes,
         forwards=1,
         batch=1,
         parameters=sum(parameter.numel() for parameter in dit.parameters()),
         weights=sum(parameter.nbytes for parameter in dit.parameters()),
         forward=lambda t: count(lambda: run(t), fake),
-        rule=rule,
         ring=step._replace(activations=step.activations + cache),
     )
 
@@ -312,23 +300,6 @@ def device_rate(config: CostConfig) -> tuple[float, str]:
         return rate / 1000, f"measured on {torch.cuda.get_device_name()} in {config.dtype}"
     rate = matrix_rate(torch.device("cpu"))
     return rate / 1000, f"measured on this CPU in fp32, threads: {torch.get_num_threads()}"
-
-
-def forward_table(
-    denoiser: Denoiser, forwards: Mapping[int, Forward], latents: int, windows: int
-) -> Table:
-    """A forward of a window and of the whole: counted, and by closed form."""
-    table = Table(title="A forward, TFLOP: counted, and by the rule 4 N² d layers and 2 P N")
-    for column in ("tokens", "attention", "by rule", "the rest", "by rule", "rule / counted"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for length in sorted({1, windows}):
-        counted = forwards[length]
-        rule = denoiser.rule(length * latents) if denoiser.rule else (math.nan, math.nan)
-        cells = counted.attention / 1e12, rule[0] / 1e12, counted.rest / 1e12, rule[1] / 1e12
-        ratio = sum(rule) / (counted.attention + counted.rest)
-        shown = ["-" if math.isnan(cell) else _figure(cell) for cell in (*cells, ratio)]
-        table.add_row(f"{denoiser.tokens(length * latents):,}", *shown)
-    return table
 
 
 def scheme_table(denoiser: Denoiser, schemes: Mapping[str, Scheme], tflops: float) -> Table:

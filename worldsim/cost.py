@@ -4,14 +4,12 @@ A forward is done on fake tensors, which have shapes and no contents, so that a 
 parameters is counted on a laptop. PyTorch's FLOP counter counts the products and convolutions, and
 the bytes of the storages that are alive are followed beside it. Attention is taken to be fused
 (it does not keep the matrix of N x N), as on a GPU, except where a network writes it out.
-A closed form (``rule``) says the same on the back of an envelope.
 """
 
 from __future__ import annotations
 
 import inspect
 import math
-import re
 import warnings
 import weakref
 from collections.abc import Callable, Mapping
@@ -26,22 +24,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from worldsim.pretrained import DTYPES, fps_of
+from worldsim.pretrained import DTYPES
+from worldsim.video_families import PIPELINES, Config, halvings
 
-Config = Mapping[str, Any]
 Size = tuple[int, int, int]  # latent frames, rows, columns
 
 HALVINGS = {"block_out_channels": (128, 256, 512, 512)}  # three, in every published VAE
 TEXT_WIDTH = ("text_embed_dim", "caption_channels", "text_dim", "cross_attention_dim")
 IMAGE_TOKENS = 257  # of a picture, as CLIP sees it
-COGVIDEOX_5B_I2V = {
-    "in_channels": 32,
-    "num_attention_heads": 48,
-    "num_layers": 42,
-    "use_rotary_positional_embeddings": True,
-}
-WAN_I2V = {"in_channels": 36, "image_dim": 1280, "added_kv_proj_dim": 5120}  # 2.1, 14B
-PER_TOKEN = re.compile(r"\w*blocks\.(?!.*(norm|context|add_|attn2\.to_[kv]))")  # not of text
 
 
 class Forward(NamedTuple):
@@ -76,7 +66,6 @@ class Denoiser:
         parameters: Their number.
         weights: Their bytes.
         forward: Latent frames to the cost of a forward.
-        rule: Latent frames to its attention and the rest by closed form; None if there is none.
         ring: Cost of a step with a ring cache, all passes together; None without such a cache.
     """
 
@@ -93,7 +82,6 @@ class Denoiser:
     parameters: int
     weights: int
     forward: Callable[[int], Forward]
-    rule: Callable[[int], tuple[float, float]] | None = None
     ring: Forward | None = None
 
     def latent_frames(self, frames: float) -> int:
@@ -160,145 +148,61 @@ def count(run: Callable[[], object], fake: FakeTensorMode | None = None) -> Forw
     return Forward(attention, sum(counts.values()) - attention, live.peak)
 
 
-@dataclass(frozen=True)
-class Family:
-    """What diffusers' pipelines around one denoiser have in common.
+def make_inputs(
+    denoiser: Any,
+    layout: str,
+    batch: int,
+    size: Size,
+    text: int,
+    dtype: torch.dtype,
+    level_per_token: bool = False,
+) -> dict[str, Any]:
+    """Make what a forward of a denoiser takes, as its signature and its config say.
 
-    Attributes:
-        denoiser: Class of the denoiser.
-        vae: Class of the autoencoder.
-        reductions: The VAE's config to frames a latent frame and pixels a latent pixel.
-        published: By pipeline: in what its published model differs from the class's defaults.
-        layout: Axes of the noisy latents.
-        joint: Whether the text is in the same sequence as the video.
-        guided: With guidance, samples in a forward and forwards a step.
+    Args:
+        denoiser: A denoiser of diffusers.
+        layout: Axes of the noisy latents, of `Family.layout`.
+        batch: Samples.
+        size: Latent frames, rows and columns.
+        text: Tokens of text.
+        dtype: Type of the latents and the conditions.
+        level_per_token: Whether each token has a noise level of its own.
     """
-
-    denoiser: str
-    vae: str
-    reductions: Callable[[Config], tuple[int, int]]
-    published: dict[str, dict[str, Any]]
-    layout: str = "bcthw"
-    joint: bool = False
-    guided: tuple[int, int] = (2, 1)
-
-    def patch(self, c: Config) -> Size:
-        """Latent frames, rows and columns to a token, by the denoiser's config."""
-        side = c.get("patch_size", 1)
-        return (c.get("patch_size_t") or 1, side, side) if isinstance(side, int) else tuple(side)
-
-    def inputs(
-        self, c: Config, batch: int, size: Size, text: int, dtype: torch.dtype
-    ) -> dict[str, Any]:
-        """What a forward is given, by latent frames, rows and columns and tokens of text."""
-        tokens = math.prod(side // patch for side, patch in zip(size, self.patch(c), strict=True))
-        sides = dict(zip("bcthwn", (batch, c["in_channels"], *size, tokens), strict=True))
-        per_token = (batch, tokens) if c.get("level_per_token") else (batch,)
-        width = next(c[key] for key in TEXT_WIDTH if key in c)
-        latents = torch.zeros([sides[axis] for axis in self.layout], dtype=dtype)
-        given: dict[str, Any] = {
-            "sample" if self.denoiser.startswith("UNet") else "hidden_states": latents,
-            "timestep": torch.zeros(per_token, dtype=torch.int64),
-            "encoder_hidden_states": torch.zeros(batch, text, width, dtype=dtype),
-        }
-        if self.denoiser.startswith(("LTX", "Hunyuan", "Mochi")):
-            given["encoder_attention_mask"] = torch.ones(batch, text, dtype=torch.bool)
-        if self.denoiser.startswith("LTX"):
-            given |= dict(zip(("num_frames", "height", "width"), size, strict=True))
-        if self.denoiser.startswith("Hunyuan"):
-            given["pooled_projections"] = torch.zeros(
-                batch, c["pooled_projection_dim"], dtype=dtype
-            )
-        if self.denoiser.startswith("UNet"):
-            given["added_time_ids"] = torch.zeros(batch, 3, dtype=dtype)
-        if c.get("use_rotary_positional_embeddings"):
-            given["image_rotary_emb"] = tuple(torch.zeros(2, tokens, c["attention_head_dim"]))
-        if c.get("ofs_embed_dim"):
-            given["ofs"] = torch.zeros(1)
-        if c.get("guidance_embeds"):
-            given["guidance"] = torch.zeros(batch, dtype=dtype)
-        if c.get("image_dim"):
-            image = batch, IMAGE_TOKENS, c["image_dim"]
-            given["encoder_hidden_states_image"] = torch.zeros(image, dtype=dtype)
-        return given
-
-    def rule(self, denoiser: Any, batch: int, tokens: int, text: int) -> tuple[float, float]:
-        """Attention and the rest by closed form: 4 N² d layers, and 2 P N."""
-        c = denoiser.config
-        width = c["num_attention_heads"] * c["attention_head_dim"]
-        layers = c["num_layers"] + c.get("num_single_layers", 0)
-        queries = tokens + text * self.joint
-        keys = tokens + text + (IMAGE_TOKENS if c.get("image_dim") else 0)
-        weights = weights_per_token(denoiser)
-        return 4.0 * batch * queries * keys * width * layers, 2.0 * batch * weights * queries
+    c = denoiser.config
+    tokens = math.prod(side // patch for side, patch in zip(size, patch_of(c), strict=True))
+    sides = dict(zip("bcthwn", (batch, c["in_channels"], *size, tokens), strict=True))
+    latents = tuple(sides[axis] for axis in layout)
+    width = next(c[key] for key in TEXT_WIDTH if key in c)
+    head = c.get("use_rotary_positional_embeddings") and c["attention_head_dim"]
+    shapes: dict[str, tuple[tuple[int | None, ...], torch.dtype]] = {
+        "sample": (latents, dtype),
+        "hidden_states": (latents, dtype),
+        "timestep": ((batch, tokens) if level_per_token else (batch,), torch.int64),
+        "encoder_hidden_states": ((batch, text, width), dtype),
+        "encoder_attention_mask": ((batch, text), torch.bool),
+        "encoder_hidden_states_image": ((batch, IMAGE_TOKENS, c.get("image_dim")), dtype),
+        "pooled_projections": ((batch, c.get("pooled_projection_dim")), dtype),
+        "added_time_ids": ((batch, 3), dtype),
+        "image_rotary_emb": ((2, tokens, head or None), torch.float32),
+        "ofs": ((1 if c.get("ofs_embed_dim") else None,), torch.float32),
+        "guidance": ((batch if c.get("guidance_embeds") else None,), dtype),
+    }
+    taken = inspect.signature(denoiser.forward).parameters
+    given: dict[str, Any] = {
+        name: torch.ones(shape, dtype=kind)  # a mask of ones: all text is read
+        for name, (shape, kind) in shapes.items()
+        if name in taken and None not in shape
+    }
+    if "image_rotary_emb" in given:
+        given["image_rotary_emb"] = tuple(given["image_rotary_emb"])
+    counts = dict(zip(("num_frames", "height", "width"), size, strict=True))
+    return given | {name: value for name, value in counts.items() if name in taken}
 
 
-def weights_per_token(denoiser: nn.Module) -> int:
-    """Weights of the linear layers in a transformer's blocks that each token passes through."""
-    return sum(
-        module.weight.numel()
-        for name, module in denoiser.named_modules()
-        if isinstance(module, nn.Linear) and PER_TOKEN.match(name)
-    )
-
-
-def _halvings(c: Config) -> int:
-    return 2 ** (len(c["block_out_channels"]) - 1)
-
-
-def _ltx_reductions(c: Config) -> tuple[int, int]:
-    factor = 2 ** sum(c["spatio_temporal_scaling"])
-    frames = c["temporal_compression_ratio"] or c["patch_size_t"] * factor
-    return frames, c["spatial_compression_ratio"] or c["patch_size"] * factor
-
-
-FAMILIES = (
-    Family(
-        "CogVideoXTransformer3DModel",
-        "AutoencoderKLCogVideoX",
-        reductions=lambda c: (int(c["temporal_compression_ratio"]), _halvings(c)),
-        published={"CogVideoXPipeline": {}, "CogVideoXImageToVideoPipeline": COGVIDEOX_5B_I2V},
-        layout="btchw",
-        joint=True,
-    ),
-    Family(
-        "LTXVideoTransformer3DModel",
-        "AutoencoderKLLTXVideo",
-        reductions=_ltx_reductions,
-        published={"LTXPipeline": {}, "LTXImageToVideoPipeline": {}, "LTXConditionPipeline": {}},
-        layout="bnc",
-    ),
-    Family(
-        "WanTransformer3DModel",
-        "AutoencoderKLWan",
-        reductions=lambda c: (c["scale_factor_temporal"], c["scale_factor_spatial"]),
-        published={"WanPipeline": {}, "WanImageToVideoPipeline": WAN_I2V},
-        guided=(1, 2),
-    ),
-    Family(
-        "HunyuanVideoTransformer3DModel",
-        "AutoencoderKLHunyuanVideo",
-        reductions=lambda c: (c["temporal_compression_ratio"], c["spatial_compression_ratio"]),
-        published={"HunyuanVideoPipeline": {}},
-        joint=True,
-        guided=(1, 1),  # how much guidance is an input of the network
-    ),
-    Family(
-        "MochiTransformer3DModel",
-        "AutoencoderKLMochi",
-        reductions=lambda c: (6, 8),  # fixed in the pipeline
-        published={"MochiPipeline": {}},
-        joint=True,
-    ),
-    Family(
-        "UNetSpatioTemporalConditionModel",
-        "AutoencoderKLTemporalDecoder",
-        reductions=lambda c: (1, _halvings(c)),
-        published={"StableVideoDiffusionPipeline": {}},
-        layout="btchw",
-    ),
-)
-PIPELINES = {name: family for family in FAMILIES for name in family.published}
+def patch_of(c: Config) -> Size:
+    """Latent frames, rows and columns to a token, by the denoiser's config."""
+    side = c.get("patch_size", 1)
+    return (c.get("patch_size_t") or 1, side, side) if isinstance(side, int) else tuple(side)
 
 
 def pipeline_denoiser(
@@ -334,15 +238,13 @@ def pipeline_denoiser(
     with fake:
         denoiser = getattr(diffusers, family.denoiser).from_config(settings).eval()
         _set_dtype(denoiser, DTYPES[dtype])
-    c = dict(denoiser.config)
-    c["level_per_token"] = name in ("LTXImageToVideoPipeline", "LTXConditionPipeline") or (
-        configs.get("pipeline", {}).get("expand_timesteps", False)
-    )
+    c = denoiser.config
+    level_per_token = family.level_per_token(name, configs.get("pipeline", {}))
     reduction, side = family.reductions(vae)
-    patch = family.patch(c)
+    patch = patch_of(c)
     own = c.get("sample_height", 60) * side, c.get("sample_width", 106) * side  # Mochi's: 480x848
     height, width = frame_size or (defaults["height"] or own[0], defaults["width"] or own[1])
-    multiple = side * (_halvings(c) if "block_out_channels" in c else patch[1])
+    multiple = side * (halvings(c) if "block_out_channels" in c else patch[1])
     if min(height, width) < 1 or height % multiple or width % multiple:
         raise ValueError(
             f"{name} wants frame sides that are multiples of {multiple}, got {height}x{width}"
@@ -355,12 +257,15 @@ def pipeline_denoiser(
 
     def run(latent_frames: int) -> object:
         size = latent_frames, rows, columns
-        return denoiser(**family.inputs(c, batch, size, text, DTYPES[dtype]), return_dict=False)
+        inputs = make_inputs(
+            denoiser, family.layout, batch, size, text, DTYPES[dtype], level_per_token
+        )
+        return denoiser(**inputs, return_dict=False)
 
     return Denoiser(
         name=name,
         frame_size=(height, width),
-        fps=fps_of(name),
+        fps=family.fps,
         window=defaults["num_frames"] or c.get("sample_frames") or c["num_frames"],
         reduction=reduction,
         patch_frames=patch[0],
@@ -371,9 +276,6 @@ def pipeline_denoiser(
         parameters=sum(parameter.numel() for parameter in denoiser.parameters()),
         weights=sum(parameter.nbytes for parameter in denoiser.parameters()),
         forward=lambda t: count(lambda: run(t), fake),
-        rule=None  # the levels of a U-Net differ in tokens
-        if "block_out_channels" in c
-        else lambda t: family.rule(denoiser, batch, t // patch[0] * tokens, text),
     )
 
 

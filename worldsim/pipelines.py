@@ -25,11 +25,11 @@ from worldsim.pretrained import (
     check_weights_fit,
     class_of,
     fetch_model,
-    fps_of,
     precision_on,
     quiet_libraries,
 )
 from worldsim.video import fit_frame
+from worldsim.video_families import find_family
 
 
 class VideoPipeline:
@@ -47,6 +47,7 @@ class VideoPipeline:
 
     Attributes:
         name: The pipeline's class.
+        family: What it has in common with others.
         fps: Frames a second of the videos that it was trained on.
 
     Raises:
@@ -71,7 +72,8 @@ class VideoPipeline:
         folder = fetch_model(model, variant)
         self.name = class_of(folder)
         check_no_code(folder)
-        self.fps = fps_of(self.name)
+        self.family = find_family(self.name)
+        self.fps = self.family.fps
         device = "cuda" if torch.cuda.is_available() else "cpu"
         precision = precision_on(device, dtype)
         if offload == "auto":
@@ -83,8 +85,8 @@ class VideoPipeline:
             )
         check_weights_fit(folder, variant, device, precision, offload)
         dtypes: Any = precision
-        if self.name.startswith("Wan") and precision != torch.float32:
-            dtypes = {"default": precision, "vae": torch.float32}  # as its authors run it
+        if self.family.single_precision_vae and precision != torch.float32:
+            dtypes = {"default": precision, "vae": torch.float32}
         try:
             with explained_memory():
                 pipe = DiffusionPipeline.from_pretrained(
@@ -149,7 +151,7 @@ class VideoPipeline:
         names = ("temporal_compression_ratio", "scale_factor_temporal", "temporal_scale_factor")
         found = (getattr(self.pipe, f"vae_{name}", None) for name in names)
         stride = next((int(value) for value in found if value), 1)
-        return 2 * stride if self.name.startswith("CogVideoX") else stride  # decoded in pairs
+        return stride * self.family.frames_decoded
 
     @property
     def num_frames(self) -> int:
@@ -198,11 +200,15 @@ class VideoPipeline:
     @property
     def sibling(self) -> str | None:
         """The class that goes on from frames with the same weights, where there is one."""
-        if self.name == "LTXPipeline":
-            return "LTXConditionPipeline"
-        if self.name == "WanPipeline" and self.pipe.config.expand_timesteps:  # of 5B parameters
-            return "WanImageToVideoPipeline"
-        return None
+        return self.family.sibling(self.name, self.pipe.config)
+
+    @property
+    def continues_video(self) -> bool:
+        """Whether a window can go on from several frames, with this class or its sibling."""
+        if self.sibling is None:
+            return self.takes_video
+        call = getattr(diffusers, self.sibling).__call__
+        return {"video", "frame_index"} <= set(inspect.signature(call).parameters)
 
     def become_sibling(self) -> None:
         """Turn into the class that goes on from frames, of the same weights in the same place."""

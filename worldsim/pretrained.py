@@ -18,23 +18,8 @@ from worldsim.devices import check_memory
 from worldsim.files import naming_damage, one_line, read_object, reading
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-FPS = {
-    "StableVideoDiffusion": 7.0,
-    "CogVideoX": 8.0,
-    "LTX": 25.0,
-    "Wan": 16.0,
-    "HunyuanVideo": 15.0,
-    "Mochi": 30.0,
-}
-"""Beginning of a class's name -> frames a second."""
-OTHER_FPS = 16.0
 REMEDY = "fetch or write the model again"
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-
-
-def fps_of(name: str) -> float:
-    """Frames a second of the videos that a class of pipeline was trained on."""
-    return next((fps for beginning, fps in FPS.items() if name.startswith(beginning)), OTHER_FPS)
 
 
 def quiet_libraries() -> None:
