@@ -340,7 +340,6 @@ def _duration(seconds: float) -> str:
 def draw(path: Path, name: str, curves: Mapping[str, Sequence[Scheme]]) -> None:
     """Arithmetic and memory against duration, a line for each scheme."""
     import matplotlib
-    import numpy as np
 
     matplotlib.use("Agg")  # before pyplot, which else looks for a display
     from matplotlib import pyplot as plt
@@ -349,14 +348,10 @@ def draw(path: Path, name: str, curves: Mapping[str, Sequence[Scheme]]) -> None:
     unit, byte, flop, size = (1e9, 1e6, "GFLOP", "MB") if small else (1e15, 1e9, "PFLOP", "GB")
     figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.8))
     for label, schemes in curves.items():
-        seconds = np.array([scheme.seconds for scheme in schemes])
-        along = np.linspace(seconds[0], seconds[-1], 50)
+        seconds = [scheme.seconds for scheme in schemes]
         totals, peaks = [s.total / unit for s in schemes], [s.memory / byte for s in schemes]
         for axis, values in zip(axes, (totals, peaks), strict=True):
-            axis.plot(seconds, values, "o", color=COLOURS[label], markersize=4)
-            # Attention makes parabolas, of which three points tell all.
-            parabola = np.poly1d(np.polyfit(seconds, values, len(schemes) - 1))
-            axis.plot(along, parabola(along), color=COLOURS[label], label=label)
+            axis.plot(seconds, values, "o-", color=COLOURS[label], markersize=4, label=label)
     for axis, title in zip(axes, (f"arithmetic, {flop}", f"peak memory, {size}"), strict=True):
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("duration, seconds")

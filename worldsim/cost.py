@@ -174,7 +174,7 @@ def make_inputs(
     latents = tuple(sides[axis] for axis in layout)
     width = next(c[key] for key in TEXT_WIDTH if key in c)
     head = c.get("use_rotary_positional_embeddings") and c["attention_head_dim"]
-    shapes: dict[str, tuple[tuple[int | None, ...], torch.dtype]] = {
+    shapes: dict[str, tuple[tuple[Any, ...], torch.dtype]] = {
         "sample": (latents, dtype),
         "hidden_states": (latents, dtype),
         "timestep": ((batch, tokens) if level_per_token else (batch,), torch.int64),
