@@ -8,34 +8,43 @@ perspective"; as there, a world is trained on a band of speeds and sizes and ask
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from worldsim.probes import (
-    BACKGROUND,
-    CANDLE_WIDTH,
-    COLOURS,
-    CONTEXT,
-    COUNTED_RADIUS,
-    FLAME,
-    FLOOR,
-    GLASS,
-    GRAVITY,
-    HEIGHT,
-    LIQUID,
-    PILLAR,
-    PILLAR_COLOUR,
-    VESSELS,
-    WAX,
-    WIDTH,
-)
+from . import scene_look as look
+from . import scene_readers as readers
+from .scene_look import COLOURS, COUNTED_RADIUS, HEIGHT, WIDTH
+from .scene_readers import GRAVITY, Errors, Frames, Truth
 
+CONTEXT = 8  # frames that a world is given
 LENGTH = 40  # steps of an episode
 
 State = dict[str, np.ndarray]  # each quantity over time, (t ...)
+
+
+class SceneKind(NamedTuple):
+    """What a scene is, and what can be asked of a video of it.
+
+    Attributes:
+        about: What it is, in a few words.
+        decide: (generator, band) to what happens.
+        paint: Draws a state on a canvas (h w 3).
+        read: (frames, truth, real frames), all over the same steps, to errors by quantity.
+        units: Of each quantity: pixels (a step), steps, or a share, printed in per cent.
+        against: The true quantity that errors are drawn against.
+        asked: The state of an episode to that quantity.
+    """
+
+    about: str
+    decide: Callable[[np.random.Generator, str], State]
+    paint: Callable[[np.ndarray, dict[str, Any]], None]
+    read: Callable[[Frames, Truth, Frames], Errors]
+    units: dict[str, str]
+    against: str
+    asked: Callable[[Truth], float]
 
 
 class Scene(gymnasium.Env[np.ndarray, np.int64]):
@@ -44,8 +53,7 @@ class Scene(gymnasium.Env[np.ndarray, np.int64]):
     ``info`` (at reset too) holds the true state of the frame; see the scene's function below.
 
     Args:
-        scene: One of ``motion``, ``collision``, ``parabola``, ``occlusion``, ``pour``, ``candle``
-            and ``counting``.
+        scene: A name in ``SCENES``, such as ``motion``.
         band: ``"in"``, where worlds are trained, or ``"out"``, beyond it.
         render_mode: ``"rgb_array"`` or None.
 
@@ -86,8 +94,7 @@ class Scene(gymnasium.Env[np.ndarray, np.int64]):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Decide all that will happen."""
         super().reset(seed=seed)
-        decide, self._paint = SCENES[self.scene]
-        self._states = decide(self.np_random, self.band)
+        self._states = SCENES[self.scene].decide(self.np_random, self.band)
         self._t = 0
         return self._draw(), self._info()
 
@@ -107,8 +114,8 @@ class Scene(gymnasium.Env[np.ndarray, np.int64]):
 
     def _draw(self) -> np.ndarray:
         canvas = np.empty((HEIGHT, WIDTH, 3))
-        canvas[:] = BACKGROUND
-        self._paint(canvas, self._info())
+        canvas[:] = look.BACKGROUND
+        SCENES[self.scene].paint(canvas, self._info())
         return np.round(canvas).astype(np.uint8)
 
 
@@ -240,78 +247,71 @@ def counting(rng: np.random.Generator, band: str) -> State:
     return {"position": position, "kind": _constant(kind)}
 
 
-# ------------------------------------------------------------------ how it looks
+# ------------------------------------------------------------------ the scenes
 
-_X, _Y = np.meshgrid(np.arange(WIDTH) + 0.5, np.arange(HEIGHT) + 0.5)
-
-
-def _blend(canvas: np.ndarray, alpha: np.ndarray, colour: tuple[int, int, int]) -> None:
-    canvas += alpha[..., None] * (np.array(colour) - canvas)
-
-
-def _disc(
-    canvas: np.ndarray, position: np.ndarray, radius: float, colour: tuple[int, int, int]
-) -> None:
-    distance = np.hypot(_X - position[0], _Y - position[1])
-    _blend(canvas, np.clip(radius + 0.5 - distance, 0.0, 1.0), colour)
-
-
-def _column(
-    canvas: np.ndarray,
-    sides: tuple[float, float],
-    height: float,
-    colour: tuple[int, int, int],
-) -> None:
-    """A column on the floor with sides and a top to a fraction of a pixel."""
-    across = np.clip(np.minimum(_X + 0.5, sides[1]) - np.maximum(_X - 0.5, sides[0]), 0, 1)
-    up = np.clip(height - (FLOOR - _Y - 0.5), 0, 1) * (FLOOR > _Y)
-    _blend(canvas, across * up, colour)
-
-
-def _paint_ball(canvas: np.ndarray, state: dict[str, Any]) -> None:
-    _disc(canvas, state["position"], state["radius"], COLOURS[0])
-
-
-def _paint_two(canvas: np.ndarray, state: dict[str, Any]) -> None:
-    for position, radius, colour in zip(state["position"], state["radius"], COLOURS, strict=False):
-        _disc(canvas, position, radius, colour)
-
-
-def _paint_occlusion(canvas: np.ndarray, state: dict[str, Any]) -> None:
-    _disc(canvas, state["position"], state["radius"], COLOURS[state["kind"]])
-    canvas[:, PILLAR[0] : PILLAR[1]] = PILLAR_COLOUR
-
-
-def _paint_pour(canvas: np.ndarray, state: dict[str, Any]) -> None:
-    for (left, right), volume in zip(VESSELS, state["volume"], strict=True):
-        for wall in (left - 1, right):
-            canvas[FLOOR - 24 : FLOOR, wall] = GLASS
-        canvas[FLOOR, left - 1 : right + 1] = GLASS
-        _column(canvas, (left, right), volume / (right - left), LIQUID)
-
-
-def _paint_candle(canvas: np.ndarray, state: dict[str, Any]) -> None:
-    x, height = state["x"], state["height"]
-    _column(canvas, (x - CANDLE_WIDTH / 2, x + CANDLE_WIDTH / 2), height, WAX)
-    canvas[FLOOR:] = PILLAR_COLOUR
-    _disc(canvas, np.array([x, FLOOR - height - 3]), 1.5, FLAME)
-
-
-def _paint_counting(canvas: np.ndarray, state: dict[str, Any]) -> None:
-    for position, kind in zip(state["position"][::-1], state["kind"][::-1], strict=True):
-        if kind >= 0:
-            _disc(canvas, position, COUNTED_RADIUS, COLOURS[kind])
-
-
-Decide = Callable[[np.random.Generator, str], State]
-Paint = Callable[[np.ndarray, dict[str, Any]], None]
-SCENES: dict[str, tuple[Decide, Paint]] = {
-    "motion": (motion, _paint_ball),
-    "collision": (collision, _paint_two),
-    "parabola": (parabola, _paint_ball),
-    "occlusion": (occlusion, _paint_occlusion),
-    "pour": (pour, _paint_pour),
-    "candle": (candle, _paint_candle),
-    "counting": (counting, _paint_counting),
+SHARE = "share"
+SCENES = {
+    "motion": SceneKind(
+        "a ball in a straight line",
+        motion,
+        look.paint_ball,
+        readers.read_motion,
+        {"velocity": "px/step", "lost": SHARE},
+        "speed",
+        readers.speed_of,
+    ),
+    "collision": SceneKind(
+        "two balls that meet",
+        collision,
+        look.paint_two,
+        readers.read_collision,
+        {"velocity": "px/step", "momentum": SHARE, "energy": SHARE, "lost": SHARE},
+        "speed",
+        readers.speed_of,
+    ),
+    "parabola": SceneKind(
+        "a ball thrown under gravity",
+        parabola,
+        look.paint_ball,
+        readers.read_parabola,
+        {"velocity": "px/step", "energy": SHARE, "lost": SHARE},
+        "speed",
+        readers.speed_of,
+    ),
+    "occlusion": SceneKind(
+        "a ball behind a pillar",
+        occlusion,
+        look.paint_occlusion,
+        readers.read_occlusion,
+        {"vanished": SHARE, "other kind": SHARE, "time": "steps", "place": "px"},
+        "speed",
+        readers.speed_of,
+    ),
+    "pour": SceneKind(
+        "liquid poured between vessels",
+        pour,
+        look.paint_pour,
+        readers.read_pour,
+        {"volume": SHARE, "total": SHARE},
+        "rate",
+        readers.rate_of,
+    ),
+    "candle": SceneKind(
+        "a candle that burns down",
+        candle,
+        look.paint_candle,
+        readers.read_candle,
+        {"height": "px", "grows": SHARE},
+        "rate",
+        readers.rate_of,
+    ),
+    "counting": SceneKind(
+        "balls that cross",
+        counting,
+        look.paint_counting,
+        readers.read_counting,
+        {"number": SHARE, "kinds": SHARE},
+        "number of balls",
+        readers.number_of,
+    ),
 }
-"""Name -> what happens, and how it looks."""

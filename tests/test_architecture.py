@@ -15,6 +15,8 @@ import worldsim
 
 ROOT = Path(worldsim.__file__).parents[1]
 LEAVES = ("envs", "train", "play")
+BELOW = {"worldsim": (), "envs": (), "train": ("envs",), "play": ("envs",)}
+"""Folder -> the leaves that it may import beside itself."""
 MAX_LINES = 400
 
 # Third party -> the files that may import it; a name ending in / is a folder.
@@ -140,9 +142,9 @@ def test_all_folders_are_looked_at() -> None:
 
 
 @pytest.mark.parametrize("path", SOURCES)
-def test_leaves_import_no_other_leaf_and_the_library_none(path: str) -> None:
+def test_no_import_runs_against_the_order_of_the_leaves(path: str) -> None:
     own = path.split("/")[0]
-    forbidden = [leaf for leaf in LEAVES if leaf != own]
+    forbidden = [leaf for leaf in LEAVES if leaf not in (own, *BELOW[own])]
     broken = [
         name
         for name in imported_names(path)

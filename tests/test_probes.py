@@ -11,7 +11,8 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import worldsim  # noqa: F401  (registers the scenes)
-from worldsim.probes import CONTEXT, PROBES, SHARE, Errors, Frames, Truth, asked
+from worldsim.envs.scene_readers import Errors, Frames, Truth
+from worldsim.envs.scenes import CONTEXT, SCENES, SHARE, Scene
 from worldsim.train.probe import main, watch
 
 # What a reader may be off on real frames, by the unit of what it reads.
@@ -26,7 +27,7 @@ def episode(name: str, band: str, seed: int) -> tuple[Frames, Truth]:
 
 
 def errors(name: str, shown: Frames, truth: Truth, real: Frames) -> Errors:
-    return PROBES[name].read(shown, truth, real)
+    return SCENES[name].read(shown, truth, real)
 
 
 def dye(frames: Frames) -> Frames:
@@ -36,14 +37,14 @@ def dye(frames: Frames) -> Frames:
 
 
 class TestScenes:
-    @pytest.mark.parametrize("name", PROBES)
+    @pytest.mark.parametrize("name", SCENES)
     def test_is_an_environment(self, name: str) -> None:
         check_env(gymnasium.make("worldsim/Scene-v0", scene=name).unwrapped, skip_render_check=True)
 
-    @pytest.mark.parametrize("name", PROBES)
+    @pytest.mark.parametrize("name", SCENES)
     def test_bands_do_not_meet(self, name: str) -> None:
         inside, outside = (
-            np.array([asked(name, episode(name, band, seed)[1]) for seed in range(40)])
+            np.array([SCENES[name].asked(episode(name, band, seed)[1]) for seed in range(40)])
             for band in ("in", "out")
         )
         if name != "collision":  # two speeds, each in its band; their mean may be anywhere
@@ -54,8 +55,6 @@ class TestScenes:
 
     @pytest.mark.parametrize("argument", ["scene", "band", "render_mode"])
     def test_arguments_are_checked(self, argument: str) -> None:
-        from worldsim.envs.scenes import Scene
-
         with pytest.raises(ValueError, match=f"{argument} must be one of .* got 'nonsense'"):
             Scene(**{argument: "nonsense"})
 
@@ -74,12 +73,12 @@ class TestScenes:
 
 class TestReaders:
     @pytest.mark.parametrize("band", ["in", "out"])
-    @pytest.mark.parametrize("name", PROBES)
+    @pytest.mark.parametrize("name", SCENES)
     def test_recover_the_truth_on_real_frames(self, name: str, band: str) -> None:
         for seed in range(12):
             real, truth = episode(name, band, seed)
             for quantity, error in errors(name, real, truth, real).items():
-                limit = SHARES.get(quantity, PRECISION[PROBES[name].units[quantity]])
+                limit = SHARES.get(quantity, PRECISION[SCENES[name].units[quantity]])
                 assert error <= limit, (seed, quantity)
 
     @pytest.mark.parametrize(
@@ -152,9 +151,10 @@ class TestReaders:
             for band, seed in (("in", 3), ("out", 0), ("in", 2))
         )
         assert other == {"number": 0, "kinds": 0}
-        number = asked("counting", truth)
+        number_of = SCENES["counting"].asked
+        number = number_of(truth)
         for found, (band, seed) in ((fewer, ("in", 3)), (more, ("out", 0))):
-            if asked("counting", episode("counting", band, seed)[1]) != number:
+            if number_of(episode("counting", band, seed)[1]) != number:
                 assert found["number"] > 0.5
         found = errors("counting", dye(real), truth, real)
         assert found["number"] < 0.2

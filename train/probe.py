@@ -21,10 +21,11 @@ from rich.table import Table
 from worldsim.bands import Estimate, estimate
 from worldsim.data.episode import EpisodeBuilder
 from worldsim.devices import pick_device
+from worldsim.envs.scene_readers import Errors, Truth
+from worldsim.envs.scenes import CONTEXT, SCENES, SHARE
 from worldsim.files import write_json, write_text
 from worldsim.game import describe_game, make_game
-from worldsim.options import Count, OutFolder, Range, Seed, parse
-from worldsim.probes import CONTEXT, PROBES, SHARE, Errors, Probe, Truth, asked
+from worldsim.options import Count, OutFolder, Range, Rule, Seed, parse
 from worldsim.recording_writer import RecordingWriter
 from worldsim.registration import SCENE_ID
 from worldsim.video import filmstrip
@@ -39,6 +40,12 @@ BANDS = ("in", "out")
 ASKED_SEED = 1_000_000  # episodes from this seed on are never trained on
 STRIP_STEPS = (0, 4, 8, 12, 16, 20, 24, 28, 31)
 SeveralEpisodes = Annotated[int, Range(2, ASKED_SEED)]  # one has no spread
+SCENE_NAMES = ("all", *SCENES)
+SceneName = Annotated[
+    str,
+    tyro.conf.arg(metavar=f"{{{','.join(SCENE_NAMES)}}}"),
+    Rule(f"one of {', '.join(SCENE_NAMES)}", SCENE_NAMES.__contains__),
+]
 SHOWN = {"reader": "reader", "world": "world", "copy_last": "copied"}
 
 
@@ -52,9 +59,7 @@ class ProbeConfig:
     it should fail, and the table tells by how much.
     """
 
-    scene: tyro.conf.Positional[
-        Literal["all", "motion", "collision", "parabola", "occlusion", "pour", "candle", "counting"]
-    ]
+    scene: tyro.conf.Positional[SceneName]
     """The scene, or all of them in turn."""
     out: OutFolder = Path("runs/probes")
     """Folder for recordings and worlds, and a table (text and JSON), a figure and a filmstrip for
@@ -134,7 +139,7 @@ def probe(config: ProbeConfig) -> bool:
         ValueError: If there is no such device, or training says so.
     """
     pick_device(config.device)  # before anything is recorded
-    names = list(PROBES) if config.scene == "all" else [config.scene]
+    names = list(SCENES) if config.scene == "all" else [config.scene]
     console = Console()
     total, done, begun = len(names) * len(config.episodes), 0, time.monotonic()
     for name in names:
@@ -143,7 +148,7 @@ def probe(config: ProbeConfig) -> bool:
         for episodes in config.episodes:
             done += 1
             console.print(
-                f"{name} ({PROBES[name].about}), {episodes} episodes: world {done} of {total}"
+                f"{name} ({SCENES[name].about}), {episodes} episodes: world {done} of {total}"
                 + _to_go(begun, done - 1, total),
                 highlight=False,
                 soft_wrap=True,
@@ -152,7 +157,7 @@ def probe(config: ProbeConfig) -> bool:
             if world is None:
                 return False
             for band, questions in bands.items():
-                answers[episodes, band] = answer(PROBES[name], name, world, questions)
+                answers[episodes, band] = answer(name, world, questions)
         report = {
             f"{episodes} episodes, {band}": one.quantity
             for (episodes, band), one in answers.items()
@@ -233,9 +238,9 @@ def ask_about(name: str, band: str, number: int) -> Asked:
     return Asked(np.stack([frames for frames, _ in seen]), [truth for _, truth in seen])
 
 
-def answer(probe: Probe, name: str, world: WorldModel, asked_about: Asked) -> Answer:
+def answer(name: str, world: WorldModel, asked_about: Asked) -> Answer:
     """Let a world go on from the first frames, and read what it draws."""
-    frames = asked_about.frames
+    scene, frames = SCENES[name], asked_about.frames
     number, steps = len(frames), frames.shape[1] - CONTEXT
     from worldsim.held_out import imagine
 
@@ -246,14 +251,14 @@ def answer(probe: Probe, name: str, world: WorldModel, asked_about: Asked) -> An
     truths = [{k: v[CONTEXT:] for k, v in truth.items()} for truth in asked_about.truths]
 
     def read(shown: Frames) -> dict[str, NDArray[np.float64]]:
-        errors: list[Errors] = [probe.read(*one) for one in zip(shown, truths, real, strict=True)]
-        return {key: np.array([error[key] for error in errors]) for key in probe.units}
+        errors: list[Errors] = [scene.read(*one) for one in zip(shown, truths, real, strict=True)]
+        return {key: np.array([error[key] for error in errors]) for key in scene.units}
 
     readings = {"reader": read(real), "world": read(imagined), "copy_last": read(copied)}
     quantity = {
-        key: {who: _mean(values[key]) for who, values in readings.items()} for key in probe.units
+        key: {who: _mean(values[key]) for who, values in readings.items()} for key in scene.units
     }
-    against = np.array([asked(name, truth) for truth in asked_about.truths])
+    against = np.array([scene.asked(truth) for truth in asked_about.truths])
     return Answer(quantity, readings["world"], against, imagined)
 
 
@@ -269,7 +274,7 @@ def table_of(name: str, answers: dict[tuple[int, str], Answer]) -> Table:
     for column in ("quantity", "unit", "episodes", "band", *SHOWN.values()):
         left = column in ("quantity", "unit")
         table.add_column(column, justify="left" if left else "right", no_wrap=True)
-    for key, unit in PROBES[name].units.items():
+    for key, unit in SCENES[name].units.items():
         for (episodes, band), one in answers.items():
             cells = [_cell(one.quantity[key][who], unit, who == "world") for who in SHOWN]
             table.add_row(key, "%" if unit == SHARE else unit, str(episodes), band, *cells)
@@ -293,7 +298,7 @@ def draw(path: Path, name: str, answers: dict[tuple[int, str], Answer]) -> None:
     matplotlib.use("Agg")  # before pyplot, which else looks for a display
     from matplotlib import pyplot as plt
 
-    units = PROBES[name].units
+    units = SCENES[name].units
     figure, axes = plt.subplots(1, len(units), figsize=(4.2 * len(units), 3.4), squeeze=False)
     numbers = sorted({episodes for episodes, _ in answers})
     inside = next(one.against for (_, band), one in answers.items() if band == "in")
@@ -302,14 +307,14 @@ def draw(path: Path, name: str, answers: dict[tuple[int, str], Answer]) -> None:
         for (episodes, band), one in answers.items():
             style = {"color": f"C{numbers.index(episodes)}", "markersize": 4, "alpha": 0.6}
             axis.plot(one.against, one.each[key], "o" if band == "in" else "x", **style)
-        axis.set_xlabel(f"true {PROBES[name].against}")
+        axis.set_xlabel(f"true {SCENES[name].against}")
         axis.set_title(key if unit == SHARE else f"{key}, {unit}", fontsize=10)
         axis.spines[["top", "right"]].set_visible(False)
     for number in numbers:
         axes[0][0].plot([], [], "o", color=f"C{numbers.index(number)}", label=f"{number} episodes")
     axes[0][0].legend(fontsize=8)
     figure.suptitle(
-        f"{PROBES[name].about}: the world's errors within (o) and beyond (x) what it was trained on"
+        f"{SCENES[name].about}: the world's errors within (o) and beyond (x) what it was trained on"
     )
     figure.tight_layout()
     figure.savefig(path, dpi=110)

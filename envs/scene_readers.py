@@ -1,35 +1,38 @@
-"""Readers of the probe scenes: true quantities, found back in frames.
+"""Readers of the scenes of `worldsim probe`: true quantities, found back in frames.
 
-Each scene (`worldsim.envs.scenes`) has a function here that reads what a video shows and says how
-far it is from the truth. Read from real frames, that is the reader's own error; from a world's
+Each scene has a function here that reads what a video shows and says how far it is from the truth.
+Read from real frames, that is the reader's own error; from a world's
 frames, the world's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from .scene_look import (
+    BACKGROUND,
+    CANDLE_WIDTH,
+    COLOURS,
+    COUNTED_RADIUS,
+    FLAME,
+    FLOOR,
+    HEIGHT,
+    LIQUID,
+    PILLAR,
+    VESSELS,
+    WAX,
+    WIDTH,
+)
+
 Frames = NDArray[np.uint8]
 Truth = dict[str, NDArray[Any]]
 Errors = dict[str, float]
 
-HEIGHT, WIDTH = 32, 64  # pixels of a frame
-CONTEXT = 8  # frames that a world is given
 GRAVITY = 0.03  # pixels a step squared
-BACKGROUND = (18, 20, 30)
-COLOURS = ((235, 70, 70), (70, 215, 90), (80, 130, 245))  # of balls: their kinds
-PILLAR, PILLAR_COLOUR = (26, 38), (110, 110, 118)  # columns from, to
-FLOOR = 28  # row on which vessels and candles stand
-VESSELS = ((14, 24), (40, 50))  # columns from, to, inside
-GLASS, LIQUID = (150, 150, 165), (70, 160, 235)
-WAX, FLAME, CANDLE_WIDTH = (232, 220, 190), (255, 150, 30), 6.0
-COUNTED_RADIUS = 3.0
-
 SPAN = 4  # steps over which velocities are taken, so that a jitter of less than a pixel cancels
 SMALLEST = 4.0  # pixels of area: less is nothing
 HAZE = 0.1  # of a colour: less is nothing where pixels are summed over half a frame
@@ -219,64 +222,16 @@ def count(frames: Frames) -> NDArray[np.int64]:
     return result
 
 
-class Probe(NamedTuple):
-    """A scene and what is asked of it.
-
-    Attributes:
-        about: What it is, in a few words.
-        read: (frames, truth, real frames), all over the same steps, to errors by quantity.
-        units: Of each quantity: pixels (a step), steps, or a share, printed in per cent.
-        against: The true quantity that its figure has below.
-    """
-
-    about: str
-    read: Callable[[Frames, Truth, Frames], Errors]
-    units: dict[str, str]
-    against: str
-
-
-SHARE = "share"
-PROBES = {
-    "motion": Probe(
-        "a ball in a straight line",
-        read_motion,
-        {"velocity": "px/step", "lost": SHARE},
-        "speed",
-    ),
-    "collision": Probe(
-        "two balls that meet",
-        read_collision,
-        {"velocity": "px/step", "momentum": SHARE, "energy": SHARE, "lost": SHARE},
-        "speed",
-    ),
-    "parabola": Probe(
-        "a ball thrown under gravity",
-        read_parabola,
-        {"velocity": "px/step", "energy": SHARE, "lost": SHARE},
-        "speed",
-    ),
-    "occlusion": Probe(
-        "a ball behind a pillar",
-        read_occlusion,
-        {"vanished": SHARE, "other kind": SHARE, "time": "steps", "place": "px"},
-        "speed",
-    ),
-    "pour": Probe(
-        "liquid poured between vessels", read_pour, {"volume": SHARE, "total": SHARE}, "rate"
-    ),
-    "candle": Probe(
-        "a candle that burns down", read_candle, {"height": "px", "grows": SHARE}, "rate"
-    ),
-    "counting": Probe(
-        "balls that cross", read_counting, {"number": SHARE, "kinds": SHARE}, "number of balls"
-    ),
-}
-
-
-def asked(probe: str, truth: Truth) -> float:
-    """The true quantity of an episode that errors are drawn against."""
-    if probe in ("pour", "candle"):
-        return float(truth["rate"][0])
-    if probe == "counting":
-        return float((truth["kind"][0] >= 0).sum())
+def speed_of(truth: Truth) -> float:
+    """The mean speed of the balls at the start, in pixels a step."""
     return float(np.abs(truth["velocity"][0]).reshape(-1, 2)[:, 0].mean())
+
+
+def rate_of(truth: Truth) -> float:
+    """What runs over or burns down, in pixels a step."""
+    return float(truth["rate"][0])
+
+
+def number_of(truth: Truth) -> float:
+    """The number of balls."""
+    return float((truth["kind"][0] >= 0).sum())
