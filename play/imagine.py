@@ -12,10 +12,11 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
-from worldsim.chain import Chain, MakeWindow, Seams, measure_seams
+from worldsim.chain import Chain, MakeWindow
 from worldsim.files import write_json
 from worldsim.find_world import BUNDLED
 from worldsim.options import Count, FramesPerSecond, InFile, NotNegative, OutVideo, Seconds, parse
+from worldsim.seams import Seams, measure_seams
 from worldsim.video import filmstrip, read_frames
 
 from .film import Film, PipelineConfig, load_pipeline, progress_bar, write_film

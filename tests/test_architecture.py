@@ -289,5 +289,15 @@ def test_every_public_name_is_there() -> None:
     for name in worldsim.__all__:
         assert getattr(worldsim, name) is not None
     assert set(worldsim.__all__) <= set(dir(worldsim))
+    tree = ast.parse(Path(worldsim.__file__).read_text(encoding="utf-8"))
+    for_checkers = {
+        alias.asname: (node.module or "").removeprefix("worldsim.")
+        for block in tree.body
+        if isinstance(block, ast.If)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert for_checkers == worldsim._HOMES
     with pytest.raises(AttributeError, match="no attribute 'dream'"):
         worldsim.dream  # noqa: B018  # asking is the test

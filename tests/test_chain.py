@@ -8,8 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from worldsim.chain import Chain, cross_fade, find_cuts, measure_seams
+from worldsim.chain import Chain, cross_fade
 from worldsim.optical_flow import measure_steps
+from worldsim.seams import find_cuts, measure_seams
 
 Frames = np.ndarray
 

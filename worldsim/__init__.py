@@ -41,42 +41,24 @@ from worldsim import threads  # noqa: F401  # it notes forks
 from worldsim.registration import register_envs
 
 if TYPE_CHECKING:
-    from worldsim.data.episode import Episode
-    from worldsim.data.windows import Windows
-    from worldsim.dit import VideoDiT
-    from worldsim.frames import latents_to_pixels, pixels_to_latents
-    from worldsim.game import describe_game, make_game
-    from worldsim.game_config import GameConfig
-    from worldsim.policy import load_policy
-    from worldsim.recording import Recording
-    from worldsim.recording_writer import RecordingWriter
-    from worldsim.rollout import Rollout
-    from worldsim.world_folder import load
-    from worldsim.world_model import WorldModel
-    from worldsim.world_model_env import WorldModelEnv, WorldModelVectorEnv
+    from worldsim.data.episode import Episode as Episode
+    from worldsim.data.windows import Windows as Windows
+    from worldsim.dit import VideoDiT as VideoDiT
+    from worldsim.frames import latents_to_pixels as latents_to_pixels
+    from worldsim.frames import pixels_to_latents as pixels_to_latents
+    from worldsim.game import describe_game as describe_game
+    from worldsim.game import make_game as make_game
+    from worldsim.game_config import GameConfig as GameConfig
+    from worldsim.policy import load_policy as load_policy
+    from worldsim.recording import Recording as Recording
+    from worldsim.recording_writer import RecordingWriter as RecordingWriter
+    from worldsim.rollout import Rollout as Rollout
+    from worldsim.world_folder import load as load
+    from worldsim.world_model import WorldModel as WorldModel
+    from worldsim.world_model_env import WorldModelEnv as WorldModelEnv
+    from worldsim.world_model_env import WorldModelVectorEnv as WorldModelVectorEnv
 
 __version__ = "0.1.0"
-
-__all__ = [
-    "load",
-    "WorldModel",
-    "Rollout",
-    "WorldModelEnv",
-    "WorldModelVectorEnv",
-    "Recording",
-    "RecordingWriter",
-    "Episode",
-    "Windows",
-    "GameConfig",
-    "describe_game",
-    "make_game",
-    "load_policy",
-    "VideoDiT",
-    "pixels_to_latents",
-    "latents_to_pixels",
-    "register_envs",
-    "__version__",
-]
 
 _HOMES = {
     "load": "world_folder",
@@ -96,6 +78,9 @@ _HOMES = {
     "pixels_to_latents": "frames",
     "latents_to_pixels": "frames",
 }
+"""Public name -> the module that it is in. What type checkers read above says the same."""
+
+__all__ = [*_HOMES, "register_envs", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
@@ -108,7 +93,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    return sorted({*globals(), *__all__})
 
 
 register_envs()
