@@ -1,7 +1,6 @@
-"""Which keys a person holds for which action.
+"""Key bindings: which keys select which action.
 
-A binding is names of keys as pygame spells them, joined by ``+`` when they are held together:
-``"up"``, ``"up+space"``.
+A binding is one or more key names as pygame spells them, joined by ``+``: ``"up"``, ``"up+space"``.
 """
 
 from __future__ import annotations
@@ -29,8 +28,8 @@ _KEY_NAMES = {
     "up", "down", "left", "right", "space", "return", "enter", "escape", "tab", "backspace",
     "left shift", "right shift", "left ctrl", "right ctrl", "left alt", "right alt",
 }  # fmt: skip
-"""Names of pygame's keys of more than one character, as far as games declare them."""
-_PYGAME_KEYS = {  # codes of keys that are no characters, as gymnasium.utils.play uses them
+"""Names of pygame's keys that are longer than one character and that games declare."""
+_PYGAME_KEYS = {  # codes of keys without a character, as gymnasium.utils.play uses them
     1073741903: "right", 1073741904: "left", 1073741905: "down", 1073741906: "up",
     8: "backspace", 9: "tab", 13: "return", 27: "escape", 32: "space", 1073741912: "enter",
     1073742048: "left ctrl", 1073742049: "left shift", 1073742050: "left alt",
@@ -39,14 +38,14 @@ _PYGAME_KEYS = {  # codes of keys that are no characters, as gymnasium.utils.pla
 
 
 def action_from_keys(held: Set[str], config: GameConfig) -> int:
-    """Find the action of the keys that are held.
+    """Return the action that the held keys select.
 
     Args:
-        held: Names of keys as pygame spells them.
-        config: The game; of the bindings whose keys are all held, the one of most keys wins.
+        held: Names of the held keys, as pygame spells them.
+        config: The game, with its bindings.
 
     Returns:
-        An action, ``config.noop_action`` if no binding matches.
+        The action of the longest binding whose keys are all held, or ``config.noop_action``.
 
     Example:
         >>> from worldsim.game_config import GameConfig
@@ -63,9 +62,9 @@ def action_from_keys(held: Set[str], config: GameConfig) -> int:
 
 
 def key_codes(key_bindings: Mapping[str, int]) -> dict[tuple[int, ...], int]:
-    """Turn bindings into what ``get_keys_to_action`` gives: pygame's codes of keys -> action.
+    """Convert bindings to the form of ``get_keys_to_action``: pygame's key codes -> action.
 
-    A binding with a key that has no code here is left out.
+    Bindings with a key whose code is unknown are left out.
 
     Example:
         >>> key_codes({"w": 1, "up+space": 3})
@@ -83,10 +82,17 @@ def key_codes(key_bindings: Mapping[str, int]) -> dict[tuple[int, ...], int]:
 def derive_key_bindings(
     env: gymnasium.Env[Any, Any], action_meanings: tuple[str, ...]
 ) -> dict[str, int]:
-    """Bind keys: from the words of the actions, else as the environment says, else digits.
+    """Derive key bindings from the action names, else from the environment, else use digits.
 
-    Words win where each of them is known, for arrows and space lie better in the hand than the
+    Action names come first where all are known: arrows and space are easier to play with than the
     letters that some environments declare.
+
+    Args:
+        env: An environment with Discrete actions.
+        action_meanings: One name for each action.
+
+    Returns:
+        Binding -> action.
     """
     declared = _declared_bindings(env)
     bindings: dict[str, int] = {}
@@ -108,7 +114,7 @@ def derive_key_bindings(
 
 
 def find_noop_action(env: gymnasium.Env[Any, Any], action_meanings: tuple[str, ...]) -> int:
-    """Find the action that does nothing; 0 where there is none."""
+    """Return the action that does nothing, or 0 if there is none."""
     words = [word.upper() for word in action_meanings]
     for noop in NOOP_WORDS:
         if noop in words:
@@ -117,7 +123,7 @@ def find_noop_action(env: gymnasium.Env[Any, Any], action_meanings: tuple[str, .
 
 
 def _keys_of(word: str, has_turns: bool) -> str:
-    """Name the keys of one action's word: ``MOVE_LEFT+ATTACK`` is ``left+space``; "" if unknown."""
+    """Return the keys for an action's name, as ``left+space`` for ``MOVE_LEFT+ATTACK``, or ""."""
     keys = []
     for part in word.split("+"):
         if part in ("MOVE_LEFT", "MOVE_RIGHT"):  # strafing, where the arrows already turn
@@ -133,9 +139,9 @@ def _keys_of(word: str, has_turns: bool) -> str:
 
 
 def _declared_bindings(env: gymnasium.Env[Any, Any]) -> dict[str, int]:
-    """Read ``get_keys_to_action``, whose keys are strings, characters, or pygame's codes.
+    """Read ``get_keys_to_action``, whose keys are names, characters or pygame's codes.
 
-    Its actions have the game's own numbers, of which ours, 0 … n-1, may be shifted.
+    Its actions count from the game's first action, ours from 0.
     """
     get_keys = getattr(env.unwrapped, "get_keys_to_action", None)
     space: Any = env.action_space
@@ -149,16 +155,16 @@ def _declared_bindings(env: gymnasium.Env[Any, Any]) -> dict[str, int]:
 
 
 def _split_keys(keys: Any) -> tuple[str | int, ...]:
-    """Split what is held together: ``"wa"`` is w and a, where it is no name of a key."""
+    """Split keys that are held together: ``"wa"`` means w and a unless it names one key."""
     if isinstance(keys, str):
         return (keys,) if keys in _KEY_NAMES else tuple(keys)
     return tuple(keys) if isinstance(keys, Iterable) else (keys,)
 
 
 def _key_name(key: str | int) -> str:
-    """Name a key as pygame does; "" if it has no name here."""
+    """Return pygame's name of a key, or "" if it is unknown."""
     if isinstance(key, int):
         return _PYGAME_KEYS.get(key) or (_key_name(chr(key)) if 32 < key < 127 else "")
-    if key == "+":  # which joins keys
+    if key == "+":  # it joins keys in a binding
         return ""
     return "space" if key == " " else key.lower()

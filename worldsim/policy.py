@@ -1,4 +1,4 @@
-"""Players: random, sticky, a game's own script, a trained agent, or anybody's function."""
+"""Policies: random, sticky, a game's scripted player, a trained agent, or a user's function."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 Policy: TypeAlias = Callable[[np.ndarray, dict[str, Any], np.random.Generator], int]
 """(observation ``uint8`` (h w c), info, generator) -> action.
 
-Where ``info`` holds no true state, as in a learned world, a player goes by the picture.
+A learned world has no true state in ``info``: there a policy must act on the observation.
 """
 
-LONGEST_STRETCH = 24
-SLIPS = 0.1  # fraction of a scripted player's moves, so that recordings show mistakes too
+LONGEST_STRETCH = 24  # steps that an action is held
+SLIPS = 0.1  # fraction of a scripted player's actions that are random: recordings need mistakes
 
 
 class StickyPolicy:
-    """Holds a random action for a random stretch, as a person holds a key.
+    """Holds a random action for 1 to 24 steps, as a person holds a key.
 
-    Purely random actions cancel out within a few frames; held ones reach far more of a game.
+    Independent random actions cancel out within a few frames; held ones reach more of a game.
     """
 
     def __init__(self, num_actions: int) -> None:
@@ -39,7 +39,7 @@ class StickyPolicy:
     def __call__(
         self, observation: np.ndarray, info: dict[str, Any], rng: np.random.Generator
     ) -> int:
-        """Return the held action, or draw another one and how long to hold it (1 to 24 steps)."""
+        """Return the held action; after its last step, draw a new one and its duration."""
         if self._steps_left == 0:
             self._action = int(rng.integers(self._num_actions))
             self._steps_left = int(rng.integers(1, LONGEST_STRETCH + 1))
@@ -48,25 +48,23 @@ class StickyPolicy:
 
 
 def load_policy(name: str, config: GameConfig) -> Policy:
-    """Make a player ready for a new episode.
+    """Make a policy for one episode.
 
-    The name is the user's: a module and an agent's folder run code, so no name from a file may get
-    here. ``scripted`` is the player of the environment as it is registered here, whatever the
-    description says.
+    Modules and agents' folders run code, so the name must be the user's own, never from a file.
+    ``scripted`` is the policy of the environment registered here, whatever ``config`` says.
 
     Args:
-        name: ``random``, ``sticky``, ``scripted`` (the game's own, with one random move in ten),
-            the folder of an agent (`worldsim agent`) or ``module:function``, of a module that is
-            installed or in the current folder. Where ``module:name`` is a class, an instance made
-            with no arguments is the player.
+        name: ``random``, ``sticky``, ``scripted`` (the game's own, with one action in ten random),
+            the folder of an agent (`worldsim agent`), or ``module:function`` from an installed
+            module or the current folder. ``module:Class`` makes an instance without arguments.
         config: The game to play.
 
     Returns:
-        The player; one of a module raises ValueError when it gives what is no action of the game,
-        and in the place of what it raises itself.
+        The policy. One from a module raises ValueError where it fails or gives no action of the
+        game.
 
     Raises:
-        ValueError: If there is no such player, or the game has no script.
+        ValueError: If there is no such policy, or the game has no script.
     """
     if name == "random":
         return lambda observation, info, rng: int(rng.integers(config.num_actions))
@@ -85,7 +83,7 @@ def load_policy(name: str, config: GameConfig) -> Policy:
 
 
 def has_script(config: GameConfig) -> bool:
-    """Whether the game is installed here and brings a scripted player."""
+    """Whether the game is installed and has a scripted policy."""
     try:
         return bool(_script_of(config))
     except ValueError:
@@ -93,7 +91,7 @@ def has_script(config: GameConfig) -> bool:
 
 
 def _script_of(config: GameConfig) -> str:
-    from worldsim.game import find_script  # here, since it brings in Gymnasium's wrappers
+    from worldsim.game import find_script  # imports Gymnasium's wrappers, which takes time
 
     script = find_script(config.env_id)
     if script is None:
@@ -104,7 +102,7 @@ def _script_of(config: GameConfig) -> str:
 
 
 def _load_function(name: str, config: GameConfig) -> Policy:
-    """Import ``module:function``."""
+    """Import ``module:function``, and check every action that it gives."""
     module_name, _, function_name = name.partition(":")
     if not function_name:
         raise ValueError(

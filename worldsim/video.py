@@ -1,8 +1,7 @@
-"""Frames as files for people: MP4, GIF, and a filmstrip in one PNG.
+"""Media files: frames written as MP4, GIF or a PNG filmstrip, and pictures and videos read.
 
-All three enlarge with nearest neighbour, since a game's pixels are the truth that is to be
-judged, and all three are written under another name and renamed, so that a file that exists
-is whole.
+Writers enlarge with nearest neighbour, so that single pixels of a game stay visible. They write
+under a temporary name and rename, so that a file that exists is complete.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
 from worldsim.files import written_aside
 
-LARGE = 256  # pixels of the shorter side, from which on no picture hangs on single pixels
-GIF_TICK = 0.01  # seconds: the format counts hundredths, and viewers slow down below two
-GIF_MAX_FPS = 50.0
-GIF_COLOURS = 255  # one of the 256 is left for "as in the frame before"
+LARGE = 256  # pixels of the shorter side: from here on, no detail is one pixel wide
+GIF_TICK = 0.01  # seconds: the format's unit of time
+GIF_MAX_FPS = 50.0  # viewers slow down delays below two ticks
+GIF_COLOURS = 255  # the 256th entry means "unchanged since the frame before"
 
 
 def write_mp4(
@@ -32,16 +31,15 @@ def write_mp4(
 ) -> Path:
     """Write frames as H.264 in an MP4, close to lossless (crf 12).
 
-    Colours are kept at full resolution (yuv444p), since one-pixel coloured things vanish
-    without. Where a source pixel covers whole colour samples (an even ``scale`` of 4 or more), and
-    in frames of 256 pixels or more, the common yuv420p loses next to nothing and is used instead,
-    since every player shows it.
+    Small frames keep colour at full resolution (yuv444p): halved, a coloured detail of one pixel
+    vanishes. With an even ``scale`` of 4 or more, and from 256 pixels on, yuv420p loses next to
+    nothing; it is used there because every player shows it.
 
     Args:
         path: The file to write; its folder is made.
         frames: ``uint8`` arrays of shape (h w c), c of 1 or 3, all of one size; taken one by one.
         fps: Frames per second, above 0.
-        scale: How many pixels wide one source pixel becomes, at least 1.
+        scale: Pixels along each side that one source pixel becomes, at least 1.
 
     Returns:
         The path written.
@@ -51,6 +49,7 @@ def write_mp4(
             ``fps`` or ``scale`` is out of range.
     """
     first, frames = _peek(_checked(frames, fps, scale))
+    # H.264 with halved colours needs even sides.
     height, width = (scale * size for size in first.shape[:2])
     even_height, even_width = height + height % 2, width + width % 2
     is_coarse = (scale >= 4 and scale % 2 == 0) or min(first.shape[:2]) >= LARGE
@@ -74,8 +73,8 @@ def read_frames(path: str | PathLike[str], last: int = 1) -> np.ndarray:
     """Read a picture, or the last frames of a video, in colour and upright.
 
     Args:
-        path: Of any format that Pillow or FFmpeg's libraries read.
-        last: Frames to take of a video, at least 1; all of a shorter one.
+        path: A file in any format that Pillow or FFmpeg reads.
+        last: Frames to read from the end of a video, at least 1; a shorter video is read whole.
 
     Returns:
         ``uint8`` (t h w 3), t of 1 for a picture.
@@ -103,10 +102,10 @@ def read_frames(path: str | PathLike[str], last: int = 1) -> np.ndarray:
 
 
 def fit_frame(frame: np.ndarray, frame_size: tuple[int, int]) -> np.ndarray:
-    """Scale a frame (h w 3) to fill another size (h, w), and cut the sides where it is too long."""
+    """Scale a frame (h w 3) to cover another size (h, w), and crop what reaches beyond it."""
     height, width = frame_size
-    # Means of areas give the pixels of an enlarged game back as they were; a photo that is too
-    # small would look like tiles.
+    # Averages over areas restore the pixels of an enlarged game exactly. To enlarge a photo they
+    # would show tiles, so that is done by interpolation.
     shrinks = frame.shape[0] >= height and frame.shape[1] >= width
     how = Image.Resampling.BOX if shrinks else Image.Resampling.LANCZOS
     return np.asarray(ImageOps.fit(Image.fromarray(frame), (width, height), how))
@@ -115,16 +114,16 @@ def fit_frame(frame: np.ndarray, frame_size: tuple[int, int]) -> np.ndarray:
 def write_gif(
     path: str | PathLike[str], frames: Iterable[np.ndarray], fps: float, scale: int = 1
 ) -> Path:
-    """Write frames as a GIF that plays for ever, with one palette for all of them.
+    """Write frames as a GIF that repeats without end, with one palette for all frames.
 
-    The format counts hundredths of a second: delays differ by one so that the whole lasts as long
-    as it should. Above 50 frames per second frames are left out.
+    Delays are whole hundredths of a second; they vary by one, so that the total duration is right.
+    Above 50 frames per second, frames are left out.
 
     Args:
         path: The file to write; its folder is made.
         frames: ``uint8`` arrays of shape (h w c), c of 1 or 3, all of one size.
         fps: Frames per second, above 0.
-        scale: How many pixels wide one source pixel becomes, at least 1.
+        scale: Pixels along each side that one source pixel becomes, at least 1.
 
     Returns:
         The path written.
@@ -163,22 +162,22 @@ def filmstrip(
     labels: Sequence[str] = (),
     column_labels: Sequence[str] = (),
 ) -> Path:
-    """Write rows of frames under one another as a PNG, to be compared by eye.
+    """Write rows of frames as one PNG, to compare them by eye.
 
     Args:
-        rows: ``uint8`` arrays of shape (t h w c), c of 1 or 3; h and w are the same in all, the
-            lengths may differ.
+        rows: ``uint8`` arrays of shape (t h w c), c of 1 or 3, with one h and w; lengths may
+            differ.
         path: The file to write; its folder is made.
-        scale: How many pixels wide one source pixel becomes, at least 1.
-        labels: A name for each row, written at its left; none by default.
-        column_labels: A name for each column, written above; none by default.
+        scale: Pixels along each side that one source pixel becomes, at least 1.
+        labels: A name for each row, at its left; none by default.
+        column_labels: A name for each column, above it; none by default.
 
     Returns:
         The path written.
 
     Raises:
-        ValueError: If there is no row or an empty one, frames are not ``uint8`` (h w c) of one
-            size, or the labels are not as many as the rows (columns).
+        ValueError: If there is no row, a row is empty, frames are not ``uint8`` (h w c) of one
+            size, or the number of labels is wrong.
     """
     if not rows:
         raise ValueError("a filmstrip needs at least one row of frames, got none")
@@ -197,6 +196,7 @@ def filmstrip(
         )
     height, width, _ = sizes.pop()
 
+    # Labels need room at the left and above; without them a thin border is enough.
     font = ImageFont.load_default(size=14)
     gap = 4
     left = max((int(font.getlength(label)) + 16 for label in labels), default=gap)
@@ -223,7 +223,7 @@ def filmstrip(
 
 
 def _checked(frames: Iterable[np.ndarray], fps: float, scale: int) -> Iterator[np.ndarray]:
-    """Pass frames on, one by one, as long as they are ``uint8`` (h w c) of one size."""
+    """Yield the frames; raise ValueError at the first that is not ``uint8`` (h w c) of one size."""
     if not 0 < fps < float("inf"):
         raise ValueError(f"fps must be above 0, got {fps}")
     if scale < 1:
@@ -244,7 +244,7 @@ def _checked(frames: Iterable[np.ndarray], fps: float, scale: int) -> Iterator[n
 
 
 def _peek(frames: Iterator[np.ndarray]) -> tuple[np.ndarray, Iterator[np.ndarray]]:
-    """Look at the first frame without losing it."""
+    """Return the first frame, and all frames with it."""
     first = next(frames, None)
     if first is None:
         raise ValueError("there is no frame to write: frames is empty")
@@ -252,7 +252,7 @@ def _peek(frames: Iterator[np.ndarray]) -> tuple[np.ndarray, Iterator[np.ndarray
 
 
 def _enlarge(frame: np.ndarray, scale: int) -> np.ndarray:
-    """Make (h w c) three-channelled and ``scale`` times as large, with nearest neighbour."""
+    """Return a frame (h w c) as (h w 3), ``scale`` times as large, by nearest neighbour."""
     colours = 3 if frame.shape[2] == 1 else 1
     return repeat(
         frame, "h w c -> (h sh) (w sw) (c copies)", sh=scale, sw=scale, copies=colours
@@ -260,8 +260,8 @@ def _enlarge(frame: np.ndarray, scale: int) -> np.ndarray:
 
 
 def _shared_palette(frames: Sequence[np.ndarray]) -> Image.Image:
-    """Choose one palette from up to 64 frames spread over all, so that still parts stay still."""
+    """Choose one palette from up to 64 frames, so that still parts do not flicker."""
     chosen = np.unique(np.linspace(0, len(frames) - 1, 64).astype(int))
     montage = np.concatenate([_enlarge(frames[index], 1) for index in chosen])
-    # A median cut gives rare colours away to noise in the common ones: a small ball turns grey.
+    # A median cut spends the palette on common colours: a small ball would turn grey.
     return Image.fromarray(montage).quantize(GIF_COLOURS, Image.Quantize.FASTOCTREE)
