@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from worldsim.bands import estimate, wilson
-from worldsim.metrics import to_decibels
+from worldsim.fidelity import to_decibels
 
 
 def test_value_is_the_ratio_of_sums() -> None:

@@ -10,13 +10,18 @@ import pytest
 import torch
 
 from tests.tiny_worlds import SIDE, make_tiny_world, write_tiny_recording
+from worldsim.eval.report.command import main
 from worldsim.fidelity import (
+    beside_baselines,
     fidelity,
     frechet,
     frechet_video_distance,
     load_lpips,
+    moving_mask,
+    psnr,
     ssim_map,
 )
+from worldsim.frames import MOVING_THRESHOLD
 from worldsim.held_out import HeldOutWindows, choose_windows
 from worldsim.inverse_dynamics import (
     InverseDynamics,
@@ -24,10 +29,8 @@ from worldsim.inverse_dynamics import (
     recognise,
     train_inverse_dynamics,
 )
-from worldsim.metrics import compare
 from worldsim.optical_flow import flicker
-from worldsim.recording import Recording
-from worldsim.train.evaluation import main
+from worldsim.recording import Recording, Windows
 
 pytestmark = pytest.mark.numeric
 
@@ -51,27 +54,96 @@ def judge(recording: Recording) -> InverseDynamics:
     return train_inverse_dynamics(recording, range(8), steps=150)
 
 
+def frame(value: int) -> np.ndarray:
+    return np.full((2, 2, 3), value, np.uint8)
+
+
+class TestMovingMask:
+    def test_a_pixel_moves_where_something_came_or_went(self) -> None:
+        median, real, last = frame(100), frame(100), frame(100)
+        real[0, 0, 1] = 200  # something is there now, in one channel
+        last[1, 1] = 0  # something was there
+        assert moving_mask(real, last, median).tolist() == [[True, False], [False, True]]
+
+    def test_differences_are_signed_and_thresholded(self) -> None:
+        median, still = frame(128), frame(128 + MOVING_THRESHOLD)
+        assert not moving_mask(still, frame(128 - MOVING_THRESHOLD), median).any()
+        assert moving_mask(frame(128), frame(127 - MOVING_THRESHOLD), median).all()
+        assert moving_mask(frame(255), frame(0), frame(0)).all()  # no overflow of uint8
+
+    def test_is_batched(self) -> None:
+        real = np.stack([frame(0), frame(90)])
+        mask = moving_mask(real, np.stack([frame(0), frame(0)]), frame(0))
+        assert mask.shape == (2, 2, 2)
+        assert mask.any(axis=(1, 2)).tolist() == [False, True]
+
+
+class TestPsnr:
+    def test_equals_the_formula(self) -> None:
+        real, predicted = np.stack([frame(10)] * 2), np.stack([frame(15), frame(110)])
+        expected = [20 * np.log10(255 / 5), 20 * np.log10(255 / 100)]
+        np.testing.assert_allclose(psnr(real, predicted), expected)
+
+    def test_pools_the_error_over_the_mask(self) -> None:
+        real, predicted = np.stack([frame(0)] * 2), np.stack([frame(10), frame(40)])
+        mask = np.zeros((2, 2, 2), bool)
+        mask[0, 0, 0] = mask[1, :, 1] = True  # one pixel of the first, two of the second
+        error = (10**2 + 2 * 40**2) / 3
+        assert psnr(real, predicted, mask) == pytest.approx(10 * np.log10(255**2 / error))
+        assert np.isnan(psnr(real, predicted, np.zeros((2, 2, 2), bool)))
+
+    def test_equal_pictures_are_finite(self) -> None:
+        assert psnr(frame(7)[None], frame(7)[None])[0] == pytest.approx(58.92, abs=0.01)
+
+
 class TestFidelity:
-    def test_values_are_those_of_the_plain_comparison(
+    def test_figures_by_hand(self) -> None:
+        """One window of one moved pixel: 100 at the left, then at the right."""
+        frames = np.zeros((1, 2, 1, 4, 3), np.uint8)
+        frames[0, 0, 0, 0] = frames[0, 1, 0, 3] = 100
+        windows = Windows(
+            frames=frames,
+            actions=np.zeros((1, 1), np.int64),
+            rewards=np.zeros((1, 1), np.float32),
+            terminations=np.zeros((1, 1), bool),
+            truncations=np.zeros((1, 1), bool),
+            valid=np.ones((1, 2), bool),
+        )
+        held_out = HeldOutWindows(windows, context=1, horizon=1, places=((0, 0),))
+        background = np.zeros((1, 4, 3), np.uint8)
+        imagined = np.full((1, 1, 1, 4, 3), 50, np.uint8)
+        predictions = beside_baselines(imagined, held_out, background)
+        row = fidelity(predictions, held_out, background, with_ssim=False)[1]
+        assert row.moving_fraction == 0.5
+        assert list(row.by_metric()) == ["psnr", "psnr_moving"]
+        for name, error, moving_error in (
+            ("world", 50**2, 50**2),
+            ("copy_last", 100**2 / 2, 100**2),
+            ("median", 100**2 / 4, 100**2 / 2),
+        ):
+            for scores, expected in ((row.psnr, error), (row.psnr_moving, moving_error)):
+                assert scores[name].value == pytest.approx(10 * np.log10(255**2 / expected))
+
+    def test_a_perfect_and_a_lazy_prediction(
         self, recording: Recording, held_out: HeldOutWindows
     ) -> None:
-        median = recording.median_frame()
-        predicted = np.roll(held_out.real, 1, axis=3)
-        found = fidelity({"world": predicted, "median": median}, held_out, median, (1, 8, 999))
-        plain = compare(predicted, held_out, median, (1, 8))
-        assert list(found) == [1, 8]
-        for horizon, row in plain.items():
-            for name in ("world", "median"):
-                for kind in ("psnr", "psnr_moving"):
-                    value, low, high = found[horizon][kind][name]
-                    assert value == pytest.approx(row[f"{kind}_{name}"])
-                    assert low <= value <= high
-
-    def test_perfect_is_perfect(self, recording: Recording, held_out: HeldOutWindows) -> None:
-        row = fidelity({"world": held_out.real}, held_out, recording.median_frame(), (4,))[4]
-        assert row["psnr_moving"]["world"].value == pytest.approx(58.92, abs=0.01)
-        assert row["ssim"]["world"].value == pytest.approx(1, abs=1e-3)
-        assert row["ssim_moving"]["world"].value == pytest.approx(1, abs=1e-3)
+        """Whoever predicts the truth is perfect; whoever copies scores as copy-last does."""
+        background = recording.median_frame()
+        copied = np.repeat(held_out.last_context[:, None], STEPS, axis=1)
+        baselines = beside_baselines(copied, held_out, background)
+        predictions = {**baselines, "perfect": held_out.real}
+        found = fidelity(predictions, held_out, background, (1, 4, 999))
+        assert list(found) == [1, 4]
+        row = found[4]
+        for scores, best in ((row.psnr, 58.92), (row.psnr_moving, 58.92), (row.ssim_moving, 1)):
+            assert scores["perfect"].value == pytest.approx(best, abs=0.01)
+            assert scores["world"] == scores["copy_last"]
+            for name in predictions:
+                value, low, high = scores[name]
+                assert low <= value <= high
+        assert row.psnr_moving["world"].value < row.psnr["world"].value < 58
+        assert row.psnr_moving["median"].value < row.psnr["median"].value
+        assert 4 * 4 / SIDE**2 <= row.moving_fraction < 2 * 4 * 4 / SIDE**2
 
     def test_ssim_equals_the_formula_on_flat_pictures(self) -> None:
         """Without structure only the luminance term is left."""
@@ -92,9 +164,11 @@ class TestFidelity:
             return (real - shown).abs().mean((1, 2, 3)) / 2
 
         median = recording.median_frame()
-        found = fidelity({"world": held_out.real, "median": median}, held_out, median, (2,), half)
-        assert found[2]["lpips"]["world"].value == 0
-        assert found[2]["lpips"]["median"].value > 0
+        found = fidelity(
+            {"world": held_out.real, "median": median}, held_out, median, (2,), lpips=half
+        )
+        assert found[2].lpips["world"].value == 0
+        assert found[2].lpips["median"].value > 0
 
 
 def test_frechet_distance_equals_the_formula() -> None:
@@ -178,7 +252,7 @@ class TestWorseOnPurpose:
         _, real_features = recognise(judge, real)
         row = fidelity({"world": shown}, held_out, median, (STEPS,))[STEPS]
         return {
-            "psnr_moving": row["psnr_moving"]["world"].value,
+            "psnr_moving": row.psnr_moving["world"].value,
             "recognised": float((guessed == taken).mean()),
             "frechet": frechet(real_features.flatten(0, 1), features.flatten(0, 1)),
             "flicker": flicker(held_out.real[:3], shown[:3], np.arange(3)).ratio,

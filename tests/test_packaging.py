@@ -49,7 +49,7 @@ def test_worlds_and_the_report_come_along_and_no_moving_pictures(installed: set[
         folder = ROOT / "worldsim" / "worlds" / name
         needed = {path for path in folder.rglob("*") if path.is_file() and path.suffix != ".gif"}
         assert {path.relative_to(ROOT).as_posix() for path in needed} <= installed
-    assert {"worldsim/py.typed", "worldsim/train/report.html"} <= installed
+    assert {"worldsim/py.typed", "worldsim/eval/report/report.html"} <= installed
     assert not [path for path in installed if path.endswith(".gif")]
     size = sum((ROOT / path).stat().st_size for path in installed if path.startswith("worldsim/wo"))
     assert size < 20e6

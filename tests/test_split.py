@@ -13,13 +13,13 @@ import torch
 
 import worldsim
 from tests.tiny_worlds import make_tiny_episode, make_tiny_game, make_tiny_world
+from worldsim.eval.unseen import unseen
 from worldsim.recording import Recording
 from worldsim.recording_writer import RecordingWriter
 from worldsim.split import Split, measurable
 from worldsim.train import presets
 from worldsim.train.config import TrainConfig, main
 from worldsim.train.dynamics import train
-from worldsim.train.unseen import unseen
 
 
 def write(path: Path, seeds: range | list[int], lengths: list[int] | None = None) -> Recording:

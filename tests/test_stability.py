@@ -141,7 +141,7 @@ class TestMemory:
 
     def test_finds_what_was_hidden_and_for_how_long(self, lamp: HeldOutWindows) -> None:
         dark = np.full((SIDE, SIDE, 3), 20, np.uint8)
-        ages = hidden_for(lamp, newest=2, median=dark)
+        ages = hidden_for(lamp, newest=2, background=dark)
         assert set(np.unique(ages)) == {0, OFF + 1}  # the frame after as many in the dark
         for row, (episode, first) in enumerate(lamp.places):
             for step in range(8):

@@ -16,7 +16,7 @@ from worldsim.find_world import find_world
 from worldsim.options import Count, Passes, Seconds, Threads, parse
 
 if TYPE_CHECKING:
-    from .speed import StepCost
+    from worldsim.eval.speed import StepCost
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,9 @@ def bench(config: BenchConfig) -> dict[tuple[str, int, int], StepCost]:
     find_world(config.world)
     import torch  # takes seconds
 
+    from worldsim.eval.speed import begin, matrix_rate, step_cost
     from worldsim.threads import use_threads
     from worldsim.world_folder import load
-
-    from .speed import begin, matrix_rate, step_cost
 
     use_threads(config.threads)
     world = load(config.world, device=config.device)

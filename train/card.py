@@ -12,17 +12,18 @@ import torch
 from einops import rearrange
 
 from worldsim import events
+from worldsim.control import action_shuffle_ratio
+from worldsim.eval.report.events import EventsSection
+from worldsim.eval.report.flicker import FlickerSection
+from worldsim.fidelity import HorizonScores, beside_baselines, fidelity
 from worldsim.files import printable, write_json, write_text
 from worldsim.held_out import HeldOutWindows, choose_windows, roll_out
-from worldsim.metrics import action_shuffle_ratio, compare
-from worldsim.optical_flow import flicker
 from worldsim.recording import Recording
 from worldsim.split import Split
 from worldsim.world_model import WorldModel
 
 from .objective import Losses
 from .run_log import RunLog
-from .verdicts import tell_events, tell_flicker
 
 EVAL_HORIZONS = (1, 8, 16, 32)
 FLICKER_WINDOWS, FLICKER_STEPS = 6, 16
@@ -33,31 +34,49 @@ class Evaluation(NamedTuple):
     """How a world does on held-out episodes.
 
     Attributes:
-        horizons: The figures of ``worldsim.metrics.compare`` by horizon.
-        action_shuffle_ratio: Loss under other actions over loss under the true ones.
-        flicker: Warping errors, as `worldsim.optical_flow.Flicker`.
-        events: Rewards and ends, as `worldsim.events.summarize`.
+        horizons: Fidelity by horizon; moving pixels differ from the world's background.
+        action_shuffle_ratio: Error under other actions over the error under the true ones.
+        flicker: Warping errors.
+        events: Rewards and ends.
         held_out: The windows, recorded.
         imagined: The world's frames for the same actions, uint8 (b t h w c).
     """
 
-    horizons: dict[int, dict[str, float]]
+    horizons: dict[int, HorizonScores]
     action_shuffle_ratio: float
-    flicker: dict[str, Any]
-    events: dict[str, Any]
+    flicker: FlickerSection
+    events: EventsSection
     held_out: HeldOutWindows
     imagined: np.ndarray
 
     def summary(self) -> str:
         """The figures to look at first, in a line."""
         horizon = 16 if 16 in self.horizons else max(self.horizons)
-        row = self.horizons[horizon]
+        moving = self.horizons[horizon].psnr_moving
         return (
-            f"moving pixels after {horizon} steps: {row['psnr_moving_world']:.1f} dB "
-            f"(copy-last {row['psnr_moving_copy_last']:.1f}, median frame "
-            f"{row['psnr_moving_median']:.1f}); action-shuffle ratio "
+            f"moving pixels after {horizon} steps: {moving['world'].value:.1f} dB "
+            f"(copy-last {moving['copy_last'].value:.1f}, background "
+            f"{moving['median'].value:.1f}); action-shuffle ratio "
             f"{self.action_shuffle_ratio:.2f}"
         )
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``metrics.json`` holds."""
+        return {
+            "horizons": {str(horizon): flat_scores(row) for horizon, row in self.horizons.items()},
+            "action_shuffle_ratio": self.action_shuffle_ratio,
+            "flicker": self.flicker.to_json(),
+            "events": self.events.to_json(),
+        }
+
+
+def flat_scores(row: HorizonScores) -> dict[str, float]:
+    """The values of a horizon by names such as ``psnr_moving_world``."""
+    figures = {"moving_fraction": row.moving_fraction}
+    for name in row.psnr:
+        figures[f"psnr_{name}"] = row.psnr[name].value
+        figures[f"psnr_moving_{name}"] = row.psnr_moving[name].value
+    return figures
 
 
 def evaluate_run(
@@ -90,34 +109,30 @@ def evaluate_run(
         on_step(min(1.0, next(done) / total))
 
     imagined = roll_out(world, held_out, on_step=advance)
-    horizons = compare(imagined, held_out, world.background, EVAL_HORIZONS)
+    predictions = beside_baselines(imagined, held_out, world.background)
+    horizons = fidelity(predictions, held_out, world.background, EVAL_HORIZONS, with_ssim=False)
     ratio = action_shuffle_ratio(world, recording, episodes, num_batches=4).overall
     figures = {
         f"horizon_{horizon}/{name}": value
         for horizon, row in horizons.items()
-        for name, value in row.items()
+        for name, value in flat_scores(row).items()
     }
-    some = held_out.first(FLICKER_WINDOWS, FLICKER_STEPS)
-    flickers = flicker(
-        some.with_context(some.real, 1),
-        some.with_context(imagined[: len(some.real), : some.horizon], 1),
-        some.episodes,
-    )
+    flicker = FlickerSection.of(held_out.first(FLICKER_WINDOWS, FLICKER_STEPS), imagined)
     predicted = events.summarize(
         events.predict(world, recording, episodes, num_stretches=EVENT_STRETCHES, on_step=advance)
     )
     figures |= {
         "action_shuffle_ratio": ratio,
-        "flicker/warping_error": flickers.warping_error_world.value,
-        "flicker/ratio": flickers.ratio,
-        "events/f1_gains": predicted["reward_positive"]["f1"],
-        "events/f1_losses": predicted["reward_negative"]["f1"],
-        "events/f1_ends": predicted["termination"]["f1"],
+        "flicker/warping_error": flicker.found.warping_error_world.value,
+        "flicker/ratio": flicker.found.ratio,
+        "events/f1_gains": predicted.reward_positive.f1,
+        "events/f1_losses": predicted.reward_negative.f1,
+        "events/f1_ends": predicted.termination.f1,
     }
     log.log(figures, step)
     video = log.run_dir / "videos" / f"step_{step:08d}.mp4"
     log.log_video("rollout", write_comparison(video, held_out, imagined, world.game.fps), step)
-    return Evaluation(horizons, ratio, flickers._asdict(), predicted, held_out, imagined)
+    return Evaluation(horizons, ratio, flicker, EventsSection(predicted), held_out, imagined)
 
 
 def summarize(losses: Sequence[Losses]) -> dict[str, float]:
@@ -195,13 +210,7 @@ def write_card(
         labels=["real", "world"] * (len(rows) // 2),
         column_labels=[f"+{i + 1}" for i in shown],
     )
-    metrics = {
-        "horizons": evaluation.horizons,
-        "action_shuffle_ratio": evaluation.action_shuffle_ratio,
-        "flicker": evaluation.flicker,
-        "events": evaluation.events,
-    }
-    write_json(checkpoint / "metrics.json", metrics)
+    write_json(checkpoint / "metrics.json", evaluation.to_json())
     write_text(checkpoint / "README.md", printable(card_text(world, evaluation, facts)))
 
 
@@ -218,8 +227,8 @@ def card_text(world: WorldModel, evaluation: Evaluation, facts: Mapping[str, str
     table = "\n".join(
         f"| {horizon} | "
         + " | ".join(
-            f"{row[f'{kind}_{name}']:.1f}"
-            for kind in ("psnr_moving", "psnr")
+            f"{scores[name].value:.1f}"
+            for scores in (row.psnr_moving, row.psnr)
             for name in ("world", "copy_last", "median")
         )
         + " |"
@@ -254,16 +263,16 @@ env = gymnasium.make("worldsim/WorldModel-v0", world="PATH OF THIS FOLDER")
 ## Figures
 
 PSNR in dB on held-out episodes, rolled out under the recorded actions; copy-last repeats the last
-frame given, median is the recording's median frame. Moving pixels are those where the real frame
-or the last one given differs from the median frame.
+frame given, background is the median frame of the episodes trained on. Moving pixels are those
+where the real frame or the last one given differs from the background.
 
-| step | moving: world | copy-last | median | all: world | copy-last | median |
+| step | moving: world | copy-last | background | all: world | copy-last | background |
 |---|---|---|---|---|---|---|
 {table}
 
-Action-shuffle ratio (loss under other actions over loss under the true ones): \
-{evaluation.action_shuffle_ratio:.2f}. {tell_flicker(evaluation.flicker)} \
-{tell_events(evaluation.events)} `worldsim eval` tells more.
+Action-shuffle ratio (error under other actions over the error under the true ones): \
+{evaluation.action_shuffle_ratio:.2f}. Flicker: {evaluation.flicker.verdict()} Events: \
+{evaluation.events.verdict()} `worldsim eval` measures more.
 
 ![The real game above, the world below, under the same actions](filmstrip.png)
 """

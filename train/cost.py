@@ -291,9 +291,8 @@ def device_rate(config: CostConfig) -> tuple[float, str]:
         return config.tflops, "as given"
     import torch
 
+    from worldsim.eval.speed import matrix_rate
     from worldsim.pretrained import DTYPES
-
-    from .speed import matrix_rate
 
     if torch.cuda.is_available():
         rate = matrix_rate(torch.device("cuda"), DTYPES[config.dtype])

@@ -27,7 +27,7 @@ COMMANDS = {
     "record": Command("worldsim.envs.record", "record a game, played by a policy"),
     "train": Command("worldsim.train.config", "train a world on a recording"),
     "play": Command("worldsim.play.window", "play a world or a game in a window"),
-    "eval": Command("worldsim.train.evaluation", "measure a world against a recording"),
+    "eval": Command("worldsim.eval.report.command", "measure a world against a recording"),
     "probe": Command("worldsim.train.probe", "train worlds on scenes of known physics, and ask"),
     "agent": Command("worldsim.train.agent_config", "train a PPO agent inside a world"),
     "bench": Command("worldsim.train.bench", "time the steps of a world on this machine"),

@@ -1,11 +1,16 @@
-"""Whether a world obeys: what each action really does, from one and the same moment."""
+"""Control: whether the actions decide what a world predicts.
+
+The action-shuffle ratio compares the error under other actions with the error under the true ones;
+counterfactuals hold every action in turn from the same moment, in the world and in the real game.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from einops import rearrange, repeat
 from numpy.typing import NDArray
 
@@ -17,6 +22,96 @@ from worldsim.rollout import Rollout
 from worldsim.world_model import WorldModel
 
 Frames = NDArray[np.uint8]
+
+
+class ShuffleRatio(NamedTuple):
+    """How much worse a world predicts the next frame when it is given the wrong actions.
+
+    Attributes:
+        overall: Error under other windows' actions over the error under the true ones; 1 means
+            that the world does not listen, nan that the recording's actions never differ.
+        by_action: The same by the meaning of the true last action, over the windows in which the
+            other last action differs; nan for an action that was never taken.
+    """
+
+    overall: float
+    by_action: dict[str, float]
+
+
+def action_shuffle_ratio(
+    world: WorldModel,
+    recording: Recording,
+    episodes: Sequence[int],
+    *,
+    seed: int = 0,
+    num_batches: int = 8,
+    batch_size: int = 16,
+    on_batch: Callable[[], None] | None = None,
+) -> ShuffleRatio:
+    """Divide the error under other windows' actions by the error under the true ones.
+
+    Both see the same windows and noise; batches in which every window has the same actions are
+    drawn again.
+
+    Args:
+        world: The world.
+        recording: The game's recording.
+        episodes: Episodes to draw windows from.
+        seed: Decides windows, permutations and noise.
+        num_batches: Batches.
+        batch_size: Windows a batch, at least 2.
+        on_batch: Called after each batch, for a progress bar.
+    """
+    rng = np.random.default_rng(seed)
+    length = world.num_history + world.window
+    whole = [index for index in episodes if recording.episode_lengths[index] + 1 >= length]
+    padding = 0 if whole else length - 2  # a window that ends in padding has no last frame to judge
+    batches: list[tuple[NDArray[Any], ...]] = []
+    for _ in range(4 * num_batches):
+        windows = recording.sample_windows(
+            rng, batch_size, length, whole or episodes, left_padding=padding
+        )
+        actions = _shuffle_actions(windows.actions, rng)
+        if actions is None:
+            continue
+        noise_seed = int(rng.integers(2**62))
+        true_errors, other_errors = (
+            world.dynamics_errors(windows, torch.Generator().manual_seed(noise_seed), given)
+            .double()
+            .cpu()
+            .numpy()
+            for given in (windows.actions, actions)
+        )
+        batches.append((true_errors, other_errors, windows.actions[:, -1], actions[:, -1]))
+        if on_batch is not None:
+            on_batch()
+        if len(batches) == num_batches:
+            break
+    meanings = world.game.action_meanings
+    if not batches:
+        return ShuffleRatio(float("nan"), dict.fromkeys(meanings, float("nan")))
+    true_errors, other_errors, last, other_last = (
+        np.concatenate(parts) for parts in zip(*batches, strict=True)
+    )
+
+    def ratio(chosen: NDArray[np.bool_]) -> float:
+        below = true_errors[chosen].sum()
+        return float(other_errors[chosen].sum() / below) if below else float("nan")
+
+    return ShuffleRatio(
+        ratio(np.ones(len(last), bool)),
+        {name: ratio((last == i) & (other_last != i)) for i, name in enumerate(meanings)},
+    )
+
+
+def _shuffle_actions(
+    actions: NDArray[np.int64], rng: np.random.Generator
+) -> NDArray[np.int64] | None:
+    """Give each row (b t) the actions of another row, None if that changes nothing."""
+    rows = rng.permutation(len(actions))
+    shuffled = np.empty_like(actions)
+    shuffled[rows] = actions[np.roll(rows, 1)]
+    return None if np.array_equal(shuffled, actions) else shuffled
 
 
 class Counterfactuals(NamedTuple):

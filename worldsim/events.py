@@ -7,6 +7,7 @@ the others a few, which then count for the rest.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -62,6 +63,50 @@ class Found(NamedTuple):
     f1: float
     low: float
     high: float
+
+
+class ReliabilityBin(NamedTuple):
+    """Steps whose ends have about the same predicted probability.
+
+    Attributes:
+        predicted: Their mean probability.
+        happened: The share of them that ended.
+        steps: How many there are.
+    """
+
+    predicted: float
+    happened: float
+    steps: int
+
+
+@dataclass(frozen=True)
+class EventSummary:
+    """How rewards and ends are predicted.
+
+    Attributes:
+        steps: How many steps were looked at.
+        reward_positive: Rewards above 0.
+        reward_negative: Rewards below 0.
+        reward_mean: Mean recorded reward a step.
+        predicted_reward_mean: Mean predicted reward a step.
+        termination: Ends.
+        termination_brier: Brier score of the probabilities of ends.
+        termination_brier_of_mean: Brier score of predicting the mean rate of ends.
+        termination_calibration_error: How far probabilities are from frequencies, the mean over
+            ten bins of probability.
+        termination_reliability: The bins that are not empty.
+    """
+
+    steps: int
+    reward_positive: Found
+    reward_negative: Found
+    reward_mean: float
+    predicted_reward_mean: float
+    termination: Found
+    termination_brier: float
+    termination_brier_of_mean: float
+    termination_calibration_error: float
+    termination_reliability: list[ReliabilityBin]
 
 
 def predict(
@@ -181,20 +226,11 @@ def find(
     )
 
 
-def summarize(steps: Predicted) -> dict[str, Any]:
-    """How rewards and ends are predicted.
+def summarize(steps: Predicted) -> EventSummary:
+    """Measure how rewards and ends are predicted.
 
     A reward counts as predicted where at least half of the recording's usual reward (the median of
     those that are not 0) is expected, an end where its probability is at least a half.
-
-    Returns:
-        ``reward_positive`` and ``reward_negative`` and ``termination`` (see `Found`), the mean
-        reward a step ``reward_mean`` and ``predicted_reward_mean``, and of the ends the Brier score
-        ``termination_brier``, what the mean rate of ends has, ``termination_brier_of_mean``, and
-        ``termination_calibration_error``, how far probabilities are from frequencies on the
-        average over ten bins of probability; and ``termination_reliability``, for each bin that
-        is not empty its mean probability ``predicted``, how often an end ``happened`` and the
-        ``steps`` in it.
     """
     rewards, expected, ended, probs, weights = steps
     sizes = np.abs(rewards[rewards != 0])
@@ -204,23 +240,23 @@ def summarize(steps: Predicted) -> dict[str, Any]:
     bins = np.minimum((probs * _BINS).astype(int), _BINS - 1)
     error = sum(abs((weights * (ended - probs))[bins == i].sum()) for i in range(_BINS))
     reliability = [
-        {
-            "predicted": float(np.average(probs[inside], weights=weights[inside])),
-            "happened": float(np.average(ended[inside], weights=weights[inside])),
-            "steps": int(inside.sum()),
-        }
+        ReliabilityBin(
+            predicted=float(np.average(probs[inside], weights=weights[inside])),
+            happened=float(np.average(ended[inside], weights=weights[inside])),
+            steps=int(inside.sum()),
+        )
         for inside in (bins == i for i in range(_BINS))
         if inside.any()
     ]
-    return {
-        "steps": len(rewards),
-        "reward_positive": find(rewards >= limit, expected >= limit, weights)._asdict(),
-        "reward_negative": find(rewards <= -limit, expected <= -limit, weights)._asdict(),
-        "reward_mean": float((weights * rewards).sum() / total),
-        "predicted_reward_mean": float((weights * expected).sum() / total),
-        "termination": find(ended, probs >= 0.5, weights)._asdict(),
-        "termination_brier": float((weights * (ended - probs) ** 2).sum() / total),
-        "termination_brier_of_mean": rate * (1 - rate),
-        "termination_calibration_error": float(error / total),
-        "termination_reliability": reliability,
-    }
+    return EventSummary(
+        steps=len(rewards),
+        reward_positive=find(rewards >= limit, expected >= limit, weights),
+        reward_negative=find(rewards <= -limit, expected <= -limit, weights),
+        reward_mean=float((weights * rewards).sum() / total),
+        predicted_reward_mean=float((weights * expected).sum() / total),
+        termination=find(ended, probs >= 0.5, weights),
+        termination_brier=float((weights * (ended - probs) ** 2).sum() / total),
+        termination_brier_of_mean=rate * (1 - rate),
+        termination_calibration_error=float(error / total),
+        termination_reliability=reliability,
+    )

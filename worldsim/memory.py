@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldsim.bands import Estimate, estimate
+from worldsim.fidelity import to_decibels
 from worldsim.frames import MOVING_THRESHOLD
 from worldsim.held_out import HeldOutWindows, roll_out
-from worldsim.metrics import to_decibels
 from worldsim.world_model import WorldModel
 
 Frames = NDArray[np.uint8]
@@ -33,7 +33,7 @@ class Remembered(NamedTuple):
         episodes: How many episodes they are from.
         world: Of the world.
         forgetful: Of the same world when it was shown only the newest frames.
-        median: Of the recording's median frame.
+        median: Of the world's background, a median frame.
     """
 
     pixels: int
@@ -47,7 +47,7 @@ def remember(
     world: WorldModel,
     held_out: HeldOutWindows,
     imagined: Frames,
-    median: Frames,
+    background: Frames,
     *,
     num_passes: int | None = None,
     seed: int = 0,
@@ -59,7 +59,7 @@ def remember(
         world: The world.
         held_out: Recorded windows.
         imagined: What the world made of them with ``seed``, ``uint8`` (b horizon h w c).
-        median: The recording's median frame.
+        background: The world's background, ``uint8`` (h w c).
         num_passes: As ``imagined`` was made.
         seed: As ``imagined`` was made.
         on_step: Called after each step of the forgetful rollout, for a progress bar.
@@ -69,7 +69,7 @@ def remember(
         left out.
     """
     newest = max(1, world.num_history)
-    ages = hidden_for(held_out, newest, median)
+    ages = hidden_for(held_out, newest, background)
     if not (ages > 0).any():
         return {}
     forgotten = roll_out(
@@ -82,7 +82,7 @@ def remember(
             continue
         counts = mask.sum((1, 2, 3))
         estimates = []
-        for predicted in (imagined, forgotten, np.broadcast_to(median, imagined.shape)):
+        for predicted in (imagined, forgotten, np.broadcast_to(background, imagined.shape)):
             errors = [  # a window at a time, since all at once would fill the memory
                 np.square(real[seen].astype(np.float64) - shown[seen]).mean(-1).sum()
                 for real, shown, seen in zip(held_out.real, predicted, mask, strict=True)
@@ -93,13 +93,13 @@ def remember(
     return found
 
 
-def hidden_for(held_out: HeldOutWindows, newest: int, median: Frames) -> NDArray[np.int64]:
+def hidden_for(held_out: HeldOutWindows, newest: int, background: Frames) -> NDArray[np.int64]:
     """For how many steps each pixel had been hidden that shows again what it showed before.
 
     Args:
         held_out: Recorded windows.
         newest: Frames at the end of the context in which it must have been hidden already.
-        median: The recording's median frame: what looks like it needs no memory.
+        background: The world's background: what looks like it needs no memory.
 
     Returns:
         Steps since it was last seen, (b horizon h w); 0 for all other pixels.
@@ -113,7 +113,7 @@ def hidden_for(held_out: HeldOutWindows, newest: int, median: Frames) -> NDArray
         def alike(other: Frames, shown: NDArray[np.int16] = shown) -> NDArray[np.bool_]:
             return (np.abs(shown - other) <= MOVING_THRESHOLD).all(-1)
 
-        searched = ~alike(median)
+        searched = ~alike(background)
         for before in range(now - 1, -1, -1):
             if not searched.any():
                 break

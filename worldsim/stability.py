@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from worldsim.bands import RESAMPLES, Estimate, estimate
+from worldsim.fidelity import psnr
 from worldsim.frames import MOVING_THRESHOLD
-from worldsim.metrics import psnr
 from worldsim.recording import Recording
 from worldsim.rollout import Rollout
 from worldsim.split import Measurable

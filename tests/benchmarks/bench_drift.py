@@ -15,9 +15,9 @@ from pathlib import Path
 import tyro
 from rich.progress import Progress
 
+from worldsim.eval.unseen import unseen
 from worldsim.recording import Recording
 from worldsim.stability import drift
-from worldsim.train.unseen import unseen
 from worldsim.world_folder import load
 
 PARTS = (1, 10, 100, 500, 1000, 2000, 5000, 10000)

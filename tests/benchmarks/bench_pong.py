@@ -22,9 +22,9 @@ import tyro
 
 from worldsim.envs import pong
 from worldsim.envs.sight import is_colour
+from worldsim.eval.unseen import unseen
 from worldsim.recording import Recording
 from worldsim.rollout import Rollout
-from worldsim.train.unseen import unseen
 from worldsim.world_folder import load
 from worldsim.world_model import WorldModel
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import tyro
 
-from worldsim.metrics import step_latency
+from worldsim.eval.speed import step_latency
 from worldsim.world_folder import load
 
 STEPS = (10, 100, 1_000, 10_000)

@@ -28,6 +28,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from worldsim.envs.record import RecordConfig, record
+from worldsim.eval.speed import matrix_rate
 from worldsim.recording import Recording
 from worldsim.split import Split
 from worldsim.train import dynamics
@@ -37,7 +38,6 @@ from worldsim.train.objective import encode, objective
 from worldsim.train.presets import SIZES, build_world, has_fast_bfloat16
 from worldsim.train.progress import TrainProgress
 from worldsim.train.recipe import Recipe
-from worldsim.train.speed import matrix_rate
 
 KEEP_MEMORY = {
     "MALLOC_MMAP_MAX_": "0",

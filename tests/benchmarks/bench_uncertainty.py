@@ -16,10 +16,10 @@ import numpy as np
 import torch
 import tyro
 
+from worldsim.eval.unseen import unseen
 from worldsim.held_out import choose_windows
 from worldsim.recording import Recording
 from worldsim.rollout import Rollout
-from worldsim.train.unseen import unseen
 from worldsim.world_folder import load
 
 

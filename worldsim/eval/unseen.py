@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from worldsim.recording import Recording
 from worldsim.split import Measurable, Split, measurable
 
-from .config import TrainConfig
-
 if TYPE_CHECKING:
     from worldsim.world_model import WorldModel
+
+HELD_OUT = 0.1  # what worlds of older versions held out unless their card's command says otherwise
 
 _OPTION = re.compile(r"--held-out[ =](0?\.\d+)")
 
@@ -21,7 +21,7 @@ def unseen(worlds: Sequence[WorldModel], recording: Recording) -> Measurable:
     """Find the episodes that none of some worlds was trained on.
 
     A world of an older version does not say what it was trained on. It is taken to have held out
-    what its card's command, or else the default, holds out of this recording.
+    what its card's command, or else the default of that time, holds out of this recording.
 
     Raises:
         ValueError: As `worldsim.split.measurable`.
@@ -34,7 +34,7 @@ def unseen(worlds: Sequence[WorldModel], recording: Recording) -> Measurable:
             warning = f"It is a world of another game, {world.game.env_id}."
         elif split is None:
             told = _OPTION.search(world.card)
-            fraction = float(told[1]) if told else TrainConfig.held_out
+            fraction = float(told[1]) if told else HELD_OUT
             split = Split.of(recording, fraction)
             warning = (
                 "It does not say which episodes it was trained on, since an older version wrote "

@@ -1,18 +1,19 @@
-"""How fast a world steps on this machine, and how much memory that takes."""
+"""Speed: how fast a world steps on this machine, and how much memory that takes."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import psutil
 import torch
+from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
-from worldsim.rollout import Rollout
+from worldsim.rollout import Rollout, RolloutState
 from worldsim.world_model import WorldModel
 
 WARM_UP = 3  # steps that are not timed
@@ -67,6 +68,59 @@ def step_cost(rollout: Rollout, seconds: float) -> StepCost:
         gflop=1e-9 * size * counter.get_total_flops(),
         peak_mb=peak_memory(world.device),
     )
+
+
+def step_latency(
+    world: WorldModel,
+    at: Sequence[int] = (10, 1000),
+    *,
+    num_passes: int | None = None,
+    rounds: int = 8,
+    on_step: Callable[[], None] | None = None,
+) -> dict[int, NDArray[np.float64]]:
+    """Measure the milliseconds of a step of one session, early and late.
+
+    One session walks to the last of ``at`` (with a single denoising pass a frame, which fills the
+    same memory sooner) and leaves a snapshot at each. Then each snapshot in turn is restored and
+    timed for a few steps, ``rounds`` times over, so that a machine that slows down for a moment
+    slows all of them alike.
+
+    Args:
+        world: The world.
+        at: Steps after the reset.
+        num_passes: Denoising passes of the timed steps; None takes the world's own number.
+        rounds: Times each is measured, 10 steps each.
+        on_step: Called after each step on the way, for a progress bar.
+
+    Returns:
+        By step: the milliseconds of each step that was timed, (10 * rounds).
+    """
+    rng = np.random.default_rng(0)
+    rollout = Rollout(world, 1, num_passes=1)
+    rollout.reset(world.starts.frames[:1], world.starts.actions[:1], [0])
+
+    def play() -> None:
+        rollout.step(rng.integers(world.game.num_actions, size=1))
+
+    snapshots: dict[int, RolloutState] = {}
+    for step in range(max(at) + 1):
+        if step in at:
+            snapshots[step] = rollout.clone_state()
+        play()
+        if on_step is not None:
+            on_step()
+
+    rollout.num_passes = world.num_passes if num_passes is None else num_passes
+    times: dict[int, list[float]] = {step: [] for step in snapshots}
+    for _ in range(rounds):
+        for step, snapshot in snapshots.items():
+            rollout.restore_state(snapshot)
+            play()  # the first step after a copy finds cold caches
+            for _ in range(10):
+                begin = time.perf_counter()
+                play()
+                times[step].append(1000 * (time.perf_counter() - begin))
+    return {step: np.array(ms) for step, ms in times.items()}
 
 
 def matrix_rate(
