@@ -57,16 +57,16 @@ def test_a_perfect_world_has_perfect_figures_and_a_late_one_none() -> None:
     ends = rewards == -1
     weights = np.array([5.0, 1, 5, 5, 1, 5, 5, 1])
     perfect = summarize(Predicted(rewards, 0.9 * rewards, ends, ends.astype(np.float32), weights))
-    assert perfect["reward_positive"] == find(rewards > 0, rewards > 0, weights)._asdict()
-    assert perfect["reward_positive"]["f1"] == perfect["termination"]["f1"] == 1
-    assert perfect["termination_brier"] == perfect["termination_calibration_error"] == 0
-    assert perfect["reward_mean"] == pytest.approx(1 / 28)
-    assert perfect["predicted_reward_mean"] == pytest.approx(0.9 / 28)
+    assert perfect.reward_positive == find(rewards > 0, rewards > 0, weights)
+    assert perfect.reward_positive.f1 == perfect.termination.f1 == 1
+    assert perfect.termination_brier == perfect.termination_calibration_error == 0
+    assert perfect.reward_mean == pytest.approx(1 / 28)
+    assert perfect.predicted_reward_mean == pytest.approx(0.9 / 28)
     late = np.roll(rewards, 1)
     worse = summarize(Predicted(rewards, late, ends, np.roll(ends, 1).astype(np.float32), weights))
-    assert worse["reward_positive"]["f1"] == worse["reward_negative"]["f1"] == 0
-    assert worse["termination"]["recall"] == 0
-    assert worse["termination_brier"] == pytest.approx(6 / 28)
+    assert worse.reward_positive.f1 == worse.reward_negative.f1 == 0
+    assert worse.termination.recall == 0
+    assert worse.termination_brier == pytest.approx(6 / 28)
 
 
 def test_calibration_is_about_frequencies_not_about_being_sure() -> None:
@@ -74,8 +74,8 @@ def test_calibration_is_about_frequencies_not_about_being_sure() -> None:
     nothing, one = np.zeros(4, np.float32), np.ones(4)
     fair = summarize(Predicted(nothing, nothing, ends, np.full(4, 0.25, np.float32), one))
     sure = summarize(Predicted(nothing, nothing, ends, np.full(4, 0.75, np.float32), one))
-    assert fair["termination_calibration_error"] == 0
-    assert fair["termination_brier"] == fair["termination_brier_of_mean"] == 3 / 16
-    assert sure["termination_calibration_error"] == pytest.approx(0.5)
-    assert fair["reward_positive"]["number"] == 0
-    assert np.isnan(fair["reward_positive"]["f1"])
+    assert fair.termination_calibration_error == 0
+    assert fair.termination_brier == fair.termination_brier_of_mean == 3 / 16
+    assert sure.termination_calibration_error == pytest.approx(0.5)
+    assert fair.reward_positive.number == 0
+    assert np.isnan(fair.reward_positive.f1)
