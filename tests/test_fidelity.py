@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.tiny_worlds import SIDE, make_tiny_world, write_tiny_recording
+from worldsim.data.windows import Windows
 from worldsim.eval.report.command import main
 from worldsim.fidelity import (
     beside_baselines,
@@ -30,7 +31,7 @@ from worldsim.inverse_dynamics import (
     train_inverse_dynamics,
 )
 from worldsim.optical_flow import flicker
-from worldsim.recording import Recording, Windows
+from worldsim.recording import Recording
 
 pytestmark = pytest.mark.numeric
 

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 from worldsim.chance import CannotReplayError, replay
 from worldsim.frames import MOVING_THRESHOLD
-from worldsim.held_out import HeldOutWindows
+from worldsim.held_out import HeldOutWindows, imagine, lane_seeds
 from worldsim.recording import Recording
-from worldsim.rollout import Rollout
 from worldsim.world_model import WorldModel
 
 Frames = NDArray[np.uint8]
@@ -151,26 +150,23 @@ def counterfactuals(
     """
     n, a = len(held_out.real), world.game.num_actions
     context = held_out.context
-    seeds = np.random.default_rng(seed).integers(2**62, size=n)
-    rollout = Rollout(world, n * a, num_passes=num_passes)
-    rollout.reset(
+    held = repeat(np.arange(a), "a -> (n a) t", n=n, t=num_steps)
+    given = repeat(held_out.windows.actions[:, : context - 1], "n t -> (n a) t", a=a)
+    shown = imagine(
+        world,
         repeat(held_out.windows.frames[:, :context], "n t h w c -> (n a) t h w c", a=a),
-        repeat(held_out.windows.actions[:, : context - 1], "n t -> (n a) t", a=a),
-        [int(lane_seed) for lane_seed in np.repeat(seeds, a)],
+        np.concatenate((given, held), axis=1),
+        [lane_seed for lane_seed in lane_seeds(seed, n) for _ in range(a)],
+        num_passes=num_passes,
+        on_step=on_step,
     )
-    held = np.tile(np.arange(a), n)
-    shown = []
-    for _ in range(num_steps):
-        shown.append(rollout.step(held).frames)
-        if on_step is not None:
-            on_step()
-    imagined = rearrange(np.stack(shown, 1), "(n a) t h w c -> n a t h w c", n=n)
+    imagined = rearrange(shown.frames, "(n a) t h w c -> n a t h w c", n=n)
     moments = [(episode, first + context - 1) for episode, first in held_out.places]
     try:
         real = replay(
             recording,
             [moment for moment in moments for _ in range(a)],
-            repeat(held, "lanes -> lanes t", t=num_steps),
+            held,
         )
     except CannotReplayError as error:
         return Counterfactuals(imagined, None, str(error))

@@ -134,7 +134,7 @@ def predict(
     Returns:
         Every step of them that was recorded.
     """
-    from worldsim.rollout import Rollout  # torch takes seconds
+    from worldsim.held_out import imagine  # torch takes seconds
 
     rng = np.random.default_rng(seed)
     places, eventful = _stretches(recording, episodes)
@@ -156,25 +156,23 @@ def predict(
             [places[i][1] + 1 - context for i in batch],
             context + STRETCH,
         )
-        rollout = Rollout(world, len(batch), num_passes=num_passes)
-        rollout.reset(
+        made = imagine(
+            world,
             windows.frames[:, :context],
-            windows.actions[:, : context - 1],
-            [int(lane_seed) for lane_seed in rng.integers(2**62, size=len(batch))],
+            windows.actions,
+            rng.integers(2**62, size=len(batch)).tolist(),
+            num_passes=num_passes,
+            on_step=on_step,
         )
-        for step in range(context - 1, context - 1 + STRETCH):
-            made = rollout.step(windows.actions[:, step])
-            valid = windows.valid[:, step + 1]
-            row = (
-                windows.rewards[:, step],
-                made.rewards,
-                windows.terminations[:, step],
-                made.termination_probs,
-                np.array(weights[begin : begin + _BATCH]),
-            )
-            parts.append([np.asarray(values)[valid] for values in row])
-            if on_step is not None:
-                on_step()
+        valid = windows.valid[:, context:]
+        columns = (
+            windows.rewards[:, context - 1 :],
+            made.rewards,
+            windows.terminations[:, context - 1 :],
+            made.termination_probs,
+            np.repeat([weights[begin : begin + _BATCH]], STRETCH, axis=0).T,
+        )
+        parts.append([values.T[valid.T] for values in columns])  # step by step
     return Predicted(*(np.concatenate(values) for values in zip(*parts, strict=True)))
 
 

@@ -23,7 +23,7 @@ Frames = NDArray[np.uint8]
 
 SIDE = 16  # frames are compared at 16 by 16, where a thing may lie a pixel off
 MOST = 20_000  # recorded frames to compare with
-STILL = 0.999  # of the frames, in which a pixel that never moves is as in the median frame
+STILL = 0.999  # of the frames, in which a pixel that never moves is as in the background
 PART = 100  # steps, at most, that each part of a session is measured over
 SETTLED = 100  # steps after which the slope is taken
 
@@ -36,10 +36,10 @@ class Drift:
         steps: Last step of each part.
         nearest: Distance to the nearest recorded frame, (k sessions): root mean square over a
             frame of 16 by 16, in values of 255.
-        objects: Pixels unlike the median frame, over those of the recording (k sessions): above 1
+        objects: Pixels unlike the background, over those of the recording (k sessions): above 1
             where things multiply, below where they vanish.
         motion: Pixels that change in a step, over those of the recording (k sessions).
-        still: PSNR of what never moves against the median frame, in dB, (k).
+        still: PSNR of what never moves against the background, in dB, (k).
         held_out_nearest: Distance of held-out frames to the recorded ones.
         held_out_still: PSNR of what never moves in held-out frames.
         ends: Episodes that the world ended.
@@ -115,18 +115,14 @@ def drift(
         raise ValueError(
             f"bounds and num_sessions must be 1 or more, got {bounds} and {num_sessions}"
         )
-    median = world.background if background is None else background
-    known, still = _known(recording, episodes.reference, median)
+    background = world.background if background is None else background
+    known, still = _known(recording, episodes.reference, background)
     real, before, actions = _held_out(recording, episodes.unseen)
     rng = np.random.default_rng(seed)
     begins = rng.integers(len(actions), size=num_sessions)
-    rows = np.arange(num_sessions) % len(world.starts.frames)
     rollout = Rollout(world, num_sessions, num_passes=num_passes)
-    rollout.reset(
-        world.starts.frames[rows],
-        world.starts.actions[rows],
-        [seed + int(r) for r in range(len(rows))],
-    )
+    rollout.begin(range(num_sessions), range(seed, seed + num_sessions))
+    rows = np.arange(num_sessions) % len(world.starts.frames)
     last, ends = world.starts.frames[rows, -1], 0
     parts: list[tuple[Any, ...]] = []
     shown: list[Frames] = []
@@ -140,21 +136,21 @@ def drift(
         last = played.frames
         if restart and played.terminations.any():
             lanes = np.flatnonzero(played.terminations)
-            starts = (lanes + step) % len(world.starts.frames)
-            rollout.reset(
-                world.starts.frames[starts],
-                world.starts.actions[starts],
-                [seed + step * num_sessions + int(lane) for lane in lanes],
+            rollout.begin(
+                (lanes + step).tolist(),
+                (lanes + seed + step * num_sessions).tolist(),
                 lanes.tolist(),
             )
             ends += len(lanes)
         if step == bound:
-            parts.append(_measure(np.stack(shown, 1), np.stack(previous, 1), known, median, still))
+            parts.append(
+                _measure(np.stack(shown, 1), np.stack(previous, 1), known, background, still)
+            )
             shown, previous = [], []
         if on_step is not None:
             on_step()
     nearest, differing, changing, quiet = (np.array(column) for column in zip(*parts, strict=True))
-    reference = _measure(real[None], before[None], known, median, still)
+    reference = _measure(real[None], before[None], known, background, still)
     with np.errstate(invalid="ignore", divide="ignore"):
         objects, motion = differing / reference[1], changing / reference[2]
     return Drift(
@@ -170,15 +166,15 @@ def drift(
 
 
 def _known(
-    recording: Recording, episodes: Sequence[int], median: Frames
+    recording: Recording, episodes: Sequence[int], background: Frames
 ) -> tuple[torch.Tensor, NDArray[np.bool_]]:
     """Recorded frames made small, and the pixels (h w) that hardly ever move."""
     stride = -(-int((recording.episode_lengths[episodes] + 1).sum()) // MOST)
-    small, same, count = [], np.zeros(median.shape[:2]), 0
+    small, same, count = [], np.zeros(background.shape[:2]), 0
     for index in episodes:
         frames = recording.episode(index).frames[::stride]
         small.append(shrink(frames))
-        same += (frames == median).all(-1).sum(0)
+        same += (frames == background).all(-1).sum(0)
         count += len(frames)
     return torch.cat(small), same > STILL * count
 
@@ -197,13 +193,19 @@ def _held_out(
 
 
 def _measure(
-    shown: Frames, previous: Frames, known: torch.Tensor, median: Frames, still: NDArray[np.bool_]
+    shown: Frames,
+    previous: Frames,
+    known: torch.Tensor,
+    background: Frames,
+    still: NDArray[np.bool_],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], float]:
-    """Of frames (b t h w c), by session: nearest, share unlike the median, share that changes."""
+    """By session: nearest, share unlike the background, share that changes; frames (b t h w c)."""
     distances = np.array([nearest(shrink(frames), known) for frames in shown])
     flat = shown.reshape(-1, *shown.shape[2:])
-    quiet = psnr(flat, np.broadcast_to(median, flat.shape), np.repeat(still[None], len(flat), 0))
-    return distances, _differing(shown, median), _differing(shown, previous), float(quiet)
+    quiet = psnr(
+        flat, np.broadcast_to(background, flat.shape), np.repeat(still[None], len(flat), 0)
+    )
+    return distances, _differing(shown, background), _differing(shown, previous), float(quiet)
 
 
 def shrink(frames: Frames) -> torch.Tensor:

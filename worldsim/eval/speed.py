@@ -97,7 +97,7 @@ def step_latency(
     """
     rng = np.random.default_rng(0)
     rollout = Rollout(world, 1, num_passes=1)
-    rollout.reset(world.starts.frames[:1], world.starts.actions[:1], [0])
+    rollout.begin([0], [0])
 
     def play() -> None:
         rollout.step(rng.integers(world.game.num_actions, size=1))
