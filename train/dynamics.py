@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import itertools
-import math
 import time
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -16,9 +16,9 @@ import torch
 from worldsim.interrupt import Interrupted, StopOnSignal
 from worldsim.recording import Recording
 from worldsim.split import Split
+from worldsim.world_model import WorldModel
 
 from .card import (
-    Evaluation,
     describe_recording,
     describe_run,
     evaluate_run,
@@ -32,7 +32,7 @@ from .objective import Losses, encode, objective
 from .presets import build_world, has_fast_bfloat16, make_optimizers
 from .progress import TrainProgress, duration
 from .run_folder import Progress, alone, find_checkpoint, read_progress, read_split
-from .run_log import open_log
+from .run_log import RunLog, open_log
 
 FEW_WINDOWS, MANY_WINDOWS = 16, 64  # of an evaluation
 SHORT_RUN_SECONDS = 600.0  # whose last evaluation has few windows, not to take longer than it
@@ -53,6 +53,83 @@ class Outcome(NamedTuple):
     progress: Progress
 
 
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a run trains, and on what.
+
+    Attributes:
+        config: Its settings.
+        recording: Its data.
+        split: The episodes trained on, and those held out.
+        world: The weights in training.
+        ema_world: Their average, the world that is kept.
+        optimizers: All optimizers, in a fixed order.
+    """
+
+    config: TrainConfig
+    recording: Recording
+    split: Split
+    world: WorldModel
+    ema_world: WorldModel
+    optimizers: list[torch.optim.Optimizer]
+
+    @classmethod
+    def of(cls, config: TrainConfig, checkpoint: Path | None) -> Run:
+        """Build a run: its data, a fresh model and its optimizers.
+
+        Raises:
+            ValueError: If the settings contradict the checkpoint or the recording does not serve.
+        """
+        recording = Recording(config.recording)
+        split = pick_split(config, recording, checkpoint)
+        torch.manual_seed(config.seed)
+        world = build_world(config, recording, split)
+        ema_world = copy.deepcopy(world).requires_grad_(False).eval()
+        optimizers = make_optimizers(world, config.weight_decay)
+        return cls(config, recording, split, world, ema_world, optimizers)
+
+    def losses_at(self, step: int, fraction: float) -> Losses:
+        """A step's losses; the seed and the number of the step decide its batch and its noise."""
+        config, world = self.config, self.world
+        rng = np.random.default_rng((config.seed, step))
+        windows = self.recording.sample_windows(
+            rng,
+            config.batch_size,
+            config.num_frames + world.num_history,
+            self.split.trained_on,
+            left_padding=world.num_history,
+            right_padding=config.num_frames - 1,  # so that ends are seen as often as all else
+        )
+        bfloat16 = has_fast_bfloat16(world.device)
+        with torch.autocast(world.device.type, torch.bfloat16, enabled=bfloat16):
+            return objective(
+                world,
+                encode(world, windows),
+                config.recipe().at(fraction),
+                torch.Generator().manual_seed(int(rng.integers(2**63))),
+            )
+
+    def save(self, progress: Progress, unlogged: list[Losses], older: Path | None) -> Path:
+        """Write a checkpoint, once the weights are known to be good; they replace good ones.
+
+        Raises:
+            FloatingPointError: If the loss is no longer a number; the older checkpoint is kept.
+            OSError: If it cannot be written.
+        """
+        with torch.no_grad():
+            losses = self.losses_at(progress.step, self.config.fraction(progress))
+        check_finite(losses.total(), progress.step, older)
+        return save_checkpoint(
+            self.config.out,
+            progress,
+            self.config.settings(),
+            self.world,
+            self.ema_world,
+            self.optimizers,
+            unlogged,
+        )
+
+
 def train(config: TrainConfig) -> Outcome:
     """Train a world.
 
@@ -70,46 +147,11 @@ def train(config: TrainConfig) -> Outcome:
     """
     check(config)
     checkpoint = find_checkpoint(config.out, config.resume)
-    progress, settings = read_progress(checkpoint) if checkpoint else (Progress(), {})
+    progress, _ = read_progress(checkpoint) if checkpoint else (Progress(), {})
     if checkpoint and config.fraction(progress) >= 1 and has_card(checkpoint):
         return Outcome("finished before", checkpoint, progress)
-
-    # Data: whole episodes are held out, and those stay so for as long as the run goes on.
-    recording = Recording(config.recording)
-    split = read_split(checkpoint) if checkpoint else None
-    if split is not None and settings.get("held_out", config.held_out) != config.held_out:
-        raise ValueError(
-            f"this run began with --held-out {settings['held_out']}, so it has been trained on "
-            f"what --held-out {config.held_out} holds out: leave the option out, or begin a new run"
-        )
-    split = split or Split.of(recording, config.held_out)
-    left_aside = split.num_new(recording)
-
-    # Model, its average, optimizer.
-    torch.manual_seed(config.seed)
-    world = build_world(config, recording, split)
-    ema_world = copy.deepcopy(world).requires_grad_(False).eval()
-    optimizers = make_optimizers(world, config.weight_decay)
-    bfloat16 = has_fast_bfloat16(world.device)
-
-    def losses_of(step: int, fraction: float) -> Losses:
-        """A step's losses; the seed and the number of the step decide its batch and its noise."""
-        rng = np.random.default_rng((config.seed, step))
-        windows = recording.sample_windows(
-            rng,
-            config.batch_size,
-            config.num_frames + world.num_history,
-            split.trained_on,
-            left_padding=world.num_history,
-            right_padding=config.num_frames - 1,  # so that ends are seen as often as all else
-        )
-        with torch.autocast(world.device.type, torch.bfloat16, enabled=bfloat16):
-            return objective(
-                world,
-                encode(world, windows),
-                config.recipe().at(fraction),
-                torch.Generator().manual_seed(int(rng.integers(2**63))),
-            )
+    run = Run.of(config, checkpoint)
+    world, optimizers = run.world, run.optimizers
 
     with (
         alone(config.out),
@@ -120,23 +162,8 @@ def train(config: TrainConfig) -> Outcome:
         # Resume.
         unlogged: list[Losses] = []
         if checkpoint:
-            unlogged = load_checkpoint(checkpoint, world, ema_world, optimizers)
-        begins = f"from step {progress.step:,} on" if progress.step else "from the start"
-        bar.note(f"{config.out}, {begins}: {describe_run(world, recording, split)}")
-        if left_aside:
-            bar.note(f"the {left_aside:,} episodes recorded since this run began are left aside")
-
-        def evaluate(num_windows: int, until: float = math.inf) -> Evaluation:
-            """Evaluate, unless asked to stop or the run comes to a part of it all."""
-
-            def watch(part: float) -> None:
-                show(part)
-                stop.raise_if_asked()
-                if config.fraction(Progress(step, time.monotonic() - started)) >= until:
-                    raise Interrupted
-
-            with bar.evaluating() as show:
-                return evaluate_run(ema_world, recording, log, step, num_windows, watch)
+            unlogged = load_checkpoint(checkpoint, world, run.ema_world, optimizers)
+        bar.note(describe_begin(run, progress))
 
         step, seconds, evals = progress
         started = time.monotonic() - seconds
@@ -149,6 +176,7 @@ def train(config: TrainConfig) -> Outcome:
             done = fraction >= 1
             last = done or stop.asked
 
+            # Log the mean of the losses since the last time.
             if unlogged and (step % config.log_steps == 0 or done):
                 figures = summarize(unlogged)
                 trained = (step - last_log_step) * config.batch_size * config.num_frames
@@ -157,35 +185,17 @@ def train(config: TrainConfig) -> Outcome:
                 log.log(figures, step)
                 unlogged, last_log, last_log_step = [], now, step
 
+            # Save, also before stopping.
             if last or now - last_save > 60 * config.save_minutes:
-                with torch.no_grad():  # weights that have gone bad replace no good ones
-                    check_finite(losses_of(step, fraction).total(), step, checkpoint)
-                checkpoint = save_checkpoint(
-                    config.out,
-                    Progress(step, seconds, evals),
-                    config.settings(),
-                    world,
-                    ema_world,
-                    optimizers,
-                    unlogged,
-                )
+                checkpoint = run.save(Progress(step, seconds, evals), unlogged, checkpoint)
                 last_save = now
             if last:
                 break
 
+            # Evaluate on the way, unless that takes too much of the run.
             evals_due = int(fraction * (config.evals + 1))
             if evals_due > evals:
-                try:
-                    shown = evaluate(FEW_WINDOWS, until=fraction + LONGEST_EVALUATION)
-                    bar.note(f"step {step:,}: {shown.summary()}")
-                    evals = evals_due
-                except Interrupted:
-                    if not stop.asked:
-                        evals = config.evals
-                        bar.note(
-                            f"step {step:,}: an evaluation takes over a tenth of --minutes, so "
-                            "there is only the one at the end"
-                        )
+                evals = evaluate_on_the_way(run, log, bar, stop, step, started, evals_due)
                 last_log += time.monotonic() - now
                 continue
 
@@ -193,7 +203,7 @@ def train(config: TrainConfig) -> Outcome:
             lr = config.lr_at(step, fraction)
             for group in itertools.chain(*(optimizer.param_groups for optimizer in optimizers)):
                 group["lr"] = lr
-            losses = losses_of(step, fraction)
+            losses = run.losses_at(step, fraction)
             loss = losses.total()
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(world.parameters(), config.clip)
@@ -201,7 +211,7 @@ def train(config: TrainConfig) -> Outcome:
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
-            update_ema(ema_world, world, min(config.ema_decay, (1 + step) / (10 + step)))
+            update_ema(run.ema_world, world, min(config.ema_decay, (1 + step) / (10 + step)))
             step += 1
             unlogged.append(Losses(*(part.detach() for part in losses)))
             # ---------------------------------------------------------------------------
@@ -211,18 +221,112 @@ def train(config: TrainConfig) -> Outcome:
         assert checkpoint is not None
         with contextlib.suppress(Interrupted):
             stop.raise_if_asked()
-            bar.note("the world is saved; evaluating it on held-out episodes (Ctrl-C leaves that)")
-            shown = evaluate(FEW_WINDOWS if seconds < SHORT_RUN_SECONDS else MANY_WINDOWS)
-            bar.note(shown.summary())
-            facts = {
-                "recording": describe_recording(recording),
-                "command": f"`{config.command()}`",
-                "length": f"{step:,} steps in {duration(seconds)} on {world.device.type}, "
-                f"{torch.get_num_threads()} threads",
-            }
-            write_card(checkpoint, ema_world, shown, facts)
+            evaluate_at_the_end(run, log, bar, stop, Progress(step, seconds, evals), checkpoint)
     ended: Literal["finished", "stopped"] = "finished" if has_card(checkpoint) else "stopped"
     return Outcome(ended, checkpoint, Progress(step, seconds, evals))
+
+
+def pick_split(config: TrainConfig, recording: Recording, checkpoint: Path | None) -> Split:
+    """Which episodes are held out: whole ones, and the same for as long as the run goes on.
+
+    Raises:
+        ValueError: If a resumed run asks for another fraction than it began with.
+    """
+    if checkpoint is None:
+        return Split.of(recording, config.held_out)
+    _, settings = read_progress(checkpoint)
+    split = read_split(checkpoint)
+    if split is not None and settings.get("held_out", config.held_out) != config.held_out:
+        raise ValueError(
+            f"this run began with --held-out {settings['held_out']}, so it has been trained on "
+            f"what --held-out {config.held_out} holds out: leave the option out, or begin a new run"
+        )
+    return split or Split.of(recording, config.held_out)
+
+
+def describe_begin(run: Run, progress: Progress) -> str:
+    """Say what is trained on what, and what is left out of it."""
+    begins = f"from step {progress.step:,} on" if progress.step else "from the start"
+    about = describe_run(run.world, run.recording, run.split)
+    new = run.split.num_new(run.recording)
+    left_out = f"\n{new:,} episodes recorded since this run began are left out" if new else ""
+    return f"{run.config.out}, {begins}: {about}{left_out}"
+
+
+def evaluate_on_the_way(
+    run: Run,
+    log: RunLog,
+    bar: TrainProgress,
+    stop: StopOnSignal,
+    step: int,
+    started: float,
+    evals_due: int,
+) -> int:
+    """Evaluate on a few windows, unless it takes over a tenth of the run.
+
+    Returns:
+        The number of evaluations that count as done.
+    """
+    config = run.config
+
+    def fraction() -> float:
+        return config.fraction(Progress(step, time.monotonic() - started))
+
+    until = fraction() + LONGEST_EVALUATION
+    with bar.evaluating() as show:
+
+        def watch(part: float) -> None:
+            show(part)
+            stop.raise_if_asked()
+            if fraction() >= until:
+                raise Interrupted
+
+        try:
+            evaluation = evaluate_run(run.ema_world, run.recording, log, step, FEW_WINDOWS, watch)
+        except Interrupted:
+            if stop.asked:
+                return evals_due - 1
+            bar.note(
+                f"step {step:,}: an evaluation takes over a tenth of --minutes, so there is only "
+                "the one at the end"
+            )
+            return config.evals
+    bar.note(f"step {step:,}: {evaluation.summary()}")
+    return evals_due
+
+
+def evaluate_at_the_end(
+    run: Run,
+    log: RunLog,
+    bar: TrainProgress,
+    stop: StopOnSignal,
+    progress: Progress,
+    checkpoint: Path,
+) -> None:
+    """Evaluate the world that is kept, and write its card.
+
+    Raises:
+        Interrupted: On Ctrl-C; the world is saved, and has no card.
+    """
+    bar.note("the world is saved; evaluating it on held-out episodes (Ctrl-C leaves that)")
+    num_windows = FEW_WINDOWS if progress.seconds < SHORT_RUN_SECONDS else MANY_WINDOWS
+    with bar.evaluating() as show:
+
+        def watch(part: float) -> None:
+            show(part)
+            stop.raise_if_asked()
+
+        evaluation = evaluate_run(
+            run.ema_world, run.recording, log, progress.step, num_windows, watch
+        )
+    bar.note(evaluation.summary())
+    facts = {
+        "recording": describe_recording(run.recording),
+        "command": f"`{run.config.command()}`",
+        "length": f"{progress.step:,} steps in {duration(progress.seconds)} on "
+        f"{run.world.device.type}, {torch.get_num_threads()} threads",
+    }
+    write_card(checkpoint, run.ema_world, evaluation, facts)
 
 
 @torch.no_grad()
