@@ -12,8 +12,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from worldsim.episodes import Frames
-
 
 class Emulator:
     """A learned world as these wrappers see it.
@@ -22,7 +20,7 @@ class Emulator:
         screen: Gives the newest frame in colour, ``uint8`` (h w 3).
     """
 
-    def __init__(self, screen: Callable[[], Frames]) -> None:
+    def __init__(self, screen: Callable[[], NDArray[np.uint8]]) -> None:
         self._screen = screen
 
     def lives(self) -> int:

@@ -1,14 +1,12 @@
-"""A learned world behind Gymnasium's interfaces: an episode begins from recorded frames.
+"""A learned world behind Gymnasium's interface: an episode begins from recorded frames.
 
-`WorldModelEnv` is one player, `WorldModelVectorEnv` many in one batched model. Both can copy their
+`WorldModelEnv` is one lane, `WorldModelVectorEnv` many in one batched model. Both can copy their
 state and go back to it, as ALE's emulator can: snapshots and branching are what a learned world
 has over a console.
 """
 
 from __future__ import annotations
 
-import math
-from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -18,30 +16,16 @@ from numpy.typing import NDArray
 
 from worldsim.data.windows import Windows
 from worldsim.emulator import Emulator
-from worldsim.episodes import (
-    EnvState,
-    Frames,
-    World,
-    check_actions,
-    check_arguments,
-    check_options,
-    check_seed,
-    check_starts,
-    check_state,
-    choose_start,
-    frames_per_second,
-    in_colour,
-    observation_space_of,
-    open_world,
-)
+from worldsim.env_state import EnvState
 from worldsim.key_bindings import key_codes
-from worldsim.rollout import Rollout
+from worldsim.lanes import Lanes, World, check_seed
+from worldsim.start import check_actions
 from worldsim.world_model_vector_env import WorldModelVectorEnv
 
 __all__ = ["EnvState", "WorldModelEnv", "WorldModelVectorEnv"]
 
 
-class WorldModelEnv(Env[NDArray[Any], np.int64]):
+class WorldModelEnv(Lanes, Env[NDArray[Any], np.int64]):
     """A learned world as a Gymnasium environment.
 
     An episode begins from a window of recorded frames and ends by ``terminated`` when the world's
@@ -81,8 +65,6 @@ class WorldModelEnv(Env[NDArray[Any], np.int64]):
 
     _frameskip = 1  # what `AtariPreprocessing` asks of ALE: a step shows each frame there is
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012
-
     def __init__(
         self,
         world: World,
@@ -96,37 +78,21 @@ class WorldModelEnv(Env[NDArray[Any], np.int64]):
         device: str | None = None,
         compiled: bool = False,
     ) -> None:
-        check_arguments(max_episode_steps, max_uncertainty, render_mode)
-        self.world = open_world(world, device)
-        self.max_episode_steps = max_episode_steps
-        self.starts = check_starts(starts, self.world)
-        self.max_uncertainty = max_uncertainty
-        self.render_mode = render_mode
-        self.metadata = {**self.metadata, "render_fps": frames_per_second(self.world)}
-        self.observation_space = observation_space_of(self.world, observation)
-        self.action_space = spaces.Discrete(self.world.game.num_actions)
-        self._rollout = Rollout(
-            self.world,
+        super().__init__(
+            world,
             1,
+            max_episode_steps=max_episode_steps,
             num_passes=num_passes,
+            observation=observation,
+            starts=starts,
+            max_uncertainty=max_uncertainty,
+            render_mode=render_mode,
+            device=device,
             compiled=compiled,
-            with_uncertainty=max_uncertainty is not None,
         )
+        self.observation_space = self._lane_space
+        self.action_space = spaces.Discrete(self.world.game.num_actions)
         self.ale = Emulator(self._screen)
-        self._in_latents = observation == "latents"
-        self._obs: NDArray[Any] | None = None
-        self._elapsed = 0
-        self._ended = True
-        self._start = -1
-
-    @property
-    def num_passes(self) -> int:
-        """Denoising passes a frame; may be set at any time."""
-        return self._rollout.num_passes
-
-    @num_passes.setter
-    def num_passes(self, num_passes: int) -> None:
-        self._rollout.num_passes = num_passes
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -146,16 +112,8 @@ class WorldModelEnv(Env[NDArray[Any], np.int64]):
             ValueError: If an option is unknown, out of range or of the wrong shape.
             TypeError: If an option has the wrong type.
         """
-        check_options(options)
-        super().reset(seed=None if seed is None else check_seed(seed))
-        context = choose_start(self.world, self.starts, options, self.np_random)
-        noise_seed = int(self.np_random.integers(2**62))
-        self._rollout.reset(context.frames[None], context.actions[None], [noise_seed])
-        self._obs = self._latent() if self._in_latents else context.frames[-1]
-        self._elapsed = 0
-        self._ended = False
-        self._start = context.index
-        return self._obs.copy(), self._info(0.0, 0.0)
+        self._begin(np.arange(1), [None if seed is None else check_seed(seed)], [options])
+        return self._obs[0].copy(), self._info(0)
 
     def step(
         self, action: np.int64 | int
@@ -173,26 +131,21 @@ class WorldModelEnv(Env[NDArray[Any], np.int64]):
             ResetNeeded: Before the first reset, or when the episode is over.
             ValueError: If there is no such action.
         """
-        if self._obs is None:
-            raise ResetNeeded("Call reset() before step(): there is no episode yet.")
-        if self._ended:
+        self._check_begun("step")
+        if self._ended[0]:
             raise ResetNeeded(
-                f"The episode ended after {self._elapsed} steps: call reset() to begin another."
+                f"The episode ended after {self._elapsed[0]} steps: call reset() to begin another."
             )
-        result = self._rollout.advance(check_actions(np.asarray([action]), self.world))
-        self._obs = self._latent() if self._in_latents else self._rollout.frames()[0]
-        self._elapsed += 1
-        terminated = bool(result.terminations[0])
-        limit = math.inf if self.max_episode_steps is None else self.max_episode_steps
-        truncated = self._elapsed >= limit
-        uncertainty = 0.0 if result.uncertainties is None else float(result.uncertainties[0])
-        if self.max_uncertainty is not None:
-            truncated = truncated or uncertainty > self.max_uncertainty
-        info = self._info(float(result.termination_probs[0]), uncertainty)
-        self._ended = terminated or truncated
-        return self._obs.copy(), float(result.rewards[0]), terminated, truncated, info
+        steps = self._play(check_actions([action], self.world, 1), np.ones(1, np.bool_))
+        return (
+            self._obs[0].copy(),
+            float(steps.rewards[0]),
+            bool(steps.terminations[0]),
+            bool(steps.truncations[0]),
+            self._info(0, steps),
+        )
 
-    def render(self) -> Frames | None:  # type: ignore[override]
+    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
         """Return the newest frame in colour, ``uint8`` (h w 3); None without a render mode."""
         if self.render_mode is None:
             return None
@@ -206,51 +159,24 @@ class WorldModelEnv(Env[NDArray[Any], np.int64]):
         """The keys of each action, for `gymnasium.utils.play`."""
         return key_codes(self.world.game.key_bindings)
 
-    def clone_state(self) -> EnvState:
-        """Copy the state: the same actions after `restore_state` give the same future.
+    @property
+    def _np_random(self) -> np.random.Generator | None:
+        """Where Gymnasium looks for the generator: the lane's own."""
+        return self._rngs[0]
 
-        ``state.branch(n)`` goes into a `WorldModelVectorEnv` of n lanes, to try n futures at once.
+    @_np_random.setter
+    def _np_random(self, rng: np.random.Generator | None) -> None:
+        self._rngs[0] = rng
 
-        Raises:
-            ResetNeeded: Before the first reset.
-        """
-        if self._obs is None:
-            raise ResetNeeded("Call reset() before clone_state(): there is no episode yet.")
-        return EnvState(
-            rollout=self._rollout.clone_state(),
-            observations=self._obs[None].copy(),
-            elapsed=np.array([self._elapsed]),
-            ended=np.array([self._ended]),
-            starts=np.array([self._start]),
-            rngs=(deepcopy(self.np_random),),
-        )
+    @property
+    def _np_random_seed(self) -> int | None:
+        return self._seeds[0]
 
-    def restore_state(self, state: EnvState) -> None:
-        """Go back to a state of `clone_state`; the state can be restored any number of times.
+    @_np_random_seed.setter
+    def _np_random_seed(self, seed: int | None) -> None:
+        self._seeds[0] = seed
 
-        Raises:
-            TypeError: If it is no state.
-            ValueError: If it is of another world, device, number of lanes or kind of observation;
-                the environment stays as it is.
-        """
-        space = self.observation_space
-        check_state(state, np.zeros((1, *(space.shape or ())), space.dtype))
-        self._rollout.restore_state(state.rollout)
-        self._obs = state.observations[0].copy()
-        self._elapsed = int(state.elapsed[0])
-        self._ended = bool(state.ended[0])
-        self._start = int(state.starts[0])
-        self._np_random = deepcopy(state.rngs[0])
-
-    def _info(self, termination_prob: float, uncertainty: float) -> dict[str, Any]:
-        """The same keys always: some libraries learn them from the first step that they see."""
-        info = {"start": self._start, "termination_prob": termination_prob}
-        return info if self.max_uncertainty is None else {**info, "uncertainty": uncertainty}
-
-    def _screen(self) -> Frames:
-        if self._obs is None:
-            raise ResetNeeded("Call reset() before render(): there is no frame yet.")
-        return in_colour(self._rollout.frames()[0] if self._in_latents else self._obs)
-
-    def _latent(self) -> NDArray[Any]:
-        return self._rollout.latents[0].cpu().numpy().copy()
+    def _screen(self) -> NDArray[np.uint8]:
+        """The newest frame in colour, ``uint8`` (h w 3)."""
+        self._check_begun("render")
+        return self._render()[0]

@@ -2,54 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 from gymnasium.error import ResetNeeded
-from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from worldsim.data.windows import Windows
-from worldsim.episodes import (
-    EnvState,
-    Frames,
-    World,
-    check_actions,
-    check_arguments,
-    check_mask,
-    check_observations_fit,
-    check_options,
-    check_seed,
-    check_starts,
-    check_state,
-    choose_start,
-    frames_per_second,
-    in_colour,
-    lane_options,
-    observation_space_of,
-    open_world,
-)
+from worldsim.lanes import Lanes, World, check_seed
 from worldsim.options import Count, check_value
-from worldsim.rollout import Rollout
+from worldsim.start import check_actions, check_options
 
 
-class _Played(NamedTuple):
-    """What a step of each lane comes to, (b,); what did not play has 0 and False."""
-
-    rewards: NDArray[np.float64]
-    terminations: NDArray[np.bool_]
-    truncations: NDArray[np.bool_]
-    termination_probs: NDArray[np.float32]
-    uncertainties: NDArray[np.float32]
-
-
-class WorldModelVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any]]):
+class WorldModelVectorEnv(Lanes, VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any]]):
     """Many players in one learned world: one batched model, not many copies.
 
     Lane i seeded with s plays what a `WorldModelEnv` seeded with s plays (up to the rounding of
@@ -90,8 +59,6 @@ class WorldModelVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any
         (8, 64, 64, 3)
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012
-
     def __init__(
         self,
         world: World,
@@ -110,64 +77,39 @@ class WorldModelVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any
         compiled: bool = False,
     ) -> None:
         check_value("num_envs", num_envs, Count)
-        check_value("frame_skip", frame_skip, Count)
-        check_value("frame_stack", frame_stack, Count)
-        check_arguments(max_episode_steps, max_uncertainty, render_mode)
         self.autoreset_mode = AutoresetMode(autoreset_mode)
-        self.world = open_world(world, device)
-        self.num_envs, self.frame_skip, self.frame_stack = num_envs, frame_skip, frame_stack
-        self.max_episode_steps = max_episode_steps
-        self.starts = check_starts(starts, self.world)
-        self.max_uncertainty = max_uncertainty
-        self.render_mode = render_mode
-        self.metadata = {
-            **self.metadata,
-            "render_fps": frames_per_second(self.world),
-            "autoreset_mode": self.autoreset_mode,
-        }
-        self._rollout = Rollout(
-            self.world,
+        super().__init__(
+            world,
             num_envs,
+            max_episode_steps=max_episode_steps,
             num_passes=num_passes,
+            observation=observation,
+            starts=starts,
+            max_uncertainty=max_uncertainty,
+            frame_skip=frame_skip,
+            frame_stack=frame_stack,
+            render_mode=render_mode,
+            device=device,
             compiled=compiled,
-            with_uncertainty=max_uncertainty is not None,
         )
-        space = observation_space_of(self.world, observation)
-        check_observations_fit(num_envs, frame_stack, space)
-        self.single_observation_space = observation_space_of(self.world, observation, frame_stack)
+        self.num_envs = num_envs
+        self.metadata["autoreset_mode"] = self.autoreset_mode
+        self.single_observation_space = self._lane_space
         self.single_action_space = spaces.Discrete(self.world.game.num_actions)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self._rngs: list[np.random.Generator | None] = [None] * num_envs
-        self._seeds: list[int] = [-1] * num_envs
-        self._in_latents = observation == "latents"
-        self._channel_axis = 1 if self._in_latents else 3
-        self._obs: NDArray[Any] = np.zeros(self.observation_space.shape or (), space.dtype)
-        self._elapsed = np.zeros(num_envs, dtype=np.int64)
-        self._ended = np.zeros(num_envs, dtype=np.bool_)
-        self._started = np.zeros(num_envs, dtype=np.bool_)
-        self._start_indices = np.full(num_envs, -1)
-
-    @property
-    def num_passes(self) -> int:
-        """Denoising passes a frame; may be set at any time."""
-        return self._rollout.num_passes
-
-    @num_passes.setter
-    def num_passes(self, num_passes: int) -> None:
-        self._rollout.num_passes = num_passes
 
     @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
         """Each lane's generator, from which its starts are drawn."""
-        return tuple(self._lane_rng(lane) for lane in range(self.num_envs))
+        return tuple(self._rng(lane) for lane in range(self.num_envs))
 
     @property
     def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
         """Each lane's last seed."""
         for lane in range(self.num_envs):
-            self._lane_rng(lane)
-        return tuple(self._seeds)
+            self._rng(lane)  # which gives a lane that had no seed one
+        return tuple(-1 if seed is None else seed for seed in self._seeds)
 
     def reset(  # type: ignore[override]
         self,
@@ -194,12 +136,12 @@ class WorldModelVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any
         check_options(options)
         lanes = np.arange(self.num_envs)
         if options is not None and "reset_mask" in options:
-            lanes = lanes[check_mask(options["reset_mask"], self.num_envs)]
+            lanes = lanes[_check_mask(options["reset_mask"], self.num_envs)]
             options = {key: value for key, value in options.items() if key != "reset_mask"}
-        self._reset_lanes(lanes, options, seeds)
+        self._begin(lanes, seeds, self._lane_options(options))
         infos: dict[str, Any] = {}
         for lane in lanes:
-            infos = self._add_info(infos, self._info(int(lane), 0.0, 0.0), int(lane))
+            infos = self._add_info(infos, self._info(int(lane)), int(lane))
         return self._obs.copy(), infos
 
     def step(
@@ -221,155 +163,29 @@ class WorldModelVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any
         """
         actions = check_actions(actions, self.world, self.num_envs)
         self._check_ready()
-        next_step = self.autoreset_mode is AutoresetMode.NEXT_STEP
-        resets = self._ended.copy() if next_step else np.zeros_like(self._ended)
-        plays = ~resets
-        rewards, terminations, truncations, probs, uncertainties = self._play(actions, plays)
-        self._elapsed += plays
-        limit = math.inf if self.max_episode_steps is None else self.max_episode_steps
-        truncations |= plays & (self._elapsed >= limit)
-        self._ended = terminations | truncations
+        mode = self.autoreset_mode
+        resets = self._ended & (mode is AutoresetMode.NEXT_STEP)
+        steps = self._play(actions, ~resets)
+        step_infos = [self._info(lane, steps) for lane in range(self.num_envs)]
         final_obs = self._obs
-        if self.autoreset_mode is AutoresetMode.SAME_STEP and self._ended.any():
-            resets = self._ended.copy()
-            final_obs = self._obs.copy()
-        told = [
-            self._info(lane, float(probs[lane]), float(uncertainties[lane]))
-            for lane in range(self.num_envs)
-        ]
+        if mode is AutoresetMode.SAME_STEP and self._ended.any():
+            resets, final_obs = self._ended.copy(), self._obs.copy()
         if resets.any():
-            self._reset_lanes(np.flatnonzero(resets))
+            self._begin(np.flatnonzero(resets))
 
         infos: dict[str, Any] = {}
-        for lane, info in enumerate(told):
+        for lane, info in enumerate(step_infos):
             if resets[lane]:
-                if plays[lane]:
-                    final = {"final_obs": final_obs[lane].copy(), "final_info": info}
+                if mode is AutoresetMode.SAME_STEP:
+                    final = {"final_obs": final_obs[lane], "final_info": info}
                     infos = self._add_info(infos, final, lane)
-                info = self._info(lane, 0.0, 0.0)
+                info = self._info(lane)
             infos = self._add_info(infos, info, lane)
-        return self._obs.copy(), rewards, terminations, truncations, infos
+        return self._obs.copy(), steps.rewards, steps.terminations, steps.truncations, infos
 
-    def render(self) -> tuple[Frames, ...] | None:  # type: ignore[override]
+    def render(self) -> tuple[NDArray[np.uint8], ...] | None:  # type: ignore[override]
         """Return each lane's newest frame in colour, ``uint8`` (h w 3); None without a mode."""
-        if self.render_mode is None:
-            return None
-        channels = self.world.game.channels
-        frames = self._rollout.frames() if self._in_latents else self._obs[..., -channels:]
-        return tuple(in_colour(frame) for frame in frames)
-
-    def clone_state(self) -> EnvState:
-        """Copy the state of all lanes, later automatic resets included.
-
-        Raises:
-            ResetNeeded: If a lane has no episode yet.
-        """
-        self._check_started()
-        return EnvState(
-            rollout=self._rollout.clone_state(),
-            observations=self._obs.copy(),
-            elapsed=self._elapsed.copy(),
-            ended=self._ended.copy(),
-            starts=self._start_indices.copy(),
-            rngs=deepcopy(self.np_random),
-        )
-
-    def restore_state(self, state: EnvState) -> None:
-        """Go back to a state of `clone_state`; the state can be restored any number of times.
-
-        Raises:
-            TypeError: If it is no state.
-            ValueError: If it is of another world, device, number of lanes or kind of observation;
-                the environment stays as it is.
-        """
-        check_state(state, self._obs)
-        self._rollout.restore_state(state.rollout)
-        self._obs = state.observations.copy()
-        self._elapsed = state.elapsed.copy()
-        self._ended = state.ended.copy()
-        self._start_indices = state.starts.copy()
-        self._started[:] = True
-        self._rngs = list(deepcopy(state.rngs))
-
-    def _play(self, actions: NDArray[np.int64], plays: NDArray[np.bool_]) -> _Played:
-        """Hold the actions of lanes that play for ``frame_skip`` frames, or to their end."""
-        num_envs, noop = self.num_envs, self.world.game.noop_action
-        played = _Played(
-            rewards=np.zeros(num_envs),
-            terminations=np.zeros(num_envs, np.bool_),
-            truncations=np.zeros(num_envs, np.bool_),
-            termination_probs=np.zeros(num_envs, np.float32),
-            uncertainties=np.zeros(num_envs, np.float32),
-        )
-        shown = np.split(self._obs, self.frame_stack, self._channel_axis)[-1].copy()
-        going = plays.copy()
-        for frame in range(self.frame_skip):
-            if not going.any():
-                break
-            # The other lanes ride along: their frames and noise are replaced by their reset.
-            result = self._rollout.advance(np.where(going, actions, noop))
-            played.rewards[going] += result.rewards[going]
-            played.termination_probs[going] = result.termination_probs[going]
-            played.terminations[going] = result.terminations[going]
-            if result.uncertainties is not None and self.max_uncertainty is not None:
-                played.uncertainties[going] = result.uncertainties[going]
-                played.truncations[going] = result.uncertainties[going] > self.max_uncertainty
-            after = going & ~played.terminations & ~played.truncations
-            if frame == self.frame_skip - 1 or (after != going).any():
-                shown[going] = self._look()[going]
-            going = after
-        kept = np.split(self._obs, self.frame_stack, self._channel_axis)[1:]
-        self._obs = np.concatenate((*kept, shown), self._channel_axis)
-        return played
-
-    def _reset_lanes(
-        self,
-        lanes: NDArray[np.int64],
-        options: Mapping[str, Any] | None = None,
-        seeds: Sequence[int | None] | None = None,
-    ) -> None:
-        """Begin an episode in these lanes alone."""
-        starts = []
-        for lane in lanes:
-            if seeds is not None and seeds[lane] is not None:
-                self._rngs[lane], self._seeds[lane] = seeding.np_random(seeds[lane])
-            own_options, rng = lane_options(options, int(lane), self.num_envs), self._lane_rng(lane)
-            starts.append(choose_start(self.world, self.starts, own_options, rng))
-        self._rollout.reset(
-            np.stack([start.frames for start in starts]),
-            np.stack([start.actions for start in starts]),
-            [int(self._lane_rng(lane).integers(2**62)) for lane in lanes],
-            lanes=None if len(lanes) == self.num_envs else [int(lane) for lane in lanes],
-        )
-        first = (
-            self._look()[lanes]
-            if self._in_latents
-            else np.stack([start.frames[-1] for start in starts])
-        )
-        self._obs[lanes] = np.concatenate([first] * self.frame_stack, self._channel_axis)
-        self._elapsed[lanes] = 0
-        self._ended[lanes] = False
-        self._started[lanes] = True
-        self._start_indices[lanes] = [start.index for start in starts]
-
-    def _info(self, lane: int, termination_prob: float, uncertainty: float) -> dict[str, Any]:
-        """A lane's info, with the keys that `WorldModelEnv` has."""
-        start = int(self._start_indices[lane])
-        info = {"start": start, "termination_prob": termination_prob}
-        return info if self.max_uncertainty is None else {**info, "uncertainty": uncertainty}
-
-    def _look(self) -> NDArray[Any]:
-        """The newest observation of each lane."""
-        if self._in_latents:
-            return self._rollout.latents.cpu().numpy().copy()
-        return self._rollout.frames()
-
-    def _lane_rng(self, lane: int) -> np.random.Generator:
-        rng = self._rngs[lane]
-        if rng is None:
-            rng, self._seeds[lane] = seeding.np_random()
-            self._rngs[lane] = rng
-        return rng
+        return None if self.render_mode is None else tuple(self._render())
 
     def _lane_seeds(self, seed: int | Sequence[int | None] | None) -> Sequence[int | None]:
         if seed is None:
@@ -383,16 +199,37 @@ class WorldModelVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any
             )
         return [None if one is None else check_seed(one) for one in seed]
 
-    def _check_started(self) -> None:
-        if not self._started.all():
-            lanes = np.flatnonzero(~self._started).tolist()
-            raise ResetNeeded(f"Call reset() first: no episode yet in lanes {lanes}.")
+    def _lane_options(
+        self, options: Mapping[str, Any] | None
+    ) -> Sequence[Mapping[str, Any] | None]:
+        """The options of each lane: ``start`` may hold one index a lane."""
+        start = None if options is None else options.get("start")
+        if not isinstance(start, (np.ndarray, list, tuple)) or np.ndim(start) != 1:
+            return [options] * self.num_envs
+        if len(start) != self.num_envs:
+            raise ValueError(
+                f"The option 'start' has one index a lane: expected {self.num_envs}, got "
+                f"{len(start)}"
+            )
+        return [{**(options or {}), "start": index} for index in start]
 
     def _check_ready(self) -> None:
-        self._check_started()
+        self._check_begun("step")
         if self.autoreset_mode is AutoresetMode.DISABLED and self._ended.any():
             lanes = np.flatnonzero(self._ended).tolist()
             raise ResetNeeded(
                 f"The episodes of lanes {lanes} are over and automatic resets are disabled: call "
                 'reset(options={"reset_mask": mask}) with the mask True for these lanes.'
             )
+
+
+def _check_mask(mask: Any, num_envs: int) -> NDArray[np.bool_]:
+    """Return a ``reset_mask``, or say what is wrong with it."""
+    if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
+        kind = mask.dtype if isinstance(mask, np.ndarray) else type(mask).__name__
+        raise TypeError(f"The option 'reset_mask' must be a numpy array of bool, got {kind}")
+    if mask.shape != (num_envs,):
+        raise ValueError(f"'reset_mask' must have the shape ({num_envs},), got {mask.shape}")
+    if not mask.any():
+        raise ValueError("'reset_mask' must be True for at least one lane, got none")
+    return mask

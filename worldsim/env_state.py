@@ -1,0 +1,84 @@
+"""The state of an environment: what decides how its lanes go on, and where it can be restored."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worldsim.rollout_state import RolloutState
+
+
+@dataclass(frozen=True)
+class EnvState:
+    """Everything that decides what a `WorldModelEnv` or `WorldModelVectorEnv` does next.
+
+    Attributes:
+        rollout: The model's memory of past frames and each lane's noise generator.
+        observations: The observation of each lane, (b …).
+        elapsed: ``int64`` (b,), steps since each lane's reset.
+        ended: ``bool`` (b,), lanes whose episode is over.
+        starts: ``int64`` (b,), index of the window that each lane's episode began from, or -1.
+        rngs: One generator a lane, from which later episodes draw their starts.
+    """
+
+    rollout: RolloutState
+    observations: NDArray[Any]
+    elapsed: NDArray[np.int64]
+    ended: NDArray[np.bool_]
+    starts: NDArray[np.int64]
+    rngs: tuple[np.random.Generator, ...]
+
+    def branch(self, num_envs: int, lane: int = 0) -> EnvState:
+        """Copy one lane's state into many lanes, which part when their actions do.
+
+        Args:
+            num_envs: Lanes of the environment that it will be restored into, at least 1.
+            lane: The lane of this state to copy.
+
+        Raises:
+            ValueError: If there is no such lane, or ``num_envs`` is below 1.
+        """
+        if num_envs < 1 or not 0 <= lane < len(self.elapsed):
+            raise ValueError(
+                f"branch wants 1 lane or more, copied from one of 0..{len(self.elapsed) - 1}, got "
+                f"{num_envs} from lane {lane}"
+            )
+        lanes = [lane] * num_envs
+        return EnvState(
+            rollout=self.rollout.take_lanes(lanes),
+            observations=self.observations[lanes],
+            elapsed=self.elapsed[lanes],
+            ended=self.ended[lanes],
+            starts=self.starts[lanes],
+            rngs=tuple(deepcopy(self.rngs[lane]) for lane in lanes),
+        )
+
+
+def check_state(state: Any, observations: NDArray[Any]) -> None:
+    """Refuse a state that lanes with such observations, (b …), cannot go on from.
+
+    Raises:
+        TypeError: If it is no state.
+        ValueError: If it is of another number of lanes or of other observations.
+    """
+    if not isinstance(state, EnvState):
+        raise TypeError(
+            f"an environment restores what its clone_state gave, got {type(state).__name__}"
+        )
+    num_lanes, seen = len(observations), state.observations
+    if len(state.elapsed) != num_lanes:
+        raise ValueError(
+            f"This environment has {num_lanes} lane(s), the state was cloned from one with "
+            f"{len(state.elapsed)}"
+        )
+    if (seen.shape, seen.dtype) != (observations.shape, observations.dtype):
+        raise ValueError(
+            f"This environment observes {observations.dtype} of shape {observations.shape[1:]}, "
+            f"the state was cloned from one that observes {seen.dtype} of {seen.shape[1:]}"
+        )
+    if not len(state.ended) == len(state.starts) == len(state.rngs) == num_lanes:
+        raise ValueError(f"the state has not all of its {num_lanes} lane(s): take it as it was")

@@ -1,0 +1,298 @@
+"""Lanes: episodes side by side in one world, each with its own start, seed, length and end.
+
+`WorldModelEnv` is one lane and `WorldModelVectorEnv` many: they add Gymnasium's interfaces.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from typing import Any, NamedTuple
+
+import numpy as np
+from einops import repeat
+from gymnasium import spaces
+from gymnasium.error import ResetNeeded
+from gymnasium.utils import seeding
+from numpy.typing import NDArray
+
+from worldsim.data.windows import Windows
+from worldsim.devices import check_memory
+from worldsim.env_state import EnvState, check_state
+from worldsim.options import AnySeed, Count, Limit, check_value
+from worldsim.rollout import Rollout
+from worldsim.start import check_starts, choose_start
+from worldsim.world_folder import load
+from worldsim.world_model import WorldModel
+
+World = str | os.PathLike[str] | WorldModel
+
+
+class LaneSteps(NamedTuple):
+    """The results of one step of each lane, (b,); lanes that did not play have 0 and False."""
+
+    rewards: NDArray[np.float64]
+    terminations: NDArray[np.bool_]
+    truncations: NDArray[np.bool_]
+    termination_probs: NDArray[np.float32]
+    uncertainties: NDArray[np.float32]
+
+
+class Lanes:
+    """The state of b episodes in one batched model; what both environments are made of.
+
+    The arguments are those of `WorldModelVectorEnv`, with ``num_lanes`` for ``num_envs``.
+
+    Raises:
+        ValueError: If an argument is out of range or there is no such world.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012
+
+    def __init__(
+        self,
+        world: World,
+        num_lanes: int,
+        *,
+        max_episode_steps: int | None,
+        num_passes: int | None,
+        observation: str,
+        starts: Windows | None,
+        max_uncertainty: float | None,
+        render_mode: str | None,
+        device: str | None,
+        compiled: bool,
+        frame_skip: int = 1,
+        frame_stack: int = 1,
+    ) -> None:
+        check_value("frame_skip", frame_skip, Count)
+        check_value("frame_stack", frame_stack, Count)
+        check_value("max_episode_steps", max_episode_steps, Count | None)
+        check_value("max_uncertainty", max_uncertainty, Limit | None)
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f"render_mode must be 'rgb_array' or None, got {render_mode!r}")
+        self.world = _open_world(world, device)
+        self.starts = check_starts(starts, self.world)
+        self.max_episode_steps = max_episode_steps
+        self.max_uncertainty = max_uncertainty
+        self.frame_skip, self.frame_stack = frame_skip, frame_stack
+        self.render_mode = render_mode
+        fps = max(1, round(self.world.game.fps))  # clients of Gymnasium want a whole number
+        self.metadata = {**self.metadata, "render_fps": fps}
+        self._rollout = Rollout(
+            self.world,
+            num_lanes,
+            num_passes=num_passes,
+            compiled=compiled,
+            with_uncertainty=max_uncertainty is not None,
+        )
+        self._in_latents = observation == "latents"
+        self._channel_axis = 1 if self._in_latents else 3
+        space = _lane_space(self.world, observation, num_lanes, frame_stack)
+        self._lane_space = space
+        self._obs: NDArray[Any] = np.zeros((num_lanes, *space.shape), space.dtype)
+        self._elapsed = np.zeros(num_lanes, np.int64)
+        self._ended = np.zeros(num_lanes, np.bool_)
+        self._begun = np.zeros(num_lanes, np.bool_)
+        self._start_indices = np.full(num_lanes, -1)
+        self._rngs: list[np.random.Generator | None] = [None] * num_lanes
+        self._seeds: list[int | None] = [None] * num_lanes
+
+    @property
+    def num_passes(self) -> int:
+        """Denoising passes a frame; may be set at any time."""
+        return self._rollout.num_passes
+
+    @num_passes.setter
+    def num_passes(self, num_passes: int) -> None:
+        self._rollout.num_passes = num_passes
+
+    def clone_state(self) -> EnvState:
+        """Copy the state of all lanes, from which later resets follow too.
+
+        The same actions after `restore_state` give the same future. ``state.branch(n)`` goes into
+        a `WorldModelVectorEnv` of n lanes, to try n futures at once.
+
+        Raises:
+            ResetNeeded: If a lane has no episode yet.
+        """
+        self._check_begun("clone_state")
+        return EnvState(
+            rollout=self._rollout.clone_state(),
+            observations=self._obs.copy(),
+            elapsed=self._elapsed.copy(),
+            ended=self._ended.copy(),
+            starts=self._start_indices.copy(),
+            rngs=tuple(deepcopy(self._rng(lane)) for lane in range(len(self._rngs))),
+        )
+
+    def restore_state(self, state: EnvState) -> None:
+        """Go back to a state of `clone_state`; the state can be restored any number of times.
+
+        Raises:
+            TypeError: If it is no state.
+            ValueError: If it is of another world, device, number of lanes or kind of observation;
+                the environment stays as it is.
+        """
+        check_state(state, self._obs)
+        self._rollout.restore_state(state.rollout)
+        self._obs = state.observations.copy()
+        self._elapsed = state.elapsed.copy()
+        self._ended = state.ended.copy()
+        self._start_indices = state.starts.copy()
+        self._begun[:] = True
+        self._rngs = list(deepcopy(state.rngs))
+        self._seeds = [-1 if seed is None else seed for seed in self._seeds]  # -1 is not known
+
+    def _begin(
+        self,
+        lanes: NDArray[np.int64],
+        seeds: Sequence[int | None] | None = None,
+        options: Sequence[Mapping[str, Any] | None] | None = None,
+    ) -> None:
+        """Begin an episode in these lanes alone; of seeds and options there is one a lane."""
+        starts = []
+        for lane in lanes:
+            if seeds is not None and seeds[lane] is not None:
+                self._rngs[lane], self._seeds[lane] = seeding.np_random(seeds[lane])
+            own = None if options is None else options[lane]
+            starts.append(choose_start(self.world, self.starts, own, self._rng(lane)))
+        self._rollout.reset(
+            np.stack([start.frames for start in starts]),
+            np.stack([start.actions for start in starts]),
+            [int(self._rng(lane).integers(2**62)) for lane in lanes],
+            lanes=None if len(lanes) == len(self._rngs) else [int(lane) for lane in lanes],
+        )
+        if self._in_latents:
+            first = self._observe()[lanes]
+        else:
+            first = np.stack([start.frames[-1] for start in starts])
+        self._obs[lanes] = np.concatenate([first] * self.frame_stack, self._channel_axis)
+        self._elapsed[lanes] = 0
+        self._ended[lanes] = False
+        self._begun[lanes] = True
+        self._start_indices[lanes] = [start.index for start in starts]
+
+    def _play(self, actions: NDArray[np.int64], plays: NDArray[np.bool_]) -> LaneSteps:
+        """Hold the actions of lanes that play for ``frame_skip`` frames, or to their end."""
+        num_lanes, noop = len(plays), self.world.game.noop_action
+        steps = LaneSteps(
+            rewards=np.zeros(num_lanes),
+            terminations=np.zeros(num_lanes, np.bool_),
+            truncations=np.zeros(num_lanes, np.bool_),
+            termination_probs=np.zeros(num_lanes, np.float32),
+            uncertainties=np.zeros(num_lanes, np.float32),
+        )
+        stacked = np.split(self._obs, self.frame_stack, self._channel_axis)
+        newest = stacked[-1].copy()
+        going = plays.copy()
+        for frame in range(self.frame_skip):
+            if not going.any():
+                break
+            # The other lanes take part: their frames and noise are replaced by their reset.
+            outcome = self._rollout.advance(np.where(going, actions, noop))
+            steps.rewards[going] += outcome.rewards[going]
+            steps.termination_probs[going] = outcome.termination_probs[going]
+            steps.terminations[going] = outcome.terminations[going]
+            if outcome.uncertainties is not None and self.max_uncertainty is not None:
+                steps.uncertainties[going] = outcome.uncertainties[going]
+                steps.truncations[going] = outcome.uncertainties[going] > self.max_uncertainty
+            after = going & ~steps.terminations & ~steps.truncations
+            # Decoding costs time: only the last frame of the step or of an episode is shown.
+            if frame == self.frame_skip - 1 or (after != going).any():
+                newest[going] = self._observe()[going]
+            going = after
+        self._obs = np.concatenate((*stacked[1:], newest), self._channel_axis)
+        self._elapsed += plays
+        limit = math.inf if self.max_episode_steps is None else self.max_episode_steps
+        np.logical_or(steps.truncations, plays & (self._elapsed >= limit), out=steps.truncations)
+        self._ended = steps.terminations | steps.truncations
+        return steps
+
+    def _info(self, lane: int, steps: LaneSteps | None = None) -> dict[str, Any]:
+        """A lane's info after a step, or after a reset.
+
+        Its keys are always the same: some libraries learn them from the first step that they see.
+        """
+        info = {
+            "start": int(self._start_indices[lane]),
+            "termination_prob": 0.0 if steps is None else float(steps.termination_probs[lane]),
+        }
+        if self.max_uncertainty is not None:
+            info["uncertainty"] = 0.0 if steps is None else float(steps.uncertainties[lane])
+        return info
+
+    def _render(self) -> list[NDArray[np.uint8]]:
+        """The newest frame of each lane in colour, ``uint8`` (h w 3)."""
+        channels = self.world.game.channels
+        frames = self._rollout.frames() if self._in_latents else self._obs[..., -channels:]
+        if channels == 1:
+            frames = repeat(frames, "b h w 1 -> b h w 3")
+        return [frame.copy() for frame in frames]
+
+    def _observe(self) -> NDArray[Any]:
+        """The newest frame of each lane, (b h w c), or its latent, (b c h w)."""
+        if self._in_latents:
+            return self._rollout.latents.cpu().numpy().copy()
+        return self._rollout.frames()
+
+    def _rng(self, lane: int) -> np.random.Generator:
+        """The generator of a lane, made from entropy where no seed was given."""
+        rng = self._rngs[lane]
+        if rng is None:
+            rng, self._seeds[lane] = seeding.np_random()
+            self._rngs[lane] = rng
+        return rng
+
+    def _check_begun(self, method: str) -> None:
+        """Raise ResetNeeded if a lane has no episode yet."""
+        if not self._begun.all():
+            lanes = np.flatnonzero(~self._begun).tolist()
+            where = f" in lanes {lanes}" if len(self._begun) > 1 else ""
+            raise ResetNeeded(f"Call reset() before {method}(): there is no episode yet{where}.")
+
+
+def check_seed(seed: Any) -> int:
+    """Return a seed, or say what is wrong with it."""
+    check_value("seed", seed, AnySeed)
+    return int(seed)
+
+
+def _open_world(world: World, device: str | None) -> WorldModel:
+    """Load a world given by name or path; pass a loaded one on."""
+    if not isinstance(world, WorldModel):
+        return load(world, device=device)
+    if device is not None:
+        raise ValueError(
+            f"device={device!r} is for a world given by name or path; "
+            "move a loaded world yourself with world.to(device)"
+        )
+    return world
+
+
+def _lane_space(
+    world: WorldModel, observation: str, num_lanes: int, frame_stack: int
+) -> spaces.Box:
+    """The observations of one lane: frames, ``uint8`` (h w c), or latents, ``float32`` (c h w).
+
+    Raises:
+        ValueError: If there is no such observation, or too little memory for all lanes.
+    """
+    if observation not in ("frames", "latents"):
+        raise ValueError(f"observation must be 'frames' or 'latents', got {observation!r}")
+    game, codec = world.game, world.codec
+    shape = (*game.frame_size, frame_stack * game.channels)
+    low, high = 0.0, 255.0
+    dtype: np.dtype[Any] = np.dtype(np.uint8)
+    if observation == "latents":
+        shape = (frame_stack * codec.latent_channels, *codec.latent_size(game.frame_size))
+        low, high = -math.inf, math.inf
+        dtype = np.dtype(np.float32)
+    check_memory(
+        4 * num_lanes * math.prod(shape) * dtype.itemsize,  # the space's bounds, the batch, a copy
+        f"what {num_lanes:,} lanes show",
+        "take fewer lanes (num_envs) or a smaller frame_stack",
+    )
+    return spaces.Box(low, high, shape, dtype)
