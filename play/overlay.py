@@ -5,16 +5,16 @@ from __future__ import annotations
 import io
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pygame
 from einops import repeat
 from PIL import ImageFont
 
+from worldsim.game_config import GameConfig
+
+from .controller import View
 from .controls import CONTROLS, keys_by_control
-from .pace import Pace
-from .session import Session, format_score
 
 Colour = tuple[int, int, int]
 BACKGROUND: Colour = (13, 14, 18)
@@ -33,52 +33,49 @@ SMALLEST, LARGEST = 9, 20  # height of a letter, in pixels
 MAX_BINDINGS = 9
 
 
-@dataclass
-class Status:
-    """What the window itself knows and the overlay shows."""
-
-    panel: bool = True
-    held: frozenset[str] = frozenset()
-    heading: str = ""
-    notes: Sequence[str] = ()
-
-
 class Overlay:
-    """Draws everything; knows the keys that are shown, and nothing of events."""
+    """Draws everything; knows the keys that are shown, and nothing of events.
 
-    def __init__(self, controls: Mapping[str, str]) -> None:
+    Args:
+        controls: Key -> name of a control, see `assign_controls`.
+        config: The game, whose keys the panel lists.
+    """
+
+    def __init__(self, controls: Mapping[str, str], config: GameConfig) -> None:
         self.control_keys = keys_by_control(controls)
+        self._bindings = [
+            (config.action_meanings[action].lower().replace("_", " "), keys)
+            for action, keys in bindings_by_action(config.key_bindings)[:MAX_BINDINGS]
+        ]
         self._fonts: dict[int, pygame.font.Font] = {}
 
-    def panel_width(self, height: int, session: Session) -> int:
+    def panel_width(self, height: int) -> int:
         """Width of the panel in a window of that height, in pixels."""
-        bindings = bindings_by_action(session.config.key_bindings)[:MAX_BINDINGS]
-        return PANEL_WIDTH * self._unit(height, len(bindings))
+        return PANEL_WIDTH * self._unit(height)
 
-    def _unit(self, height: int, num_bindings: int) -> int:
+    def _unit(self, height: int) -> int:
         """Height of a letter with which all rows of the panel fit into the window."""
-        rows = 10 + num_bindings + len(self.control_keys)
+        rows = 10 + len(self._bindings) + len(self.control_keys)
         return int(min(max(height / (rows * ROW + 6), SMALLEST), LARGEST))
 
-    def draw(self, screen: pygame.Surface, session: Session, pace: Pace, status: Status) -> None:
+    def draw(self, screen: pygame.Surface, view: View, has_panel: bool) -> None:
         """Draw one picture of the window."""
         screen.fill(BACKGROUND)
         width, height = screen.get_size()
-        bindings = bindings_by_action(session.config.key_bindings)[:MAX_BINDINGS]
-        unit = self._unit(height, len(bindings))
-        panel_width = min(PANEL_WIDTH * unit, width // 2) if status.panel else 0
+        unit = self._unit(height)
+        panel_width = min(PANEL_WIDTH * unit, width // 2) if has_panel else 0
         area = pygame.Rect(0, 0, width - panel_width, height)
-        self._draw_frame(screen, area, session.observation)
-        if status.panel:
+        self._draw_frame(screen, area, view.frame)
+        if has_panel:
             panel = pygame.Rect(width - panel_width, 0, panel_width, height)
-            self._draw_panel(screen, panel, unit, session, pace, status, bindings)
-        elif session.is_recording:
+            self._draw_panel(screen, panel, unit, view)
+        elif view.is_recording:
             pygame.draw.circle(screen, RED, (unit + 2, unit + 2), unit // 2)
         size = int(min(max(height / 34, 12), 22))
-        if status.heading:
-            self._draw_note(screen, area, area.centery, status.heading, int(size * 1.5))
+        if view.heading:
+            self._draw_note(screen, area, area.centery, view.heading, int(size * 1.5))
         bottom = area.bottom - size
-        for note in reversed(status.notes):
+        for note in reversed(view.notes):
             bottom -= self._draw_note(screen, area, bottom, note, size, from_bottom=True) + 6
 
     def _draw_frame(
@@ -98,83 +95,93 @@ class Overlay:
         screen.blit(picture, picture.get_rect(center=area.center))
 
     def _draw_panel(
-        self,
-        screen: pygame.Surface,
-        panel: pygame.Rect,
-        unit: int,
-        session: Session,
-        pace: Pace,
-        status: Status,
-        bindings: Sequence[tuple[int, list[str]]],
+        self, screen: pygame.Surface, panel: pygame.Rect, unit: int, view: View
     ) -> None:
+        """Draw the panel's parts from top to bottom; each says where the next begins."""
         pygame.draw.rect(screen, PANEL, panel)
         left, right = panel.left + unit, panel.right - unit
-        row = int(ROW * unit)
-        y = panel.top + unit
-
-        kind = session.source.kind
-        badge = self._text(kind, int(unit * 0.9), BACKGROUND)
-        pill = badge.get_rect(topleft=(left, y)).inflate(unit, unit // 3)
-        pill.topleft = (left, y)
-        pygame.draw.rect(screen, KIND_COLOURS.get(kind, MUTED), pill, border_radius=pill.height)
-        screen.blit(badge, badge.get_rect(center=pill.center))
-        if session.is_recording:
-            text = self._text("recording", int(unit * 0.9), RED)
-            screen.blit(text, text.get_rect(midright=(right, pill.centery)))
-            dot = (right - text.get_width() - unit // 2 - 3, pill.centery)
-            pygame.draw.circle(screen, RED, dot, max(3, unit // 3))
-        y += row + unit // 3
-        name, size = session.source.name, int(unit * 1.5)
-        while size > unit and self._text(name, size, INK).get_width() > right - left:
-            size -= 1
-        self._put(screen, _shortened(name, 32), (left, y), size, INK)
-        y += int(row * 1.5)
-
-        reached, milliseconds = pace.reached_fps, pace.milliseconds
-        colour = AMBER if pace.is_slow else INK
-        fps = "-" if reached is None else f"{reached:.1f}"
-        self._put(screen, f"{fps} fps", (left, y), int(unit * 1.5), colour)
-        wanted = self._text(f"of {pace.wanted_fps:g}", unit, MUTED)
-        screen.blit(wanted, wanted.get_rect(topright=(right, y + unit // 2)))
-        y += int(row * 1.3)
-        shown = "-" if milliseconds is None else f"{milliseconds:.1f}"
-        self._put(screen, f"{shown} ms a frame", (left, y), unit, MUTED)
-        y += row
-        bar = pygame.Rect(left, y, right - left, max(3, unit // 4))
-        pygame.draw.rect(screen, KEYCAP, bar, border_radius=2)
-        share = min(1.0, (milliseconds or 0.0) * pace.wanted_fps / 1000)
-        pygame.draw.rect(
-            screen, colour, (*bar.topleft, int(bar.width * share), bar.height), border_radius=2
-        )
-        y += unit
-
-        passes = session.num_passes
+        y = self._draw_title(screen, left, right, panel.top + unit, unit, view)
+        y = self._draw_pace(screen, left, right, y, unit, view)
         facts = {
-            "score": format_score(session.score),
-            "step": str(session.num_steps),
-            "episode": str(len(session.scores) + (not session.is_over)),
-            "speed": f"{pace.speed:g}x",
-            "passes": "-" if passes is None else str(passes),
+            "score": view.score,
+            "step": str(view.num_steps),
+            "episode": str(view.episode),
+            "speed": f"{view.speed:g}x",
+            "passes": "-" if view.num_passes is None else str(view.num_passes),
         }
+        row = int(ROW * unit)
         for name, value in facts.items():
             self._put(screen, name, (left, y), unit, MUTED)
             text = self._text(value, unit, INK)
             screen.blit(text, text.get_rect(topright=(right, y)))
             y += row
-
         y += unit
-        for action, keys in bindings:
-            meaning = session.config.action_meanings[action].lower().replace("_", " ")
-            x = self._put_keycaps(screen, keys[:3], (left, y), unit, status.held)
-            name_at = (max(x, left + int(5.8 * unit)), y)
-            self._put(screen, _shortened(meaning, 18), name_at, unit, INK)
+        for meaning, keys in self._bindings:
+            self._draw_keys(screen, keys[:3], _shortened(meaning, 18), INK, (left, y), unit, view)
             y += row
         y += unit
         for control, keys in self.control_keys.items():
-            x = self._put_keycaps(screen, keys, (left, y), unit, status.held)
-            name_at = (max(x, left + int(5.8 * unit)), y)
-            self._put(screen, CONTROLS[control][0], name_at, unit, MUTED)
+            self._draw_keys(screen, keys, CONTROLS[control][0], MUTED, (left, y), unit, view)
             y += row
+
+    def _draw_title(
+        self, screen: pygame.Surface, left: int, right: int, y: int, unit: int, view: View
+    ) -> int:
+        """Draw what is played, and whether it is recorded."""
+        row = int(ROW * unit)
+        badge = self._text(view.kind, int(unit * 0.9), BACKGROUND)
+        pill = badge.get_rect(topleft=(left, y)).inflate(unit, unit // 3)
+        pill.topleft = (left, y)
+        colour = KIND_COLOURS.get(view.kind, MUTED)
+        pygame.draw.rect(screen, colour, pill, border_radius=pill.height)
+        screen.blit(badge, badge.get_rect(center=pill.center))
+        if view.is_recording:
+            text = self._text("recording", int(unit * 0.9), RED)
+            screen.blit(text, text.get_rect(midright=(right, pill.centery)))
+            dot = (right - text.get_width() - unit // 2 - 3, pill.centery)
+            pygame.draw.circle(screen, RED, dot, max(3, unit // 3))
+        y += row + unit // 3
+        size = int(unit * 1.5)
+        while size > unit and self._text(view.name, size, INK).get_width() > right - left:
+            size -= 1
+        self._put(screen, _shortened(view.name, 32), (left, y), size, INK)
+        return y + int(row * 1.5)
+
+    def _draw_pace(
+        self, screen: pygame.Surface, left: int, right: int, y: int, unit: int, view: View
+    ) -> int:
+        """Draw frames per second, the time a frame takes, and its share of the time there is."""
+        row = int(ROW * unit)
+        colour = AMBER if view.is_slow else INK
+        fps = "-" if view.reached_fps is None else f"{view.reached_fps:.1f}"
+        self._put(screen, f"{fps} fps", (left, y), int(unit * 1.5), colour)
+        wanted = self._text(f"of {view.wanted_fps:g}", unit, MUTED)
+        screen.blit(wanted, wanted.get_rect(topright=(right, y + unit // 2)))
+        y += int(row * 1.3)
+        shown = "-" if view.milliseconds is None else f"{view.milliseconds:.1f}"
+        self._put(screen, f"{shown} ms a frame", (left, y), unit, MUTED)
+        y += row
+        bar = pygame.Rect(left, y, right - left, max(3, unit // 4))
+        pygame.draw.rect(screen, KEYCAP, bar, border_radius=2)
+        share = min(1.0, (view.milliseconds or 0.0) * view.wanted_fps / 1000)
+        filled = (*bar.topleft, int(bar.width * share), bar.height)
+        pygame.draw.rect(screen, colour, filled, border_radius=2)
+        return y + unit
+
+    def _draw_keys(
+        self,
+        screen: pygame.Surface,
+        keys: Sequence[str],
+        meaning: str,
+        ink: Colour,
+        corner: tuple[int, int],
+        unit: int,
+        view: View,
+    ) -> None:
+        """Draw a row of keys and what they do."""
+        left, y = corner
+        x = self._put_keycaps(screen, keys, corner, unit, view.held)
+        self._put(screen, meaning, (max(x, left + int(5.8 * unit)), y), unit, ink)
 
     def _put_keycaps(
         self,

@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -17,8 +16,7 @@ from worldsim.game_config import GameConfig
 from worldsim.options import Count, FewFrames, InFile, OutFolder, Passes, Range, Seed, Side, parse
 from worldsim.policy import Policy, load_policy
 
-from .headless import play_headless
-from .pace import Pace
+from .controller import Controller
 from .session import Session, format_score
 from .target import find_sources
 
@@ -110,25 +108,20 @@ def play(config: PlayConfig) -> str:
         stack.callback(session.close)
         if config.passes is not None:
             session.change_passes(config.passes - (session.num_passes or 0))
-        run: Callable[[], None]
-        if config.headless:
-            assert config.steps is not None
-            pace = Pace(session.config.fps, config.speed)
-            run = partial(play_headless, session, config.steps, pace, make_policy)
-        else:
-            from .screen import Screen  # needs pygame, which is an extra
-
-            screen = Screen(
-                session,
-                speed=config.speed,
-                make_policy=make_policy,
-                screenshots=config.screenshots,
-            )
-            stack.callback(screen.close)
-            pace, run = screen.pace, partial(screen.run, config.steps)
+        controller = Controller(
+            session, speed=config.speed, make_policy=make_policy, wait_at_end=not config.headless
+        )
         with suppress(KeyboardInterrupt):  # Ctrl-C closes the window
-            run()
-    return summary(session, pace.reached_fps, config.record)
+            if config.headless:
+                assert config.steps is not None
+                controller.run(config.steps)
+            else:
+                from .screen import Screen  # needs pygame, which is an extra
+
+                screen = Screen(controller, config.screenshots)
+                stack.callback(screen.close)
+                screen.run(config.steps)
+    return summary(session, controller.pace.reached_fps, config.record)
 
 
 def quiet_pygame() -> None:

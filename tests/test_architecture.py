@@ -21,7 +21,7 @@ MAX_LINES = 400
 
 # Third party -> the files that may import it; a name ending in / is a folder.
 HOMES = {
-    "pygame": ("play/",),
+    "pygame": ("play/overlay.py", "play/screen.py"),
     "wandb": ("train/",),
     "tensorboard": ("train/",),
     "matplotlib": ("train/", "play/animate.py"),

@@ -12,14 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests.tiny_worlds import SIDE, make_tiny_world
 from worldsim.game import describe_game
-from worldsim.play import overlay, pace, screen, session, target, window
+from worldsim.play import controller, overlay, screen, session, target, window
 from worldsim.recording import Recording
 
 pygame = screen.pygame
@@ -41,27 +40,19 @@ def world_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-class Slow(gymnasium.Wrapper):
-    """A game that takes 150 ms a step."""
-
-    def step(self, action: int) -> Any:
-        time.sleep(0.15)
-        return self.env.step(action)
-
-
 @pytest.fixture
 def open_screen(tmp_path: Path) -> Iterator[Callable[..., screen.Screen]]:
     opened: list[screen.Screen] = []
 
-    def open_one(name: str, **options: Any) -> screen.Screen:
+    def open_one(name: str) -> screen.Screen:
         played = session.Session(target.find_sources(name), seed=0)
-        options = {"speed": 50.0, "screenshots": tmp_path, "wait_at_end": False, **options}
-        opened.append(screen.Screen(played, **options))
+        control = controller.Controller(played, speed=50.0, wait_at_end=False)
+        opened.append(screen.Screen(control, tmp_path))
         return opened[-1]
 
     yield open_one
     for one in opened:
-        one.session.close()
+        one.controller.session.close()
         one.close()
 
 
@@ -74,45 +65,54 @@ def press(*names: str, release: bool = True) -> None:
 
 
 def play_on(shown: screen.Screen, num_steps: int = 1) -> None:
-    shown.run(shown.session.total_steps + num_steps)
+    shown.run(shown.controller.session.total_steps + num_steps)
 
 
 def handle_events(shown: screen.Screen) -> None:
     """Let the window see its events and draw, without a step."""
-    shown.run(shown.session.total_steps)
+    shown.run(shown.controller.session.total_steps)
 
 
-def test_keys_play_and_a_tap_between_two_frames_counts(open_screen: Any) -> None:
+def test_keys_reach_the_game_and_the_controls(open_screen: Any) -> None:
     shown = open_screen(PONG)
-    play_on(shown)
-    before = shown.session.info["player_y"]
+    played = shown.controller.session
     press("up", release=False)
-    play_on(shown, 3)
-    assert shown.session.last_action == UP
-    assert shown.session.info["player_y"] == before - 6
+    play_on(shown, 2)
+    assert played.last_action == UP
     pygame.event.post(pygame.event.Event(pygame.KEYUP, key=pygame.K_UP))
-    play_on(shown)
-    assert shown.session.last_action == NOOP
     press("down")  # down and up again before the next frame
     play_on(shown)
-    assert shown.session.last_action == DOWN
+    assert played.last_action == DOWN
+    press("up", release=False)
     play_on(shown)
-    assert shown.session.last_action == NOOP
-
-
-def test_pause_single_step_and_restart(open_screen: Any) -> None:
-    shown = open_screen(PONG)
-    play_on(shown, 5)
+    pygame.event.post(pygame.event.Event(pygame.WINDOWFOCUSLOST))
+    play_on(shown)
+    assert played.last_action == NOOP
     press("p", "n", "n")
     play_on(shown, 2)
-    assert shown.is_paused
-    assert shown.session.num_steps == 7
+    assert shown.controller.is_paused
     press("r")
     handle_events(shown)
-    assert shown.session.num_steps == 0
-    press("p")
+    assert played.num_steps == 0
+
+
+def test_the_note_is_shown_while_the_other_side_opens(
+    open_screen: Any, world_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = open_screen(str(world_folder))
+    drawn: list[controller.View] = []
+    draw = shown.overlay.draw
+
+    def watch(surface: Any, view: controller.View, has_panel: bool) -> None:
+        drawn.append(view)
+        draw(surface, view, has_panel)
+
+    monkeypatch.setattr(shown.overlay, "draw", watch)
+    press("g")
     play_on(shown)
-    assert not shown.is_paused
+    opening = [view.kind for view in drawn if "opening the other side ..." in view.notes]
+    assert opening == ["world"]
+    assert drawn[-1].kind == "real game"
 
 
 def test_the_panel_shows_what_it_should_and_hides(open_screen: Any) -> None:
@@ -131,7 +131,7 @@ def test_the_game_is_drawn_with_square_unblended_pixels(open_screen: Any) -> Non
     shown = open_screen(PONG)
     play_on(shown)
     pixels = pygame.surfarray.array3d(pygame.display.get_surface())[:640, :640].swapaxes(0, 1)
-    expected = np.kron(shown.session.observation, np.ones((10, 10, 1), np.uint8))
+    expected = np.kron(shown.controller.session.observation, np.ones((10, 10, 1), np.uint8))
     np.testing.assert_array_equal(pixels, expected)
 
 
@@ -143,72 +143,12 @@ def test_screenshots_get_names_of_their_own(open_screen: Any, tmp_path: Path) ->
     assert len(paths) == 2
     with Image.open(paths[0]) as image:
         assert image.size == pygame.display.get_surface().get_size()
-    shown.session.sources[0] = replace(shown.session.source, name="my games:a/b-v0")
+    shown.controller.session.sources[0] = replace(
+        shown.controller.session.source, name="my games:a/b-v0"
+    )
     press("c")
     handle_events(shown)
     assert len([*tmp_path.glob("my-games-a-b-v0-*.png")]) == 1
-
-
-def test_speed_and_passes_and_the_other_side(open_screen: Any, world_folder: Path) -> None:
-    shown = open_screen(str(world_folder))
-    passes = shown.session.num_passes
-    press("=", "=", "-", "=")
-    handle_events(shown)
-    assert shown.session.num_passes == passes + 2
-    press(*["-"] * 9)
-    play_on(shown)
-    assert shown.session.num_passes == 1
-    press(",")
-    handle_events(shown)
-    assert shown.pace.speed == pace.SPEEDS[-2]
-    press("g")
-    play_on(shown, 2)
-    assert shown.session.source.name == PONG
-    assert "player_y" in shown.session.info
-    press("g")
-    play_on(shown)
-    assert shown.session.source.kind == "world"
-
-
-def test_the_real_game_has_no_passes_and_says_so(open_screen: Any) -> None:
-    shown = open_screen(PONG)
-    press("=")
-    handle_events(shown)
-    assert shown.notes() == ["a real game has no denoising passes"]
-
-
-def test_a_machine_that_cannot_keep_up_says_so(open_screen: Any) -> None:
-    shown = open_screen(PONG, speed=1.0)
-    shown.session._envs[0] = Slow(shown.session.env)
-    play_on(shown, 10)
-    assert shown.pace.reached_fps < 1.02 / 0.15
-    (note,) = shown.notes()
-    assert note.startswith("slower than the game")
-    assert "of 15 frames per second" in note
-
-
-def test_play_keeps_the_recorded_pace(open_screen: Any) -> None:
-    shown = open_screen(PONG, speed=4.0)
-    play_on(shown)
-    started = time.perf_counter()
-    play_on(shown, 60)
-    assert time.perf_counter() - started >= 0.97 * 59 / 60  # 4 x 15 frames per second
-
-
-def test_an_episodes_end_is_shown_until_a_key_is_pressed(
-    open_screen: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(screen, "GUARD_SECONDS", 0.0)
-    shown = open_screen(PONG, wait_at_end=True)
-    while not shown.session.is_over:
-        shown.session.step(NOOP)
-    shown._over_since = time.perf_counter()
-    handle_events(shown)
-    assert shown.heading().startswith("episode over")
-    press("up")
-    play_on(shown)
-    assert not shown.session.is_over
-    assert shown.session.num_steps == 1
 
 
 def test_the_window_closes_by_key_and_by_its_button(open_screen: Any) -> None:
@@ -219,7 +159,7 @@ def test_the_window_closes_by_key_and_by_its_button(open_screen: Any) -> None:
         shown = open_screen(PONG)
         pygame.event.post(event)
         shown.run()
-        assert not shown.is_running
+        assert not shown.controller.is_running
 
 
 def test_a_policy_plays_headless_and_is_recorded(
@@ -310,33 +250,3 @@ def test_a_real_window_obeys_real_keys(tmp_path: Path, display: dict[str, str]) 
     (screenshot,) = (tmp_path / "shots").glob("*.png")
     with Image.open(screenshot) as image:
         assert image.width > 640
-
-
-def test_a_key_takes_over_from_a_player_and_hands_back(open_screen: Any) -> None:
-    seen: list[int] = []
-
-    def always_down(observation: np.ndarray, info: dict[str, Any], rng: Any) -> int:
-        seen.append(1)
-        return DOWN
-
-    shown = open_screen(PONG, make_policy=lambda: always_down)
-    shown._player = "robot"
-    play_on(shown, 2)
-    assert shown.session.last_action == DOWN
-    press("h")
-    press("up", release=False)
-    play_on(shown, 2)
-    assert shown.session.last_action == UP
-    assert shown.notes()[0] == "you play"
-    assert shown.session.player == "robot and person"
-    press("h")
-    play_on(shown)
-    assert shown.session.last_action == DOWN
-    assert len(seen) == 5  # it looks on, to go on from there
-    press("r")
-    handle_events(shown)
-    assert shown.session.player == "robot"
-    alone = open_screen(PONG)
-    press("h")
-    handle_events(alone)
-    assert alone.notes()[0].startswith("the keys play already")
