@@ -13,6 +13,7 @@ from tests.tiny_worlds import (
     make_tiny_world,
     write_tiny_recording,
 )
+from worldsim.control import next_frame_errors
 from worldsim.data.windows import Windows
 from worldsim.dit import DiTOutput
 from worldsim.recording import Recording
@@ -134,7 +135,7 @@ class TestLosses:
         world.dit.forward = predict  # type: ignore[method-assign]
         losses = losses_of(world, windows, seeded(), moving_weight=10.0)
         assert not losses.frame.any()
-        assert not world.dynamics_errors(windows, seeded()).any()
+        assert not next_frame_errors(world, windows, seeded()).any()
         clean = losses_of(world, windows, seeded(), tau_mixture=(1.0, 0.0))
         assert (clean.tau == 1).all()
         assert torch.equal(seen[-1], truth)
@@ -192,29 +193,29 @@ class TestLosses:
         for t in range(2, LENGTH - k):
             assert torch.equal(second[1].history[:, t, c:], shown[:, t - 2])
 
-    def test_dynamics_errors_takes_other_actions_and_leaves_the_windows_alone(
+    def test_next_frame_errors_takes_other_actions_and_leaves_the_windows_alone(
         self, world: WorldModel, recording: Recording
     ) -> None:
         windows = read_windows(recording)
         before = dataclasses.replace(windows, actions=windows.actions.copy())
-        own = world.dynamics_errors(windows, seeded())
-        other = world.dynamics_errors(windows, seeded(), actions=(windows.actions + 1) % 3)
+        own = next_frame_errors(world, windows, seeded())
+        other = next_frame_errors(world, windows, seeded(), actions=(windows.actions + 1) % 3)
         assert own.shape == (3,)
-        again = world.dynamics_errors(windows, seeded(), actions=windows.actions)
+        again = next_frame_errors(world, windows, seeded(), actions=windows.actions)
         assert torch.equal(own, again)
         assert (own != other).all()
         assert not own.requires_grad
         assert np.array_equal(windows.actions, before.actions)
 
-    def test_dynamics_errors_predicts_the_last_frame_from_noise_alone(
+    def test_next_frame_errors_predicts_the_last_frame_from_noise_alone(
         self, world: WorldModel, recording: Recording
     ) -> None:
         windows = read_windows(recording)
         captured: list[tuple[Any, ...]] = []
         world.dit.register_forward_pre_hook(lambda _, inputs: captured.append(inputs))
-        first = world.dynamics_errors(windows, seeded())
+        first = next_frame_errors(world, windows, seeded())
         windows.frames[:, -1] = 255 - windows.frames[:, -1]
-        assert (world.dynamics_errors(windows, seeded()) != first).all()
+        assert (next_frame_errors(world, windows, seeded()) != first).all()
         (noisy, one, _), (other_noisy, other, _) = captured
         assert one.tau.tolist() == [[1.0] * (LENGTH - world.num_history - 1) + [0.0]] * 3
         assert torch.equal(noisy, other_noisy)  # it cannot peek
@@ -223,7 +224,7 @@ class TestLosses:
             one.actions, torch.from_numpy(windows.actions[:, world.num_history - 1 :])
         )
         windows.valid[1:, -1] = False
-        errors = world.dynamics_errors(windows, seeded())
+        errors = next_frame_errors(world, windows, seeded())
         assert errors[0] > 0
         assert not errors[1:].any()
 

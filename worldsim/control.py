@@ -15,6 +15,9 @@ from einops import rearrange, repeat
 from numpy.typing import NDArray
 
 from worldsim.chance import CannotReplayError, replay
+from worldsim.conditions import Conditions
+from worldsim.data.windows import Windows
+from worldsim.flow import add_noise, frame_errors
 from worldsim.frames import MOVING_THRESHOLD
 from worldsim.held_out import HeldOutWindows, imagine, lane_seeds
 from worldsim.recording import Recording
@@ -75,7 +78,7 @@ def action_shuffle_ratio(
             continue
         noise_seed = int(rng.integers(2**62))
         true_errors, other_errors = (
-            world.dynamics_errors(windows, torch.Generator().manual_seed(noise_seed), given)
+            next_frame_errors(world, windows, torch.Generator().manual_seed(noise_seed), given)
             .double()
             .cpu()
             .numpy()
@@ -111,6 +114,40 @@ def _shuffle_actions(
     shuffled = np.empty_like(actions)
     shuffled[rows] = actions[np.roll(rows, 1)]
     return None if np.array_equal(shuffled, actions) else shuffled
+
+
+@torch.no_grad()
+def next_frame_errors(
+    world: WorldModel,
+    windows: Windows,
+    generator: torch.Generator,
+    actions: np.ndarray | None = None,
+) -> torch.Tensor:
+    """Error of the last frame of each window, predicted as in play.
+
+    One pass makes it from pure noise, after a clean past. At other levels the noisy frame itself
+    shows what the action did.
+
+    Args:
+        world: The world.
+        windows: Recorded windows of ``num_history + t`` frames.
+        generator: Source of noise; the same seed gives the same draws.
+        actions: Actions (b t-1) in the place of the recorded ones.
+
+    Returns:
+        The mean squared error of each window (b), 0 where the last frame is padding.
+    """
+    k, device = world.num_history, world.device
+    latents = world.encode(torch.from_numpy(windows.frames).to(device))
+    targets = latents[:, k:]
+    tau = torch.ones(targets.shape[:2], device=device)
+    tau[:, -1] = 0
+    noise = torch.randn(targets.shape, generator=generator).to(device)
+    taken = torch.from_numpy(windows.actions if actions is None else actions)[:, k - 1 :]
+    conditions = Conditions(tau, taken.to(device), world.history(latents))
+    output = world.predict(add_noise(targets, noise, tau), conditions)
+    errors = frame_errors(output.latents[:, -1:], targets[:, -1:])[:, 0]
+    return errors * torch.from_numpy(windows.valid[:, -1]).to(device)
 
 
 class Counterfactuals(NamedTuple):

@@ -12,7 +12,6 @@ from worldsim.codec import Codec
 from worldsim.conditions import Conditions
 from worldsim.data.windows import Windows
 from worldsim.dit import DiTOutput, VideoDiT
-from worldsim.flow import add_noise, frame_errors
 from worldsim.game_config import GameConfig
 from worldsim.heads import RewardTerminationHead
 from worldsim.kv_cache import KVCache
@@ -146,35 +145,6 @@ class WorldModel(nn.Module):
         k = self.num_history
         t = latents.shape[1] - k
         return torch.cat([latents[:, k - 1 - i : k - 1 - i + t] for i in range(k)], dim=2)
-
-    @torch.no_grad()
-    def dynamics_errors(
-        self, windows: Windows, generator: torch.Generator, actions: np.ndarray | None = None
-    ) -> torch.Tensor:
-        """Error of the last frame of each window, predicted as in play.
-
-        One pass makes it from pure noise, after a clean past: at other levels the noisy frame
-        itself tells what the action did.
-
-        Args:
-            windows: Recorded windows of ``num_history + t`` frames.
-            generator: Source of noise; the same seed gives the same draws.
-            actions: Actions (b t-1) to put in the place of the recorded ones.
-
-        Returns:
-            The mean squared error of each window (b), 0 where the last frame is padding.
-        """
-        k, device = self.num_history, self.device
-        latents = self.encode(torch.from_numpy(windows.frames).to(device))
-        targets = latents[:, k:]
-        tau = torch.ones(targets.shape[:2], device=device)
-        tau[:, -1] = 0
-        noise = torch.randn(targets.shape, generator=generator).to(device)
-        taken = torch.from_numpy(windows.actions if actions is None else actions)[:, k - 1 :]
-        conditions = Conditions(tau, taken.to(device), self.history(latents))
-        output = self.predict(add_noise(targets, noise, tau), conditions)
-        errors = frame_errors(output.latents[:, -1:], targets[:, -1:])[:, 0]
-        return errors * torch.from_numpy(windows.valid[:, -1]).to(device)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the world folder, whole or not at all; an older one in its place is replaced."""
