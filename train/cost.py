@@ -23,29 +23,26 @@ if TYPE_CHECKING:
 
 COLOURS = {"one sequence": "#2f6fde", "chained": "#e0662f", "ring": "#3c9d5b"}
 CHAINED = (
-    "What the chained windows risk: each knows its past by {overlap} alone. Identity and colour "
-    "drift from window to window, since every window copies the copy before it; motion may change "
-    "its speed or direction at a seam, across which little is known of it; what has left the "
-    "picture is forgotten, and comes back as something else."
+    "Risks of chained windows: each window sees {overlap} of its past. Identity and colour drift "
+    "from window to window. Motion may change at a seam. What has left the picture is forgotten."
 )
 ONE = (
-    "What the one sequence risks: no seam and no forgetting, but attention among frames grows with "
-    "the square of the duration and memory with the duration; and {tokens:,} tokens are "
-    "{times:.3g} times the {own:,} of the model's own length, beyond which positions and motion "
-    "may fall apart."
+    "Risks of one sequence: attention grows with the square of the duration, memory with the "
+    "duration. {tokens:,} tokens are {times:.3g} times the {own:,} of the model's own length; "
+    "beyond it, positions and motion may fail."
 )
 RING = (
-    "What play does: the ring keeps the newest {window} frames, so a frame costs the same for ever "
-    "and memory stays; what is older is forgotten, but nothing is given again and there is no seam."
+    "In play, the ring keeps the newest {window} frames: every frame costs the same, and memory "
+    "does not grow. Older frames are forgotten, and there is no seam."
 )
 
 
 @dataclass(frozen=True)
 class CostConfig:
-    """Reckon the cost of a video: one sequence of all its tokens against chained windows.
+    """Count the cost of a video: one sequence of all its tokens against chained windows.
 
-    Tokens, arithmetic, memory and time of a diffusers video pipeline or of one of our worlds, for
-    a frame size and a duration. No weights are read and nothing of a pipeline is run.
+    Counts tokens, FLOPs, memory and time of a diffusers video pipeline or of a world, for a frame
+    size and a duration. No weights of a pipeline are read, and none of it is run.
     """
 
     target: tyro.conf.Positional[str]
@@ -102,10 +99,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def cost(config: CostConfig) -> dict[str, Scheme]:
-    """Reckon, print the tables and the words, and write the plot.
+    """Count, print the table and the risks, and write the plot.
 
     Args:
-        config: What to reckon.
+        config: What to count.
 
     Returns:
         What the video costs by scheme: "one sequence", "chained", for a world also "ring".
@@ -225,7 +222,7 @@ def read_configs(target: str) -> tuple[str, dict[str, Mapping[str, Any]]]:
 
 
 def world_denoiser(world: WorldModel, name: str, steps: int | None = None) -> Denoiser:
-    """One of our worlds, on the CPU: without a cache as in training, and with its ring in play."""
+    """A world on the CPU: without a cache, as in training, and with its ring, as in play."""
     import numpy as np
     import torch
     from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
@@ -253,17 +250,12 @@ def world_denoiser(world: WorldModel, name: str, steps: int | None = None) -> De
 
     return Denoiser(
         name=name,
+        network=dit,
         frame_size=world.game.frame_size,
         fps=world.game.fps,
         window=world.window,
-        reduction=1,
-        patch_frames=1,
         frame_tokens=rows * columns + dit.num_special,
         steps=rollout.num_passes,
-        forwards=1,
-        batch=1,
-        parameters=sum(parameter.numel() for parameter in dit.parameters()),
-        weights=sum(parameter.nbytes for parameter in dit.parameters()),
         forward=lambda t: count(lambda: run(t), fake),
         ring=step._replace(activations=step.activations + cache),
     )
@@ -343,15 +335,13 @@ def draw(path: Path, name: str, curves: Mapping[str, Sequence[Scheme]]) -> None:
     matplotlib.use("Agg")  # before pyplot, which else looks for a display
     from matplotlib import pyplot as plt
 
-    small = curves["one sequence"][-1].memory < 1e9
-    unit, byte, flop, size = (1e9, 1e6, "GFLOP", "MB") if small else (1e15, 1e9, "PFLOP", "GB")
     figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.8))
     for label, schemes in curves.items():
         seconds = [scheme.seconds for scheme in schemes]
-        totals, peaks = [s.total / unit for s in schemes], [s.memory / byte for s in schemes]
+        totals, peaks = [s.total / 1e12 for s in schemes], [s.memory / 1e6 for s in schemes]
         for axis, values in zip(axes, (totals, peaks), strict=True):
             axis.plot(seconds, values, "o-", color=COLOURS[label], markersize=4, label=label)
-    for axis, title in zip(axes, (f"arithmetic, {flop}", f"peak memory, {size}"), strict=True):
+    for axis, title in zip(axes, ("total, TFLOP", "peak memory, MB"), strict=True):
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("duration, seconds")
         axis.set_xlim(left=0)

@@ -1,9 +1,9 @@
-"""What a video costs: tokens, arithmetic and memory of a denoiser that is never run.
+"""The cost of a denoiser's forward pass: tokens, FLOPs and memory, counted without weights.
 
-A forward is done on fake tensors, which have shapes and no contents, so that a model of 14 billion
-parameters is counted on a laptop. PyTorch's FLOP counter counts the products and convolutions, and
-the bytes of the storages that are alive are followed beside it. Attention is taken to be fused
-(it does not keep the matrix of N x N), as on a GPU, except where a network writes it out.
+The forward pass runs on fake tensors, which have shapes and no data: a laptop counts a model of 14
+billion parameters. PyTorch's FLOP counter counts products and convolutions; the bytes of live
+storages are tracked beside it. Attention counts as fused (no matrix of N x N is stored), as on a
+GPU, except where a network computes it in separate steps.
 """
 
 from __future__ import annotations
@@ -50,56 +50,64 @@ class Forward(NamedTuple):
 
 @dataclass(frozen=True)
 class Denoiser:
-    """A denoiser at one frame size, whose forwards can be counted.
+    """A denoiser at one frame size, whose forward passes can be counted.
 
     Attributes:
-        name: What it is called.
-        frame_size: Height and width.
+        name: A world, or the class of a pipeline.
+        network: Its network, of fake tensors or real ones.
+        frame_size: Height and width in pixels.
         fps: Frames a second.
-        window: Frames of a video of its own length.
-        reduction: Frames to a latent frame, of which the first has one alone.
-        patch_frames: Latent frames to a patch.
-        frame_tokens: Tokens of a layer of patches.
+        window: Frames of one window.
+        frame_tokens: Tokens of one layer of patches.
         steps: Denoising steps.
-        forwards: Forwards a step.
-        batch: Samples in a forward, 2 where guidance is in the batch.
-        parameters: Their number.
-        weights: Their bytes.
-        forward: Latent frames to the cost of a forward.
+        forward: Number of latent frames -> cost of a forward pass.
+        reduction: Frames of each latent frame but the first, which has one.
+        patch_frames: Latent frames of a patch.
+        forwards: Forward passes of a step.
+        batch: Samples of a forward pass; 2 where guidance doubles the batch.
         ring: Cost of a step with a ring cache, all passes together; None without such a cache.
     """
 
     name: str
+    network: nn.Module
     frame_size: tuple[int, int]
     fps: float
     window: int
-    reduction: int
-    patch_frames: int
     frame_tokens: int
     steps: int
-    forwards: int
-    batch: int
-    parameters: int
-    weights: int
     forward: Callable[[int], Forward]
+    reduction: int = 1
+    patch_frames: int = 1
+    forwards: int = 1
+    batch: int = 1
     ring: Forward | None = None
 
+    @property
+    def parameters(self) -> int:
+        """Number of parameters."""
+        return sum(parameter.numel() for parameter in self.network.parameters())
+
+    @property
+    def weights(self) -> int:
+        """Bytes of the parameters."""
+        return sum(parameter.nbytes for parameter in self.network.parameters())
+
     def latent_frames(self, frames: float) -> int:
-        """Latent frames that hold at least so many frames, a whole number of patches."""
+        """Latent frames that hold at least this many frames, in whole patches."""
         latents = 1 + max(0, -(-(round(frames) - 1) // self.reduction))
         return -(-latents // self.patch_frames) * self.patch_frames
 
     def frames(self, latent_frames: int) -> int:
-        """Frames that so many latent ones decode to."""
+        """Frames that this many latent frames decode to."""
         return 1 + (latent_frames - 1) * self.reduction
 
     def tokens(self, latent_frames: int) -> int:
-        """N = T/p_t * H/p_h * W/p_w, in latent frames and latent pixels."""
+        """Tokens of this many latent frames."""
         return latent_frames // self.patch_frames * self.frame_tokens
 
 
 class _Live(TorchDispatchMode):
-    """Follows the bytes of the storages that are made and not yet freed."""
+    """Tracks the bytes of storages that are allocated and not yet freed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -131,9 +139,9 @@ class _Live(TorchDispatchMode):
 
 
 def count(run: Callable[[], object], fake: FakeTensorMode | None = None) -> Forward:
-    """Count what a call computes and holds, on fake tensors or, without a mode, for real.
+    """Count the FLOPs and the memory of a call, on fake tensors or, without a mode, for real.
 
-    The call makes its inputs, so that they are counted; what a kernel needs within is not seen.
+    The call makes its inputs, so that they are counted. Memory inside a kernel is not seen.
     """
     flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # the counter lacks it
     formulas = {flash: lambda query, key, value, *_, **__: sdpa_flop_count(query, key, value)}
@@ -264,6 +272,7 @@ def pipeline_denoiser(
 
     return Denoiser(
         name=name,
+        network=denoiser,
         frame_size=(height, width),
         fps=family.fps,
         window=defaults["num_frames"] or c.get("sample_frames") or c["num_frames"],
@@ -273,8 +282,6 @@ def pipeline_denoiser(
         steps=steps or defaults["num_inference_steps"],
         forwards=forwards,
         batch=batch,
-        parameters=sum(parameter.numel() for parameter in denoiser.parameters()),
-        weights=sum(parameter.nbytes for parameter in denoiser.parameters()),
         forward=lambda t: count(lambda: run(t), fake),
     )
 
