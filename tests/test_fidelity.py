@@ -114,7 +114,7 @@ class TestFidelity:
         background = np.zeros((1, 4, 3), np.uint8)
         imagined = np.full((1, 1, 1, 4, 3), 50, np.uint8)
         predictions = beside_baselines(imagined, held_out, background)
-        row = fidelity(predictions, held_out, background, with_ssim=False)[1]
+        row = fidelity(predictions, held_out, background, (1,), with_ssim=False)[1]
         assert row.moving_fraction == 0.5
         assert list(row.by_metric()) == ["psnr", "psnr_moving"]
         for name, error, moving_error in (

@@ -51,7 +51,9 @@ class TestWindows:
 
     def test_seed_decides(self, world: WorldModel, recording: Recording) -> None:
         draw = [
-            choose_windows(world, recording, [0, 1, 2], num_windows=4, seed=seed).windows.frames
+            choose_windows(
+                world, recording, [0, 1, 2], horizons=(16,), num_windows=4, seed=seed
+            ).windows.frames
             for seed in (0, 0, 1)
         ]
         assert np.array_equal(draw[0], draw[1])
@@ -61,7 +63,7 @@ class TestWindows:
         self, world: WorldModel, tmp_path: Path
     ) -> None:
         short = write_tiny_recording(tmp_path / "short", steps=17, episodes=3)
-        held_out = choose_windows(world, short, [0])
+        held_out = choose_windows(world, short, [0], horizons=(1, 16, 32, 64))
         assert held_out.horizon == 16  # 64 and 32 are out of reach; 16 only from the first frames
         by_padding = held_out.windows.valid[np.argsort(held_out.windows.valid.sum(axis=1))]
         assert by_padding.tolist() == [[False] * 3 + [True] * 17, [False] * 2 + [True] * 18]

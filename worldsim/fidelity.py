@@ -30,7 +30,6 @@ Lpips = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Scores = dict[str, Estimate]
 """A metric by predictor, such as world, copy_last and median."""
 
-HORIZONS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 CLIP = 16  # frames, as FVD is usually measured
 ROUNDING_ERROR = 1 / 12  # mean squared error of rounding to whole pixel values
 
@@ -83,7 +82,7 @@ def fidelity(
     predictions: Mapping[str, Frames],
     held_out: HeldOutWindows,
     background: Frames,
-    horizons: Sequence[int] = HORIZONS,
+    horizons: Sequence[int],
     *,
     lpips: Lpips | None = None,
     with_ssim: bool = True,

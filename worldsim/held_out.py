@@ -16,7 +16,6 @@ from worldsim.world_model import WorldModel
 
 Frames = NDArray[np.uint8]
 
-HORIZONS = (1, 8, 16, 32, 64)
 _BATCH = 64  # windows rolled out together
 
 
@@ -68,7 +67,7 @@ def choose_windows(
     recording: Recording,
     episodes: Sequence[int],
     *,
-    horizons: Sequence[int] = HORIZONS,
+    horizons: Sequence[int],
     num_windows: int = 64,
     seed: int = 0,
 ) -> HeldOutWindows:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+HORIZONS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+"""Steps after which predictions are compared with what really followed."""
+
 
 class Effort(NamedTuple):
     """How much is measured; a quick look takes about a tenth of the time."""
@@ -17,6 +20,11 @@ class Effort(NamedTuple):
     shuffle_batches: int
     inverse_steps: int
     latency_steps: tuple[int, ...]
+
+    @property
+    def horizons(self) -> list[int]:
+        """Steps after which predictions are compared, up to the horizon."""
+        return [steps for steps in HORIZONS if steps <= self.horizon]
 
 
 FULL = Effort(

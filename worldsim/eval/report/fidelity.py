@@ -119,7 +119,7 @@ class FidelitySection(Section):
             windows=study.num_windows,
             episodes=study.num_episodes,
             horizons=fidelity(
-                predictions, study.held_out, study.background, study.horizons, lpips=lpips
+                predictions, study.held_out, study.background, study.effort.horizons, lpips=lpips
             ),
             frechet=_frechet(study),
             fvd=None if study.i3d is None else frechet_video_distance(study.i3d, real, imagined),

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from worldsim.fidelity import HORIZONS
 from worldsim.held_out import HeldOutWindows, check_match, choose_windows, roll_out
 from worldsim.inverse_dynamics import (
     FRAMES,
@@ -85,11 +84,6 @@ class Study:
     i3d: Path | None
 
     @property
-    def horizons(self) -> list[int]:
-        """Steps after which predictions are compared."""
-        return [horizon for horizon in HORIZONS if horizon <= self.effort.horizon]
-
-    @property
     def num_windows(self) -> int:
         """Recorded windows."""
         return len(self.held_out.real)
@@ -144,7 +138,7 @@ def begin_study(
         world,
         recording,
         episodes.unseen,
-        horizons=[horizon for horizon in HORIZONS if horizon <= effort.horizon],
+        horizons=effort.horizons,
         num_windows=effort.windows,
         seed=seed,
     )
