@@ -212,9 +212,9 @@ class TestStates:
         rollout.restore_state(state)
         assert_same(play(rollout), two)
 
-    def test_a_state_of_another_number_of_sessions_is_refused(self, world: WorldModel) -> None:
+    def test_a_state_of_another_number_of_lanes_is_refused(self, world: WorldModel) -> None:
         state = begin(world, (1, 2, 3)).clone_state()
-        with pytest.raises(ValueError, match="the state has 3 sessions and this rollout 1;"):
+        with pytest.raises(ValueError, match="the state has 3 lanes and this rollout 1;"):
             begin(world).restore_state(state)
 
 

@@ -88,7 +88,7 @@ class TestRollouts:
         [
             (lambda state: None, "got NoneType"),
             (lambda state: 5, "got int"),
-            (lambda state: dataclasses.replace(state, rng_states=[]), "has 0 sessions"),
+            (lambda state: dataclasses.replace(state, rng_states=[]), "has 0 lanes"),
             (
                 lambda state: dataclasses.replace(state, history=state.history.to("meta")),
                 "the state is on meta and this world on cpu",

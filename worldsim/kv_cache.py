@@ -38,7 +38,7 @@ class LayerCache:
 
 
 class KVCache:
-    """Fixed-size memory of ``batch_size`` sessions (lanes), each at its own frame number.
+    """Fixed-size memory of ``batch_size`` lanes, each at its own frame number.
 
     Args:
         num_layers: Layers with attention over time.
@@ -83,7 +83,7 @@ class KVCache:
         ]
 
     def mask(self) -> torch.Tensor:
-        """Which slots hold a frame of the session, the one under way included: (b window)."""
+        """Which slots hold a frame of the lane, the one under way included: (b window)."""
         return self.slot_numbers <= self.positions[:, None]
 
     def commit(self) -> None:

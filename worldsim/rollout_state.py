@@ -1,4 +1,4 @@
-"""What decides how sessions inside a world go on, and which rollouts it can be restored into."""
+"""What decides how the lanes of a rollout go on, and which rollouts it can be restored into."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from worldsim.world_model import WorldModel
 
 @dataclass(frozen=True)
 class RolloutState:
-    """A snapshot of all sessions; see ``Rollout.clone_state``.
+    """A snapshot of all lanes; see ``Rollout.clone_state``.
 
     Attributes:
         world: The fingerprint of the world, see `fingerprint`.
         cache: The ring of the past.
-        history: The newest frames of each session (b k*c h w).
-        rng_states: The state of each session's generator.
+        history: The newest frames of each lane (b k*c h w).
+        rng_states: The state of each lane's generator.
     """
 
     world: str
@@ -31,7 +31,7 @@ class RolloutState:
     rng_states: list[torch.Tensor]
 
     def take_lanes(self, lanes: Sequence[int]) -> RolloutState:
-        """A snapshot whose session i is session ``lanes[i]`` of this one, repeated at will."""
+        """A snapshot whose lane i is lane ``lanes[i]`` of this one, repeated at will."""
         index = torch.as_tensor(list(lanes), device=self.history.device)
         return RolloutState(
             world=self.world,
@@ -50,14 +50,14 @@ def check_fits(state: Any, own: RolloutState) -> None:
 
     Raises:
         TypeError: If it is no state.
-        ValueError: If it is of another world, device, or number of sessions.
+        ValueError: If it is of another world, device, or number of lanes.
     """
     if not isinstance(state, RolloutState):
         raise TypeError(f"a rollout restores what clone_state gave, got {type(state).__name__}")
-    sessions = len(own.rng_states)
-    if len(state.rng_states) != sessions:
+    num_lanes = len(own.rng_states)
+    if len(state.rng_states) != num_lanes:
         raise ValueError(
-            f"the state has {len(state.rng_states)} sessions and this rollout {sessions}; "
+            f"the state has {len(state.rng_states)} lanes and this rollout {num_lanes}; "
             "restore it into a rollout of the same batch_size"
         )
     if state.history.device != own.history.device:
