@@ -39,16 +39,26 @@ def play_alone(world: WorldModel, seed: int, decisions: list[int]) -> list[tuple
     return played
 
 
+@pytest.fixture(scope="module")
+def actions() -> np.ndarray:
+    return np.random.default_rng(0).integers(3, size=(12, LANES))
+
+
+@pytest.fixture(scope="module")
+def alone(mortal_world: WorldModel, actions: np.ndarray) -> list[list[tuple[Any, ...]]]:
+    return [play_alone(mortal_world, 5 + i, actions[:, i].tolist()) for i in range(LANES)]
+
+
 @pytest.mark.parametrize("mode", ["NextStep", "SameStep", "Disabled"])
 def test_a_decision_holds_until_its_frames_or_its_episode_are_over(
-    mortal_world: WorldModel, mode: str
+    mortal_world: WorldModel,
+    actions: np.ndarray,
+    alone: list[list[tuple[Any, ...]]],
+    mode: str,
 ) -> None:
     envs = gymnasium.make_vec(
         ENV_ID, LANES, world=mortal_world, frame_skip=SKIP, autoreset_mode=mode
     )
-    rng = np.random.default_rng(0)
-    actions = rng.integers(3, size=(12, LANES))
-    alone = [play_alone(mortal_world, 5 + i, actions[:, i].tolist()) for i in range(LANES)]
     lengths = [len(played) for played in alone]
     assert min(lengths) < max(lengths)
     envs.reset(seed=5)
