@@ -1,4 +1,4 @@
-"""What a learned world can do that a console cannot: branch, say its doubt, begin anywhere."""
+"""What a learned world can do that no console can: branch, measure uncertainty, begin anywhere."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class TestUncertainty:
                 assert other.uncertainties.shape == (2,)
                 assert (other.uncertainties > 0).all()
 
-    def test_a_world_that_looks_at_no_noise_has_no_doubt(self) -> None:
+    def test_a_world_that_looks_at_no_noise_has_no_uncertainty(self) -> None:
         world = make_tiny_world()
         hook = world.dit.register_forward_pre_hook(lambda _, inputs: (inputs[0] * 0, *inputs[1:]))
         env = WorldModelEnv(world, max_uncertainty=math.inf)
@@ -98,23 +98,23 @@ class TestUncertainty:
     def test_an_episode_is_cut_off_where_it_is_above_the_limit(self, world: WorldModel) -> None:
         env = WorldModelEnv(world, max_uncertainty=math.inf)
         env.reset(seed=0)
-        doubts = [env.step(1)[-1]["uncertainty"] for _ in range(6)]
-        limit = sum(sorted(doubts)[-2:]) / 2  # one step is above it
+        uncertainties = [env.step(1)[-1]["uncertainty"] for _ in range(6)]
+        limit = sum(sorted(uncertainties)[-2:]) / 2  # one step is above it
         single = WorldModelEnv(world, max_uncertainty=limit)
         single.reset(seed=0)
-        cut = [single.step(1)[3] for _ in range(int(np.argmax(doubts)) + 1)]
-        assert cut == [*[False] * int(np.argmax(doubts)), True]
+        cut = [single.step(1)[3] for _ in range(int(np.argmax(uncertainties)) + 1)]
+        assert cut == [*[False] * int(np.argmax(uncertainties)), True]
         envs = WorldModelVectorEnv(world, 2, max_uncertainty=limit, autoreset_mode="SameStep")
         envs.reset(seed=[0, 1])
         for t in range(6):
             _, _, _, truncations, infos = envs.step(np.array([1, 1]))
-            if t == np.argmax(doubts):
+            if t == np.argmax(uncertainties):
                 assert truncations[0]
-                told = infos["final_info"]["uncertainty"][0]
-                assert told == pytest.approx(max(doubts), rel=1e-3)
+                measured = infos["final_info"]["uncertainty"][0]
+                assert measured == pytest.approx(max(uncertainties), rel=1e-3)
                 break
             assert not truncations[0]
-            assert infos["uncertainty"][0] == pytest.approx(doubts[t], rel=1e-3)
+            assert infos["uncertainty"][0] == pytest.approx(uncertainties[t], rel=1e-3)
 
     def test_the_limit_is_not_below_0(self, world: WorldModel) -> None:
         for make in (WorldModelEnv, WorldModelVectorEnv):

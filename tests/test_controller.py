@@ -113,8 +113,10 @@ def test_pause_single_step_and_restart(control: Any, clock: Clock) -> None:
 
 
 def test_speed_and_passes_and_the_other_side(control: Any, clock: Clock, tmp_path: Path) -> None:
-    make_tiny_world(replace(describe_game(PONG), frame_size=(SIDE, SIDE))).save(tmp_path / "dream")
-    played = control(str(tmp_path / "dream"))
+    make_tiny_world(replace(describe_game(PONG), frame_size=(SIDE, SIDE))).save(
+        tmp_path / "imagined"
+    )
+    played = control(str(tmp_path / "imagined"))
     passes = played.view().num_passes
     for command in ("more_passes", "more_passes", "fewer_passes", "more_passes"):
         played.command(command)

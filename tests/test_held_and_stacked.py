@@ -69,8 +69,8 @@ def test_a_decision_holds_until_its_frames_or_its_episode_are_over(
             last, total, ended, prob = alone[lane][step]
             assert terminations[lane] == ended
             assert rewards[lane] == pytest.approx(total, rel=1e-4, abs=1e-6)
-            told = infos["final_info"] if ended and mode == "SameStep" else infos
-            assert told["termination_prob"][lane] == pytest.approx(prob, abs=1e-5)
+            step_infos = infos["final_info"] if ended and mode == "SameStep" else infos
+            assert step_infos["termination_prob"][lane] == pytest.approx(prob, abs=1e-5)
             seen = infos["final_obs"][lane] if ended and mode == "SameStep" else obs[lane]
             assert np.abs(seen.astype(int) - last).max() <= 1
     ended = terminations
@@ -96,10 +96,12 @@ def test_the_last_observations_are_shown_together(mortal_world: WorldModel) -> N
         assert np.array_equal(obs, np.concatenate(frames[-3:], -1))
         assert np.array_equal(stacked.render()[1], plain.render()[1])
         frame, _, ended, _, infos = plain.step(np.array([1, 2]))
-        obs, _, _, _, told = stacked.step(np.array([1, 2]))
+        obs, _, _, _, stacked_infos = stacked.step(np.array([1, 2]))
         frames.append(frame)
         for lane in np.flatnonzero(ended):
-            assert np.array_equal(told["final_obs"][lane][..., -3:], infos["final_obs"][lane])
+            assert np.array_equal(
+                stacked_infos["final_obs"][lane][..., -3:], infos["final_obs"][lane]
+            )
             for index in (-3, -2):  # an episode begins with its first frame repeated
                 frames[index] = frames[index].copy()
                 frames[index][lane] = frame[lane]

@@ -33,7 +33,7 @@ def _no_display(monkeypatch: pytest.MonkeyPatch) -> None:
 def world_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random world that takes itself for Pong."""
     game = replace(describe_game(PONG), frame_size=(SIDE, SIDE))
-    folder = tmp_path_factory.mktemp("worlds") / "dream"
+    folder = tmp_path_factory.mktemp("worlds") / "imagined"
     make_tiny_world(game).save(folder)
     return folder
 
@@ -147,7 +147,7 @@ def test_an_episode_that_ends_is_scored_once_and_waits_for_a_restart(tmp_path: P
 def test_only_the_first_source_is_recorded(tmp_path: Path, world_folder: Path) -> None:
     sources = target.find_sources(str(world_folder))
     assert [source.kind for source in sources] == ["world", "real game"]
-    with RecordingWriter(tmp_path / "dreams", sources[0].config) as writer:
+    with RecordingWriter(tmp_path / "kept", sources[0].config) as writer:
         played = session.Session(sources, seed=0, writer=writer)
         for _ in range(3):
             played.step(UP)
@@ -159,7 +159,7 @@ def test_only_the_first_source_is_recorded(tmp_path: Path, world_folder: Path) -
         for _ in range(2):
             played.step(UP)
         played.close()
-    recording = Recording(tmp_path / "dreams")
+    recording = Recording(tmp_path / "kept")
     assert recording.episode_lengths.tolist() == [3, 2]
     assert recording.game.env_id == "worldsim/WorldModel-v0"
     with pytest.raises(ValueError, match=r"the setting world=.* in a file"):
@@ -173,8 +173,8 @@ def test_a_missing_other_side_leaves_the_play_as_it_is(world_folder: Path) -> No
     def missing() -> gymnasium.Env[np.ndarray, int]:
         raise ValueError("the real game needs another package: pip install ale-py")
 
-    dream, real = target.find_sources(str(world_folder))
-    played = session.Session([dream, session.Source(real.name, real.kind, real.config, missing)])
+    imagined, real = target.find_sources(str(world_folder))
+    played = session.Session([imagined, session.Source(real.name, real.kind, real.config, missing)])
     played.step(UP)
     with pytest.raises(ValueError, match="pip install ale-py"):
         played.switch()

@@ -35,7 +35,7 @@ def _no_display(monkeypatch: pytest.MonkeyPatch) -> None:
 def world_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random world that takes itself for Pong."""
     game = replace(describe_game(PONG), frame_size=(SIDE, SIDE))
-    folder = tmp_path_factory.mktemp("worlds") / "dream"
+    folder = tmp_path_factory.mktemp("worlds") / "imagined"
     make_tiny_world(game).save(folder)
     return folder
 
@@ -207,6 +207,7 @@ def display(tmp_path: Path) -> Iterator[dict[str, str]]:
     server.wait(timeout=10)
 
 
+@pytest.mark.slow
 def test_a_real_window_obeys_real_keys(tmp_path: Path, display: dict[str, str]) -> None:
     record = tmp_path / "mine"
     command = [sys.executable, "-W", "ignore", "-m", "worldsim", "play", PONG]

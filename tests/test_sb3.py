@@ -37,7 +37,7 @@ def mortal_world() -> WorldModel:
 def pong_like(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random world that takes itself for Pong."""
     game = replace(describe_game(PONG), frame_size=(SIDE, SIDE))
-    folder = tmp_path_factory.mktemp("worlds") / "dream"
+    folder = tmp_path_factory.mktemp("worlds") / "imagined"
     make_tiny_world(game, termination_bias=-3.0).save(folder)
     return folder
 
@@ -70,23 +70,23 @@ class TestSB3VecEnv:
         for _ in range(20):
             actions = rng.integers(3, size=3)
             obs, rewards, dones, infos = ours.step(actions)
-            expected, values, terminations, truncations, told = theirs.step(actions)
+            expected, values, terminations, truncations, their_infos = theirs.step(actions)
             assert np.array_equal(obs, expected)
             np.testing.assert_allclose(rewards, values, rtol=1e-6)
             assert np.array_equal(dones, terminations | truncations)
             for lane in range(3):
                 if not dones[lane]:
                     keys = ("start", "termination_prob")
-                    assert infos[lane] == {key: told[key][lane] for key in keys}
+                    assert infos[lane] == {key: their_infos[key][lane] for key in keys}
                     continue
                 ended += 1
-                last = told["final_obs"][lane]
+                last = their_infos["final_obs"][lane]
                 assert np.array_equal(infos[lane]["terminal_observation"], last)
                 assert infos[lane]["TimeLimit.truncated"] == (
                     truncations[lane] and not terminations[lane]
                 )
                 cut += infos[lane]["TimeLimit.truncated"]
-                assert infos[lane]["start"] == told["final_info"]["start"][lane]
+                assert infos[lane]["start"] == their_infos["final_info"]["start"][lane]
         assert ended > cut > 0
 
     def test_wants_resets_in_the_same_step(self, mortal_world: WorldModel) -> None:
@@ -128,7 +128,7 @@ class TestAgents:
 
     @pytest.mark.slow
     def test_the_real_game_grades_it(self, tmp_path: Path) -> None:
-        world = tmp_path / "dream"
+        world = tmp_path / "imagined"
         make_tiny_world(describe_game(PONG), termination_bias=-3.0).save(world)
         config = AgentConfig(
             str(world),

@@ -42,14 +42,14 @@ def test_a_session_begins_from_the_picture_each_time(
 
     world = save_tiny_world(tmp_path / "world")
     Image.new("RGB", (40, 30), (250, 10, 10)).save(tmp_path / "red.png")
-    (dream, game) = find_sources(str(world), start=tmp_path / "red.png")
+    (imagined, game) = find_sources(str(world), start=tmp_path / "red.png")
     assert game.options is None
-    env = dream.open()
-    assert dream.options is not None
+    env = imagined.open()
+    assert imagined.options is not None
     for _ in range(2):
-        observation, info = env.reset(options=dream.options)
+        observation, info = env.reset(options=imagined.options)
         assert info["start"] == -1
-        np.testing.assert_array_equal(observation, dream.options["start"][-1])
+        np.testing.assert_array_equal(observation, imagined.options["start"][-1])
     command = ["play", str(world), "--headless", "--steps", "3", "--start"]
     assert main([*command, str(tmp_path / "red.png")]) == 0
     assert "unlike the world's recordings" in capsys.readouterr().out
