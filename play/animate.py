@@ -18,10 +18,11 @@ from worldsim.files import write_json, written_aside
 from worldsim.optical_flow import measure_steps
 from worldsim.options import Count, InFile, NotNegative, OutVideo, Range, parse
 from worldsim.video import filmstrip, fit_frame, read_frames, write_mp4
+from worldsim.video_families import find_family
 
 from .film import PipelineConfig, load_pipeline, progress_bar, spread
 
-FPS = 7  # that StableVideoDiffusion was trained at
+FPS = int(find_family("StableVideoDiffusionPipeline").fps)
 MotionBucket = Annotated[int, Range(0, 255)]
 
 

@@ -1,7 +1,7 @@
-"""Video pipelines of diffusers, of whatever class: found, loaded, and asked for windows of frames.
+"""Video pipelines of diffusers: loaded, and run for windows of frames.
 
-A model's own index says of which class it is, and the signature of that class what it can be
-asked for.
+A model's index names its class, and the signature of that class says which arguments it takes.
+What no signature tells is in `worldsim.video_families`.
 """
 
 from __future__ import annotations
@@ -33,26 +33,26 @@ from worldsim.video_families import find_family
 
 
 class VideoPipeline:
-    """A video pipeline of diffusers, asked for windows of frames.
+    """A video pipeline of diffusers that generates windows of frames.
 
     Args:
         model: A folder written by ``save_pretrained``, or an id on the Hub.
-        dtype: ``"fp32"``, ``"fp16"``, ``"bf16"`` or ``"auto"``: bf16 on a GPU that has it, fp16 on
-            one that has not, fp32 on a CPU.
-        offload: What of the model waits in the computer's own memory while it does not work:
-            ``"none"``, ``"model"`` (whole networks: little slower), ``"sequential"`` (layer by
-            layer: the least memory, slow) or ``"auto"``: ``"model"`` on a GPU.
-        variant: Of the weights, such as ``"fp16"``, where the model's folder has several.
+        dtype: ``"fp32"``, ``"fp16"``, ``"bf16"`` or ``"auto"``: bf16 on a GPU that supports it,
+            fp16 on other GPUs, fp32 on a CPU.
+        offload: What stays in the computer's memory while it is idle: ``"none"``, ``"model"``
+            (whole networks: a little slower), ``"sequential"`` (layer by layer: least memory,
+            slow) or ``"auto"``: ``"model"`` on a GPU.
+        variant: Variant of the weights, such as ``"fp16"``, if the model's folder has several.
         tiled: Whether the autoencoder works tile by tile, which needs less memory.
 
     Attributes:
         name: The pipeline's class.
-        family: What it has in common with others.
+        family: The record of its family.
         fps: Frames a second of the videos that it was trained on.
 
     Raises:
-        ValueError: If there is no such model, it cannot be had, makes no video, wants code of its
-            own run, does not fit into the memory, or an option does not suit this machine.
+        ValueError: If there is no such model, it cannot be fetched, makes no video, needs code of
+            its own, does not fit into memory, or an option does not suit this machine.
         ModuleNotFoundError: If transformers or accelerate is missing (the extra ``video``).
     """
 
@@ -120,11 +120,11 @@ class VideoPipeline:
         self._parameters = inspect.signature(pipe.__call__).parameters
 
     def takes(self, argument: str) -> bool:
-        """Whether the pipeline can be asked for this."""
+        """Whether the pipeline takes an argument."""
         return argument in self._parameters
 
     def default(self, argument: str) -> Any:
-        """What the pipeline takes where this is not said; None where it does not tell."""
+        """Return the default of an argument; None if it has none."""
         value = self._parameters[argument].default if self.takes(argument) else None
         return None if value is inspect.Parameter.empty else value
 
@@ -147,7 +147,7 @@ class VideoPipeline:
 
     @property
     def stride(self) -> int:
-        """A window has a multiple of this many frames, and one."""
+        """Windows have a multiple of this many frames, plus one."""
         names = ("temporal_compression_ratio", "scale_factor_temporal", "temporal_scale_factor")
         found = (getattr(self.pipe, f"vae_{name}", None) for name in names)
         stride = next((int(value) for value in found if value), 1)
@@ -155,7 +155,7 @@ class VideoPipeline:
 
     @property
     def num_frames(self) -> int:
-        """Frames of a window where nothing else is said."""
+        """Frames of a window by default."""
         pipe = self.pipe
         configs = [
             getattr(pipe, part).config for part in ("transformer", "unet") if hasattr(pipe, part)
@@ -166,7 +166,7 @@ class VideoPipeline:
 
     @property
     def frame_size(self) -> tuple[int, int]:
-        """Height and width of a frame where nothing else is said."""
+        """Height and width of a frame by default."""
         size = tuple(self.default(side) for side in ("height", "width"))
         if None in size:  # what CogVideoX and Mochi say elsewhere
             pipe = self.pipe
@@ -178,13 +178,13 @@ class VideoPipeline:
         return int(size[0]), int(size[1])
 
     def frame_size_for(self, context: NDArray[np.uint8] | None) -> tuple[int, int]:
-        """The default size, upright where the frames to begin from (t h w c) are."""
+        """The default size, turned upright if the first frames (t h w c) are upright."""
         height, width = self.frame_size
         is_upright = context is not None and context.shape[1] > context.shape[2]
         return (width, height) if is_upright and height < width else (height, width)
 
     def check_num_frames(self, num_frames: int) -> None:
-        """Raise ValueError for a number of frames that the pipeline would not keep to."""
+        """Raise ValueError for a number of frames that the pipeline would change."""
         short = (num_frames - 1) // self.stride * self.stride + 1
         if num_frames < 1 or short != num_frames:
             around = f"{max(1, short)} or {max(1, short) + self.stride}"
@@ -194,24 +194,24 @@ class VideoPipeline:
             )
 
     def can_continue(self) -> bool:
-        """Whether a window can go on from frames, with these weights or another class of them."""
+        """Whether a window can continue frames, with this class or its sibling."""
         return self.takes_image or self.sibling is not None
 
     @property
     def sibling(self) -> str | None:
-        """The class that goes on from frames with the same weights, where there is one."""
+        """The class that continues frames with the same weights, if there is one."""
         return self.family.sibling(self.name, self.pipe.config)
 
     @property
     def continues_video(self) -> bool:
-        """Whether a window can go on from several frames, with this class or its sibling."""
+        """Whether a window can continue several frames, with this class or its sibling."""
         if self.sibling is None:
             return self.takes_video
         call = getattr(diffusers, self.sibling).__call__
         return {"video", "frame_index"} <= set(inspect.signature(call).parameters)
 
     def become_sibling(self) -> None:
-        """Turn into the class that goes on from frames, of the same weights in the same place."""
+        """Become the sibling, which uses the same weights in the same place."""
         assert self.sibling is not None
         self._use(getattr(diffusers, self.sibling).from_pipe(self.pipe))
 
@@ -226,24 +226,24 @@ class VideoPipeline:
         on_step: Callable[[], None] | None = None,
         **options: Any,
     ) -> NDArray[np.uint8]:
-        """Make one window of frames.
+        """Generate one window of frames.
 
         Args:
-            context: Frames to begin from (t h w c), of any size: as many of them as the pipeline
-                takes, the first ones; None to begin from nothing.
-            num_frames: Frames to make, the given ones among them.
-            frame_size: Height and width; given frames are cut to this shape.
+            context: Frames to begin from (t h w c), of any size; the pipeline uses the first ones,
+                as many as it takes. None begins from noise alone.
+            num_frames: Frames of the window, those of the context included.
+            frame_size: Height and width; frames of the context are cropped to it.
             num_inference_steps: Denoising steps.
-            seed: Of the noise.
+            seed: Seed of the noise.
             on_step: Called after every denoising step, for a progress bar.
-            options: What the pipeline's class takes beside these; what is None is left to it.
+            options: Other arguments of the pipeline's class; None leaves its default.
 
         Returns:
             ``uint8`` (t h w c).
 
         Raises:
-            ValueError: If the pipeline cannot be asked for this, memory does not suffice, or what
-                it makes is no picture.
+            ValueError: If the pipeline does not take an argument, memory does not suffice, or the
+                frames are not finite.
         """
         self.check_num_frames(num_frames)
         asked = {name: value for name, value in options.items() if value is not None}
@@ -289,7 +289,7 @@ class VideoPipeline:
 
 @contextmanager
 def explained_memory() -> Iterator[None]:
-    """Turn running out of memory into a sentence that says what helps."""
+    """Turn an out-of-memory error into a sentence that says what helps."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:  # torch's own is a RuntimeError

@@ -1,4 +1,4 @@
-"""Models of others: where one is, what its index says it is, and whether it fits into memory."""
+"""Pretrained pipelines, in a folder or on the Hub: fetched and checked before they are loaded."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def quiet_libraries() -> None:
 
 
 def fetch_model(model: str, variant: str | None = None) -> Path:
-    """The folder that a model is in, fetched from the Hub where it is an id.
+    """Return the folder of a model, and fetch it from the Hub if ``model`` is an id.
 
     Raises:
-        ValueError: If there is none, or it cannot be had; says what to do.
+        ValueError: If there is no such model, or it cannot be fetched; says what to do.
     """
     folder = Path(model)
     if folder.is_dir():
@@ -58,7 +58,7 @@ def fetch_model(model: str, variant: str | None = None) -> Path:
 
 
 def why_not_fetched(model: str, error: BaseException) -> str:
-    """One sentence for what the Hub, or the way to it, said."""
+    """Say in one sentence why the Hub did not give a model."""
     causes: list[BaseException] = [error]
     while (before := causes[-1].__cause__ or causes[-1].__context__) is not None:
         causes.append(before)
@@ -81,7 +81,7 @@ def why_not_fetched(model: str, error: BaseException) -> str:
 
 
 def class_of(folder: Path) -> str:
-    """The class of the pipeline in a folder, by its index.
+    """Return the class that the index of a pipeline's folder names.
 
     Raises:
         ValueError: If diffusers has no such class, or it makes no video.
@@ -99,9 +99,9 @@ def class_of(folder: Path) -> str:
 
 
 def check_no_code(folder: Path) -> None:
-    """Refuse a pipeline that wants more run than the classes of diffusers and transformers.
+    """Refuse a pipeline that needs code other than the classes of diffusers and transformers.
 
-    Files may be links, as in the cache of the Hub.
+    Files may be links, as in the Hub's cache.
 
     Raises:
         ValueError: If it names a module, or holds something that is neither file nor folder.
@@ -144,7 +144,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def precision_on(device: str, dtype: str) -> torch.dtype:
-    """What ``--dtype`` means on a device."""
+    """Return the precision that ``--dtype`` means on a device."""
     if dtype == "auto":
         if device == "cpu":
             return torch.float32
@@ -155,7 +155,7 @@ def precision_on(device: str, dtype: str) -> torch.dtype:
 def check_weights_fit(
     folder: Path, variant: str | None, device: str, precision: torch.dtype, offload: str
 ) -> None:
-    """Say before anything is loaded that the weights alone do not fit.
+    """Check, before anything is loaded, that the weights fit into memory.
 
     Raises:
         ValueError: If they do not.
@@ -178,7 +178,7 @@ def check_weights_fit(
 
 
 def _num_weights(part: Path, variant: str | None) -> int:
-    """Numbers in the weights of a part, those of the variant where it has them."""
+    """Count the weights of a part, those of the variant if it has them."""
     files = list(part.glob("*.safetensors"))
     chosen = [f for f in files if variant and f".{variant}" in f.name]
     total = 0
