@@ -25,7 +25,8 @@ class SB3VecEnv(VecEnv):
         ValueError: If it resets otherwise.
 
     Example:
-        >>>         >>> from worldsim import WorldModelVectorEnv
+        >>> from stable_baselines3 import PPO
+        >>> from worldsim import WorldModelVectorEnv
         >>> envs = WorldModelVectorEnv("pong", 8, autoreset_mode="SameStep")  # doctest: +SKIP
         >>> agent = PPO("CnnPolicy", SB3VecEnv(envs))  # doctest: +SKIP
         >>> agent = agent.learn(100_000)  # doctest: +SKIP
