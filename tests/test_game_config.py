@@ -6,6 +6,7 @@ import json
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 
 from worldsim.game_config import GameConfig
@@ -88,6 +89,13 @@ def test_a_wrong_value_is_named_with_its_key(key: str, value: Any) -> None:
         GameConfig.from_dict({**VALUES, key: value})
     assert len(str(caught.value)) < 250
     assert str(caught.value).isprintable()
+
+
+def test_numbers_of_numpy_become_those_of_json() -> None:
+    config = GameConfig.from_dict(
+        {**VALUES, "frame_size": tuple(np.array([48, 64])), "frame_skip": np.int64(2)}
+    )
+    assert json.loads(json.dumps(config.to_dict())) == VALUES
 
 
 @pytest.mark.parametrize("values", [None, [], "game", 3, [["env_id", "Pong-v0"]]])

@@ -131,11 +131,14 @@ class GameConfig:
             if name not in values:
                 raise ValueError(f"a game must have {name}, got {shown(list(values))}")
             check_field(name, values[name])
-        height, width = map(int, values["frame_size"])
+        height, width = map(int, values["frame_size"])  # NumPy's numbers are no JSON
+        frame_skip = values["frame_skip"]
         config = cls(
             **{
                 **values,
                 "frame_size": (height, width),
+                "frame_skip": None if frame_skip is None else int(frame_skip),
+                "noop_action": int(values["noop_action"]),
                 "action_meanings": tuple(values["action_meanings"]),
                 "fps": float(values["fps"]),
             }
