@@ -31,6 +31,6 @@ def on_page_markdown(markdown: str, **_: object) -> str:
 def help_text(command: str) -> str:
     """Run a command and return what it prints, in plain letters."""
     arguments = [sys.executable, "-m", *command.split()]
-    environment = {**os.environ, "COLUMNS": "88", "NO_COLOR": "1", "TERM": "dumb"}
+    environment = {**os.environ, "COLUMNS": "80", "NO_COLOR": "1", "TERM": "dumb"}
     done = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=True)
     return done.stdout.strip()
