@@ -130,9 +130,11 @@ def test_page_needs_nothing_else_and_shows_worlds_side_by_side(
     assert sources
     assert all(source.startswith("data:") for source in sources)
     assert page.count("<video") == 2 * 3
-    assert page.count("<svg") >= len(SECTIONS) - 1  # nothing comes back
+    assert page.count('<svg class="chart"') >= len(SECTIONS)
+    assert page.count("PSNR on moving pixels, 16 steps ahead") == 2  # the score of each
     for section in SECTIONS:
         assert f"<h2>{section.title}</h2>" in page
+        assert f'<section class="card" id="{section.key}">' in page
     assert "&lt;other&gt; &amp; co" in page  # escaped
     assert "It is a world of another game, tests/Other-v0." in page
     report = json.loads((tmp_path / "out" / "report.json").read_text())

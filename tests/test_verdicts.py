@@ -214,7 +214,7 @@ def test_five_right_of_five_are_too_few_and_forty_have_a_band() -> None:
     assert verdict.grade is UNCLEAR
     assert str(verdict) == (
         "Predicted up to 8 steps ahead, F1: gains too few to judge (5 only), ends that never came "
-        "(3 predicted) (5 events only in 50 steps)."
+        "(3 predicted). (5 events only in 50 steps)"
     )
 
 

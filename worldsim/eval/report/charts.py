@@ -1,11 +1,13 @@
 """Charts as inline SVG: curves with bands and groups of bars, whose values appear on hovering.
 
 Colours are the style sheet's (``report.html``), so that a chart follows the page from light to
-dark; sizes are in the units of its view box. Without a script the marks keep their titles.
+dark; sizes are in the units of its view box. What the page's script shows on hovering is the title
+of the mark too, so that a page without scripts shows it as well.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -92,8 +94,8 @@ def draw(chart: Chart) -> str:
         parts.append(_text(LEFT - 6, y(tick) + 4, _short(tick), "tick end"))
     parts += _bars(chart, y, turned) if chart.groups else _curves(chart, y)
     if chart.line is not None and low <= chart.line[0] <= high:
-        value, label = chart.line
-        parts.append(_line(LEFT, y(value), WIDTH - RIGHT, y(value), "level", label))
+        at = y(chart.line[0])
+        parts.insert(-1, _line(LEFT, at, WIDTH - RIGHT, at, "level"))
     if chart.x_label:
         middle = (LEFT + WIDTH - RIGHT) / 2
         parts.append(_text(middle, HEIGHT - 6, chart.x_label, "tick middle"))
@@ -166,13 +168,31 @@ def _curves(chart: Chart, y: Callable[[float], float]) -> list[str]:
             parts.append(f'<polygon class="band {one.style}" points="{" ".join(above + below)}"/>')
         points = " ".join(f"{at:.1f},{y(value.value):.1f}" for at, value in known)
         parts.append(f'<polyline class="curve {one.style}" points="{points}"/>')
-        for place, value in zip(one.x, one.values, strict=True):
-            middle = value.value if isinstance(value, Estimate) else value
-            if math.isfinite(middle):
-                words = f"{one.label}, {chart.x_label} {_short(place)}: {_with_band(value)}"
-                radius = 3 if one.marks else 0
-                parts.append(_spot(x(place), y(middle), radius, one.style, words))
-    return parts
+        if one.marks:
+            parts += [
+                f'<circle class="spot {one.style}" cx="{at:.1f}" cy="{y(value.value):.1f}" r="3"/>'
+                for at, value in known
+            ]
+    return parts + _columns(chart, x)
+
+
+def _columns(chart: Chart, x: Callable[[float], float]) -> list[str]:
+    """Unseen stripes, one at each place, that tell the values of all curves there."""
+    places = sorted({place for one in chart.series for place in one.x})
+    edges = [(x(a) + x(b)) / 2 for a, b in itertools.pairwise(places)]
+    edges = [float(LEFT), *edges, float(WIDTH - RIGHT)] if places else []
+    stripes = []
+    for place, (left, right) in zip(places, itertools.pairwise(edges), strict=True):
+        lines = [f"{chart.x_label}: {_short(place)}"]
+        for one in chart.series:
+            values = dict(zip(one.x, one.values, strict=True))
+            if place in values and _is_known(values[place]):
+                lines.append(f"{one.label}: {_with_band(values[place])}")
+        stripes.append(
+            f'<rect class="column" x="{left:.1f}" y="{TOP}" width="{right - left:.1f}" '
+            f'height="{HEIGHT - TOP - BOTTOM}">{_tip(lines)}</rect>'
+        )
+    return stripes
 
 
 def _x_ticks(chart: Chart, places: Sequence[float]) -> Sequence[float]:
@@ -211,11 +231,11 @@ def _bars(chart: Chart, y: Callable[[float], float], turned: bool) -> list[str]:
             if not math.isfinite(height):
                 continue
             left = middle + (k - len(chart.series) / 2) * width
-            words = escape(f"{one.label}, {group}: {_with_band(value)}")
+            words = f"{one.label}, {group}" if group else one.label
             parts.append(
                 f'<rect class="bar {one.style}" x="{left + 0.5:.1f}" y="{y(height):.1f}" '
-                f'width="{width - 1:.1f}" height="{max(0.5, floor - y(height)):.1f}" '
-                f'data-tip="{words}"><title>{words}</title></rect>'
+                f'width="{width - 1:.1f}" height="{max(0.5, floor - y(height)):.1f}">'
+                f"{_tip([words, _with_band(value)])}</rect>"
             )
             if isinstance(value, Estimate) and math.isfinite(value.low):
                 centre = left + width / 2
@@ -242,20 +262,14 @@ def _text(x: float, y: float, words: str, style: str) -> str:
     return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}">{escape(words)}</text>'
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, style: str, title: str = "") -> str:
-    inside = f"<title>{escape(title)}</title>" if title else ""
-    return (
-        f'<line class="{style}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}">'
-        f"{inside}</line>"
-    )
+def _line(x1: float, y1: float, x2: float, y2: float, style: str) -> str:
+    return f'<line class="{style}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
 
 
-def _spot(x: float, y: float, radius: float, style: str, words: str) -> str:
-    """A point, and around it a larger one that is not seen but can be met."""
-    title = f"<title>{escape(words)}</title>"
-    seen = f'<circle class="spot {style}" cx="{x:.1f}" cy="{y:.1f}" r="{radius}"/>'
-    return (
-        f"{seen if radius else ''}"
-        f'<circle class="hit" cx="{x:.1f}" cy="{y:.1f}" r="8" data-tip="{escape(words)}">'
-        f"{title}</circle>"
-    )
+def _tip(lines: Sequence[str]) -> str:
+    """What is shown on hovering."""
+    return f"<title>{escape(chr(10).join(lines))}</title>"
+
+
+def _is_known(value: float | Estimate) -> bool:
+    return math.isfinite(value.value if isinstance(value, Estimate) else value)

@@ -124,7 +124,8 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
     write_text(out / "report.txt", text.getvalue())
     write_json(out / "report.json", report)
     strip_of(measured[0].study, out / "filmstrip.png")
-    write_page(out / "report.html", f"{' and '.join(names)}: is it a world?", lead, measured)
+    title = f"{' and '.join(names)}: is it a world?"
+    write_page(out / "report.html", title, lead, measured, text.getvalue())
     console.print(
         f"Report in {out} (open report.html; report.json, report.txt, filmstrip.png). Next: "
         f"worldsim play {config.world}",

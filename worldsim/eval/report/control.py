@@ -91,8 +91,9 @@ class ControlSection(Section):
     key = "control"
     title = "Control"
     scale = (
-        f"good: wrong actions raise the error {LISTENS:g} times or more, and no action is "
-        f"recognised {WORSE:.0%} less often than in real frames; poor: they hardly raise it"
+        f"good if the error is {LISTENS:g} times as large with wrong actions, and no action is "
+        f"recognised {WORSE:.0%} less often than in real frames; poor if the error is smaller than "
+        "that; else fair"
     )
 
     @classmethod
@@ -215,10 +216,10 @@ class ControlSection(Section):
     def notes(cls, found: Mapping[str, ControlSection]) -> list[str]:
         """What the charts show, and what moves when nothing is done."""
         notes = [
-            "Left: how often each action is recognised, from real and from imagined frames, by a "
-            "network that was trained on real ones. Middle: the error under other windows' actions "
-            "over the error under the true ones. Right: the pixels that holding an action changes, "
-            "beside doing nothing."
+            "Recognised: how often a network that was trained on real frames tells the action from "
+            "the frames. Action-shuffle ratio: the error under other windows' actions over the "
+            "error under the true ones. Changed: the pixels that differ after holding the action, "
+            "from those after doing nothing."
         ]
         for name, one in found.items():
             still = one.noop_pixels_a_step

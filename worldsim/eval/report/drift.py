@@ -59,8 +59,9 @@ class DriftSection(Section):
     key = "stability"
     title = "Drift"
     scale = (
-        "good: no drift, nothing vanishes, multiplies or comes to rest; fair: one of these; poor: "
-        f"two, or frames {FAR:g} times as far from the recording as real ones"
+        "good if it does not drift and things do not vanish, multiply or come to rest; fair with "
+        f"one of these faults; poor with more, or with frames {FAR:g} times as far from the "
+        "recording as real ones"
     )
 
     @classmethod
@@ -100,8 +101,9 @@ class DriftSection(Section):
         """Name the faults that the bands bear out."""
         few = self.sessions < ENOUGH_SESSIONS or self.episodes < ENOUGH_EPISODES
         basis = (
-            f"{count(self.sessions, 'session')} beside {count(self.episodes, 'episode')}"
-            f"{' only' * few}"
+            f"{count(self.sessions, 'session')}{' only' * (self.sessions < ENOUGH_SESSIONS)} "
+            f"beside {count(self.episodes, 'episode')}"
+            f"{' only' * (self.episodes < ENOUGH_EPISODES)}"
         )
         early = self.steps.index(100) if 100 in self.steps else 0
         told = (

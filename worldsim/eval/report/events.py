@@ -28,7 +28,8 @@ class EventsSection(Section):
     key = "events"
     title = "Rewards and ends"
     scale = (
-        f"of the kind that is predicted worst, good: F1 of {GOOD:g} or more; poor: below {FAIR:g}"
+        f"good if F1 is {GOOD:g} or more, for the kind of event that is predicted worst; poor if "
+        f"it is below {FAIR:g}; else fair"
     )
 
     @classmethod

@@ -100,8 +100,8 @@ class FidelitySection(Section):
     key = "fidelity"
     title = "Fidelity"
     scale = (
-        f"good: closer than both baselines at every horizon up to {SOON}, and there by {CLEAR:g} "
-        "dB or more; poor: closer at none"
+        f"good if it is closer than both baselines at every horizon up to {SOON}, and there by "
+        f"{CLEAR:g} dB or more; poor if it is closer at none; else fair"
     )
 
     @classmethod

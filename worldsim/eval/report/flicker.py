@@ -34,8 +34,8 @@ class FlickerSection(Section):
     key = "flicker"
     title = "Flicker"
     scale = (
-        "good: no more warping error than an eye can see; fair: more, or less than the game has; "
-        f"poor: {FAR_TOO_MUCH:g} times the game's or more"
+        "good if an eye cannot see more warping error than the game has; poor if there is "
+        f"{FAR_TOO_MUCH:g} times as much or more; else fair"
     )
 
     @classmethod

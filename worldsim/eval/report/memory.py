@@ -30,8 +30,8 @@ class MemorySection(Section):
     key = "memory"
     title = "Memory"
     scale = (
-        f"good: what comes back is {GAIN:g} dB better than without having been seen; unclear: it "
-        "is not, since many games ask for no memory"
+        f"good if what comes back is {GAIN:g} dB better than without having been seen; else "
+        "unclear, since many games ask for no memory"
     )
 
     @classmethod
@@ -77,8 +77,9 @@ class MemorySection(Section):
         if not kept:
             return Verdict(
                 Grade.UNCLEAR,
-                "What comes back is drawn no better for having been seen before: this game asks "
-                f"for no memory, or the world has none (at most {gains[age]:+.1f} dB).",
+                "What comes back is not measurably better for having been seen before "
+                f"({gains[age]:+.1f} dB at most): this game asks for no memory, or the world has "
+                "none.",
                 basis,
             )
         return Verdict(

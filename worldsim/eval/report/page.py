@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,13 @@ from worldsim.files import write_text
 
 from .charts import draw, legend, world_style
 from .control import ControlSection
+from .fidelity import BASELINES, FidelitySection
 from .pictures import clips_of, strip_of, strip_of_actions
-from .section import Section
+from .section import Grade, Section
 from .sections import Measured
 
 
-def write_page(path: Path, title: str, lead: str, measured: Sequence[Measured]) -> None:
+def write_page(path: Path, title: str, lead: str, measured: Sequence[Measured], text: str) -> None:
     """Write the page.
 
     Args:
@@ -26,6 +28,7 @@ def write_page(path: Path, title: str, lead: str, measured: Sequence[Measured]) 
         title: Its heading.
         lead: What was measured on what.
         measured: The worlds, each of which becomes a colour.
+        text: The report as text, for those who want every figure.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True
@@ -35,6 +38,7 @@ def write_page(path: Path, title: str, lead: str, measured: Sequence[Measured]) 
         lead=lead,
         sections=_sections(measured),
         worlds=[_world(one, world_style(i)) for i, one in enumerate(measured)],
+        text=text,
     )
     write_text(path, page)
 
@@ -61,25 +65,46 @@ def _sections(measured: Sequence[Measured]) -> list[dict[str, Any]]:
 
 
 def _world(one: Measured, style: str) -> dict[str, Any]:
-    """What is shown of a world: facts, clips and filmstrips."""
+    """What is shown of a world: its score, facts, clips and filmstrips."""
     study = one.study
+    fidelity = next((s for s in one.sections if isinstance(s, FidelitySection)), None)
     tried = next((s.tried for s in one.sections if isinstance(s, ControlSection)), None)
+    grades = Counter(verdict.grade for verdict in one.verdicts().values())
     return {
         "name": study.name,
         "style": style,
         "facts": _facts(one),
+        "seen": one.seen,
+        "score": fidelity.headline() if fidelity else None,
+        "levels": _levels(fidelity, style) if fidelity else [],
+        "basis": fidelity.verdict().basis if fidelity else "",
+        "grades": [(grade, grades[grade]) for grade in Grade if grades[grade]],
         "clips": clips_of(study),
         "strip": strip_of(study),
         "tried": strip_of_actions(study, tried) if tried else "",
     }
 
 
+def _levels(fidelity: FidelitySection, style: str) -> list[tuple[str, float, str, float]]:
+    """Label, PSNR, style and share of the largest: of the world, the game again and baselines."""
+    soon = fidelity.headline()
+    if soon is None:
+        return []
+    scores = fidelity.horizons[soon.horizon].psnr_moving
+    labels = {"world": ("world", style), **BASELINES}
+    largest = max(score.value for score in scores.values())
+    return [
+        (label, scores[name].value, look, 100 * scores[name].value / largest)
+        for name, (label, look) in labels.items()
+        if name in scores
+    ]
+
+
 def _facts(one: Measured) -> str:
     study = one.study
     height, width = study.world.game.frame_size
     return (
-        f"{one.parameters / 1e6:.2f} million parameters, {height}×{width}, "
-        f"{one.num_passes} denoising pass{'es' * (one.num_passes > 1)} a frame, "
-        f"{study.num_windows} windows of {study.held_out.horizon} steps, on "
-        f"{study.world.device}. {one.seen}"
+        f"{one.parameters / 1e6:.2f} million parameters, {height}×{width} pixels, "
+        f"{one.num_passes} denoising pass{'es' * (one.num_passes > 1)} a frame, measured on "
+        f"{study.world.device}."
     )

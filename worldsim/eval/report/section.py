@@ -46,7 +46,7 @@ class Verdict(NamedTuple):
 
     def __str__(self) -> str:
         """The sentence and what it rests on."""
-        return f"{self.sentence.removesuffix('.')} ({self.basis})."
+        return f"{self.sentence} ({self.basis})"
 
 
 class Section(ABC):
@@ -123,8 +123,8 @@ def count(number: int, thing: str) -> str:
 
 def basis_of(windows: int, episodes: int) -> str:
     """How much data there is, and whether that is little."""
-    only = " only" if episodes < ENOUGH_EPISODES else ""
-    return f"{count(windows, 'window')} of {count(episodes, 'episode')}{only}"
+    few = " only" * (episodes < ENOUGH_EPISODES)
+    return f"{count(windows, 'window')} of {count(episodes, 'episode')}{few}"
 
 
 def with_band(figure: Estimate) -> str:

@@ -63,8 +63,8 @@ class SpeedSection(Section):
     key = "speed"
     title = "Speed"
     scale = (
-        f"good: as fast as the game, and late steps take under {SLOWER:g} times as long as early "
-        "ones; poor: under half as fast as the game"
+        f"good if it is as fast as the game, and late steps take less than {SLOWER:g} times as "
+        "long as early ones; poor if it is less than half as fast as the game; else fair"
     )
 
     @classmethod
@@ -111,13 +111,15 @@ class SpeedSection(Section):
     @classmethod
     def charts(cls, found: Mapping[str, SpeedSection]) -> list[Chart]:
         """How often a step takes how long."""
+        timed = [times.ms for one in found.values() for times in one.step_ms.values()]
+        every = np.concatenate(timed)
+        edges = np.histogram_bin_edges(every[every <= np.percentile(every, 99)], BINS)
+        middles = ((edges[1:] + edges[:-1]) / 2).tolist()
         series = []
         for i, (name, one) in enumerate(found.items()):
             for k, (step, times) in enumerate(one.step_ms.items()):
-                usual = times.ms[times.ms <= np.percentile(times.ms, 99)]
-                counts, edges = np.histogram(usual, bins=BINS)
+                counts, _ = np.histogram(times.ms, edges)
                 style = world_style(i) + STYLES[k % len(STYLES)]
-                middles = ((edges[1:] + edges[:-1]) / 2).tolist()
                 label = f"{name}, step {step:,}"
                 series.append(Series(label, counts.tolist(), style, x=middles, marks=False))
         return [Chart("steps by their time", series, x_label="ms a step", y_from=0)]
