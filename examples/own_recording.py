@@ -12,8 +12,9 @@ from gymnasium.spaces import Box, Discrete
 
 import worldsim
 from worldsim.policy import Policy
-from worldsim.train.config import TrainConfig
+from worldsim.train.config import RunOptions, TrainConfig
 from worldsim.train.dynamics import train
+from worldsim.train.run_log import Logging
 
 
 class Catch(gymnasium.Env):
@@ -54,7 +55,8 @@ def main(minutes: float = 3.0, games: int = 400, out: Path = Path("runs/catch"))
     with worldsim.RecordingWriter(out / "recording", game) as writer:
         for number in range(games):
             writer.write_episode(play(env, player, seed=number), number)
-    run = train(TrainConfig(out / "recording", out, minutes=minutes, log=(), evals=0))
+    quiet, unwatched = Logging(log=()), RunOptions(num_evals=0)
+    run = train(TrainConfig(out / "recording", out, minutes=minutes, logging=quiet, run=unwatched))
     print(f"{run.checkpoint / 'filmstrip.png'} shows it; next: worldsim play {out}")
 
 

@@ -19,7 +19,7 @@ from worldsim.files import checksum
 from worldsim.train.checkpoint import check_finite, load_checkpoint, save_checkpoint
 from worldsim.train.config import TrainConfig, resumed_config
 from worldsim.train.objective import Losses
-from worldsim.train.presets import make_optimizers
+from worldsim.train.optimizers import make_optimizers
 from worldsim.train.run_folder import (
     Progress,
     alone,
@@ -232,7 +232,7 @@ def test_a_value_of_the_wrong_type_is_one_sentence_that_names_the_file(
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("lr", "fast"), ("steps", 2.5), ("size", "vast"), ("wandb_tags", [5])],
+    [("optim.lr", "fast"), ("steps", 2.5), ("size", "vast"), ("wandb_tags", [5])],
 )
 def test_a_setting_of_the_wrong_type_is_named(tmp_path: Path, name: str, value: object) -> None:
     config = TrainConfig(tmp_path, tmp_path / "run", resume=True)

@@ -108,9 +108,9 @@ def test_a_batch_that_cannot_fit_is_refused_with_what_it_takes(
         assert main(words.split()) == 2
         assert f"too little memory: {what} takes at least" in capsys.readouterr().err
     write_tiny_recording(tmp_path / "data", steps=12, episodes=3)
-    for option in ("--batch-size", "--num-frames"):
+    for option in ("--optim.batch-size", "--model.window"):
         assert main(["train", "data", "--out", "run", option, "100000000"]) == 2
         said = capsys.readouterr().err
         assert "too little memory: a step of " in said
-        assert "take a smaller --batch-size or fewer --num-frames" in said
+        assert "take a smaller --optim.batch-size or --model.window" in said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "world"]

@@ -28,9 +28,10 @@ from worldsim.options import (
     check_options,
     check_value,
     parse,
-    with_values,
 )
+from worldsim.system.settings import with_values
 from worldsim.train import agent_config
+from worldsim.train.run_log import Logging
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +157,8 @@ def test_an_agent_with_damaged_settings_is_not_gone_on_with(tmp_path: Path, writ
 
 
 def test_written_values_go_on_as_they_were_and_unknown_ones_are_left_out(tmp_path: Path) -> None:
-    begun = agent_config.AgentConfig("pong", tmp_path, lr=0.1, log=("wandb", "tensorboard"))
+    begun = agent_config.AgentConfig("pong", tmp_path, logging=Logging(("wandb", "tensorboard")))
+    begun = dataclasses.replace(begun, ppo=agent_config.PPOOptions(lr=0.1))
     fresh = agent_config.AgentConfig("maze", tmp_path / "other")
     written = {**json.loads(json.dumps(begun.settings())), "of_an_older_version": 1}
     kept = with_values(fresh, written, keep=("world", "out"))

@@ -20,6 +20,7 @@ from worldsim.sb3 import SB3VecEnv
 from worldsim.train import agent as agent_command
 from worldsim.train.agent import train_agent
 from worldsim.train.agent_config import AgentConfig, main
+from worldsim.train.run_log import Logging
 from worldsim.world_model import WorldModel
 from worldsim.world_model_env import WorldModelVectorEnv
 
@@ -31,6 +32,9 @@ PONG = "worldsim/Pong-v0"
 @pytest.fixture(scope="module")
 def mortal_world() -> WorldModel:
     return make_tiny_world(termination_bias=-1.0)
+
+
+QUIET = Logging(wandb="disabled")
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +50,7 @@ def pong_like(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def agent_folder(pong_like: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("agents") / "one"
     config = AgentConfig(
-        str(pong_like), out, steps=1024, evals=1, eval_episodes=2, horizon=20, wandb="disabled"
+        str(pong_like), out, steps=1024, num_evals=1, eval_episodes=2, horizon=20, logging=QUIET
     )
     assert train_agent(config) == (True, 1024)
     return out
@@ -135,10 +139,10 @@ class TestAgents:
             tmp_path / "agent",
             steps=1024,
             learn_in="game",
-            evals=1,
+            num_evals=1,
             eval_episodes=2,
             horizon=5,
-            wandb="disabled",
+            logging=QUIET,
         )
         train_agent(config)
         lines = figures_of(tmp_path / "agent")
@@ -151,10 +155,10 @@ class TestAgents:
         self, pong_like: Path, agent_folder: Path, tmp_path: Path
     ) -> None:
         config = AgentConfig(
-            str(pong_like), agent_folder, steps=2048, evals=1, eval_episodes=2, horizon=20
+            str(pong_like), agent_folder, steps=2048, num_evals=1, eval_episodes=2, horizon=20
         )
         with pytest.raises(ValueError, match="go on with --resume"):
-            train_agent(replace(config, wandb="disabled"))
+            train_agent(replace(config, logging=QUIET))
         before = load_agent(agent_folder)[0].policy.state_dict()
         load_agent.cache_clear()
         arguments = [str(pong_like), "--out", str(agent_folder), "--resume", "--steps", "2048"]

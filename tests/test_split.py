@@ -17,8 +17,9 @@ from worldsim.eval.unseen import unseen
 from worldsim.recording import Recording
 from worldsim.recording_writer import RecordingWriter
 from worldsim.split import Split, measurable
+from worldsim.system.settings import with_values
 from worldsim.train import presets
-from worldsim.train.config import TrainConfig, main
+from worldsim.train.config import RunOptions, TrainConfig, main
 from worldsim.train.dynamics import train
 
 
@@ -151,12 +152,12 @@ class TestMeasurable:
     def test_of_an_older_world_what_its_command_held_out(self, recording: Recording) -> None:
         world = make_tiny_world()
         found = unseen([world], recording)
-        assert found.unseen == list(Split.of(recording, TrainConfig.held_out).held_out)
+        assert found.unseen == list(Split.of(recording, RunOptions.held_out).held_out)
         assert found.sentences[0].startswith("It does not say which episodes it was trained on")
         world.card = "- command: `worldsim train data --out runs/x --held-out 0.3 --passes 1`"
         found = unseen([world], recording)
         assert found.unseen == list(Split.of(recording, 0.3).held_out)
-        assert "--held-out 0.3" in found.sentences[0]
+        assert "--run.held-out 0.3" in found.sentences[0]
 
 
 class TestRun:
@@ -166,12 +167,13 @@ class TestRun:
         monkeypatch.setitem(presets.SIZES, "tiny", size)
 
     def config(self, recording: Recording, out: Path, **changes: Any) -> TrainConfig:
-        values = {"steps": 4, "batch_size": 2, "num_frames": 4, "evals": 0, "wandb": "disabled"}
-        return TrainConfig(recording=recording.path, out=out, **{**values, **changes})
+        values = {"steps": 4, "optim.batch_size": 2, "model.window": 4, "run.num_evals": 0}
+        config = TrainConfig(recording.path, out)
+        return with_values(config, {**values, "wandb": "disabled", **changes})
 
     def test_is_measured_on_nothing_that_it_was_trained_on(self, tmp_path: Path) -> None:
         recording = write(tmp_path / "data", range(20))
-        train(self.config(recording, tmp_path / "run", held_out=0.2))
+        train(self.config(recording, tmp_path / "run", **{"run.held_out": 0.2}))
         world = worldsim.load(tmp_path / "run")
         assert world.split == Split.of(recording, 0.2)
         assert unseen([world], recording).unseen == list(world.split.held_out)
@@ -204,6 +206,6 @@ class TestRun:
         with pytest.raises(ValueError, match="of whose 6 episodes it has 3 in their places"):
             train(self.config(other, tmp_path / "run", resume=True))
         words = [str(recording.path), "--out", str(tmp_path / "run"), "--resume", "--steps", "4"]
-        with pytest.raises(ValueError, match=r"began with --held-out 0\.1, so it has been trained"):
-            main([*words, "--held-out", "0.3"])
+        with pytest.raises(ValueError, match=r"began with --run\.held-out 0\.1, so it"):
+            main([*words, "--run.held-out", "0.3"])
         assert main(words) == 0

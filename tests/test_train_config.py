@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
-import tyro
 
 from tests.tiny_worlds import write_tiny_recording
 from worldsim.recording import Recording
 from worldsim.split import Split
-from worldsim.train.config import TrainConfig
+from worldsim.train.config import Model, RunOptions, TrainConfig, main, read_config
+from worldsim.train.optim import Optim
 from worldsim.train.presets import build_world
 from worldsim.train.recipe import Recipe
+from worldsim.train.run_log import Logging
 
 
 def test_settings_make_the_world(tmp_path: Path) -> None:
     write_tiny_recording(tmp_path, steps=12, episodes=3)
     recording = Recording(tmp_path)
-    config = TrainConfig(
-        recording=tmp_path,
-        out=tmp_path / "run",
-        num_frames=6,
-        patch_size=4,
-        time_every=2,
-        passes=3,
-        device="cpu",
-    )
+    model = Model(window=6, patch_size=4, time_every=2, passes=3)
+    config = TrainConfig(tmp_path, tmp_path / "run", device="cpu", model=model)
     world = build_world(config, recording, Split.of(recording, 0.1))
     assert (world.window, world.num_passes) == (6, 3)
     assert (world.dit.config.patch_size, world.dit.config.time_every) == (4, 2)
@@ -41,21 +34,28 @@ def test_settings_make_the_world(tmp_path: Path) -> None:
 
 
 def test_the_command_on_the_card_makes_the_same_run(tmp_path: Path) -> None:
-    config = TrainConfig(recording=tmp_path / "a b", out=tmp_path / "c", size="small", steps=9)
-    config = dataclasses.replace(config, log=("tensorboard", "wandb"), wandb_tags=("a", "b c"))
+    config = TrainConfig(
+        recording=tmp_path / "a b",
+        out=tmp_path / "c",
+        size="small",
+        steps=9,
+        logging=Logging(("tensorboard", "wandb"), wandb_tags=("a", "b c")),
+        recipe=Recipe(object_focus=(0.6, 0.15)),
+        run=RunOptions(num_evals=0),
+    )
     words = shlex.split(config.command())
     assert words[:2] == ["worldsim", "train"]
-    assert tyro.cli(TrainConfig, args=words[2:]) == config
+    assert words[-5:] == ["--recipe.object-focus", "0.6", "0.15", "--run.num-evals", "0"]
+    assert read_config(words[2:]) == config
 
 
-def test_the_learning_rate_rises_stays_and_falls(tmp_path: Path) -> None:
-    config = TrainConfig(tmp_path, tmp_path, lr=2.0, warmup_steps=10, decay_fraction=0.4)
-    rates = [config.lr_at(step, step / 100) for step in range(101)]
+def test_the_learning_rate_rises_stays_and_falls() -> None:
+    optim = Optim(lr=2.0, warmup_steps=10, decay_fraction=0.4)
+    rates = [optim.lr_at(step, step / 100) for step in range(101)]
     np.testing.assert_allclose(rates[:10], np.arange(1, 11) / 5)
     assert set(rates[9:60]) == {2.0}
     np.testing.assert_allclose(rates[60:], np.linspace(2, 0, 41), atol=1e-12)
-    steady = dataclasses.replace(config, warmup_steps=0, decay_fraction=0.0)
-    assert steady.lr_at(0, 0.5) == 2.0
+    assert Optim(lr=2.0, warmup_steps=0, decay_fraction=0.0).lr_at(0, 0.5) == 2.0
 
 
 def test_the_recipe_changes_with_time() -> None:
@@ -66,3 +66,27 @@ def test_the_recipe_changes_with_time() -> None:
     assert [part.corrupt_history for part in parts] == pytest.approx([0, 0, 0.15, 0.3, 0.3])
     steady = Recipe(object_focus=(0.7, 0.7))
     assert {steady.at(part).object_focus for part in (0.0, 0.7, 1.0)} == {(0.7, 0.7)}
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("--steps 5 --minutes 1", "give --steps or --minutes, not both"),
+        ("--steps 0", "--steps must be a whole number from 1 to .*, got 0"),
+        ("--optim.lr nan", r"--optim\.lr must be a number above 0 and .*, got nan"),
+        ("--recipe.action-dropout 1.5", "-dropout must be a number from 0 to 1, got 1.5"),
+        ("--recipe.tau-mixture 0.6 0.5", "add up to 1 at most, got 0.6 and 0.5"),
+        ("--run.num-evals -1", r"--run\.num-evals must be a whole number from 0 to .*, got -1"),
+        ("--run.held-out 1", r"--run\.held-out must be a number above 0 and below 1, got 1\.0"),
+        ("--device abacus", "the device 'abacus' cannot be used here: "),
+        ("--resume", "there is no run in .* to resume: leave out --resume"),
+        ("--own-history 0.8", r"^--own-history is now --recipe\.self-rollout$"),
+        ("--final-presence=0.1", r"^--final-presence is now value 2 of --recipe\.object-focus$"),
+    ],
+)
+def test_wrong_settings_are_one_sentence(tmp_path: Path, words: str, sentence: str) -> None:
+    write_tiny_recording(tmp_path / "data", steps=12, episodes=2)
+    with pytest.raises(ValueError, match=sentence) as error:
+        main([str(tmp_path / "data"), "--out", str(tmp_path / "run"), *words.split()])
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()

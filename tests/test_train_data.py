@@ -16,6 +16,7 @@ from tests.tiny_worlds import losses_of, make_tiny_episode, make_tiny_game, writ
 from worldsim.recording import Recording
 from worldsim.recording_writer import RecordingWriter
 from worldsim.split import Split
+from worldsim.system.settings import with_values
 from worldsim.train import presets
 from worldsim.train.config import TrainConfig
 from worldsim.train.dynamics import train
@@ -31,8 +32,8 @@ def tiny_is_tinier(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def make_config(recording: Path, out: Path, **changes: Any) -> TrainConfig:
-    values = {"steps": 7, "batch_size": 2, "num_frames": 4, "evals": 0, "wandb": "disabled"}
-    return TrainConfig(recording=recording, out=out, **{**values, **changes})
+    values = {"steps": 7, "optim.batch_size": 2, "model.window": 4, "run.num_evals": 0}
+    return with_values(TrainConfig(recording, out), {**values, "wandb": "disabled", **changes})
 
 
 def test_held_out_episodes_are_never_trained_on(tmp_path: Path) -> None:
@@ -54,7 +55,7 @@ def test_held_out_episodes_are_never_trained_on(tmp_path: Path) -> None:
 
     def weights(recording: Path) -> dict[str, torch.Tensor]:
         out = tmp_path / f"run_{recording.name}"
-        config = make_config(recording, out, steps=8, batch_size=6, log_steps=50)
+        config = make_config(recording, out, steps=8, **{"optim.batch_size": 6})
         return load_file(train(config).checkpoint / "training.safetensors")
 
     as_it_was = weights(tmp_path / "square")

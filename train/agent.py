@@ -190,12 +190,12 @@ def find_agent(config: AgentConfig, envs: VecEnv, device: torch.device) -> PPO:
     return PPO(
         "CnnPolicy",
         envs,
-        learning_rate=LinearSchedule(config.lr, config.lr / 10, 1.0),
+        learning_rate=LinearSchedule(config.ppo.lr, config.ppo.lr / 10, 1.0),
         n_steps=BATCH // config.num_envs,
         batch_size=MINIBATCH,
         n_epochs=EPOCHS,
-        gamma=config.gamma,
-        ent_coef=config.entropy,
+        gamma=config.ppo.gamma,
+        ent_coef=config.ppo.entropy,
         policy_kwargs={"features_extractor_class": SmallCNN},
         seed=config.seed,
         device=device,
@@ -237,4 +237,4 @@ class _Watch(BaseCallback):
         self._bar.show(steps / self._config.steps, steps, mean, BATCH * self._config.frame_skip)
 
     def _due(self) -> int:
-        return self.model.num_timesteps * self._config.evals // self._config.steps
+        return self.model.num_timesteps * self._config.num_evals // self._config.steps

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -18,6 +18,7 @@ from worldsim.options import (
     Count,
     FewFrames,
     Fraction,
+    Heading,
     NotNegative,
     OutFolder,
     Passes,
@@ -25,29 +26,59 @@ from worldsim.options import (
     Seed,
     check_options,
     parse,
-    with_values,
 )
+from worldsim.system.settings import current_names, values_of, with_values
 
-from .run_log import Logger, check_log
-from .wandb_log import WandbMode
+from .run_log import Logging, check_log
 
 BATCH = 1024  # decisions between two updates
 
 
+PROG = "worldsim agent"
+RENAMED = MappingProxyType(
+    {"evals": "num_evals", "lr": "ppo.lr", "gamma": "ppo.gamma", "entropy": "ppo.entropy"}
+)
+"""Names of options in older versions -> names of today; one table for words and for agent.json."""
+
+
+@dataclass(frozen=True)
+class PPOOptions:
+    """Learning rate and weights of PPO."""
+
+    lr: Positive = 5e-4
+    """Learning rate at the start; it falls to a tenth."""
+    gamma: Fraction = 0.985
+    """Discount of a decision."""
+    entropy: NotNegative = 0.005
+    """Weight of the entropy of decisions, which keeps the agent exploring."""
+
+
 @dataclass(frozen=True)
 class AgentConfig:
-    """Train a PPO agent inside a world; it is tried in the real game as it learns."""
+    """Train a PPO agent inside a world, and evaluate it in the real game as it learns.
 
-    world: tyro.conf.Positional[str]
+    Examples:
+        worldsim agent pong --out runs/pong_agent
+        worldsim agent pong --out runs/pong_agent --resume --steps 120000
+        worldsim agent pong --out runs/real_agent --learn-in game
+    """
+
+    world: Annotated[tyro.conf.Positional[str], Heading("where it learns, and where it is kept")]
     """A world that ships (pong, maze, balls), or the folder of a world or of a run."""
     out: OutFolder
     """Folder of the agent: agent.zip, which Stable-Baselines3 reads, and its figures. The zip holds
     pickled code: resume or play none that you do not trust."""
-    steps: Count = 60_000
-    """Decisions to learn from, over all environments."""
     learn_in: Literal["world", "game"] = "world"
     """Where it learns: in the world, or, to compare, in the world's real game."""
-    num_envs: Count = 16
+    steps: Annotated[Count, Heading("how long")] = 60_000
+    """Decisions to learn from, over all environments."""
+    resume: bool = False
+    """Continue with the agent in --out, with the settings that it began with."""
+    num_evals: Count = 3
+    """Evaluations, evenly spaced, the last one at the end."""
+    eval_episodes: Count = 16
+    """Episodes of an evaluation, in the world and in the real game."""
+    num_envs: Annotated[Count, Heading("how it plays")] = 16
     """Environments played at once: lanes of one batch in the world."""
     frame_skip: FewFrames = 3
     """Frames for which a decision holds."""
@@ -58,37 +89,17 @@ class AgentConfig:
     max_uncertainty: Positive | None = None
     """Cut an episode off where the uncertainty is above this; half as fast."""
     passes: Passes | None = None
-    """Denoising passes a frame; none: the world's own number."""
-    lr: Positive = 5e-4
-    """Learning rate at first; it falls to a tenth."""
-    gamma: Fraction = 0.985
-    """Discount of a decision."""
-    entropy: NotNegative = 0.005
-    """Weight of the entropy of decisions, which keeps it trying."""
-    evals: Count = 3
-    """How often it is tried, evenly spaced, the last time at its end."""
-    eval_episodes: Count = 16
-    """Episodes of a trial, in the world and in the real game."""
-    seed: Seed = 0
+    """Denoising passes of a frame; the world's own number if not given."""
+    seed: Annotated[Seed, Heading("with what")] = 0
     """Seed of the agent and of where it learns."""
-    resume: bool = False
-    """Go on with the agent in --out."""
-    log: tuple[Logger, ...] = ("wandb",)
-    """Where figures and videos go beside metrics.jsonl: wandb, tensorboard, both, or neither."""
-    wandb: WandbMode = "auto"
-    """Online when logged in and offline otherwise (auto), or disabled."""
-    wandb_project: str | None = None
-    """Where wandb files the run; WANDB_PROJECT, or worldsim, if not given."""
-    wandb_entity: str | None = None
-    """User or team that the run belongs to; WANDB_ENTITY if not given."""
-    wandb_tags: tuple[str, ...] = ()
-    """Words to find the run by; WANDB_TAGS if not given."""
     device: str | None = None
     """Where world and agent run, such as cuda or cpu; a GPU if there is one."""
+    logging: tyro.conf.OmitArgPrefixes[Logging] = field(default_factory=Logging)
+    ppo: PPOOptions = field(default_factory=PPOOptions)
 
     def settings(self) -> dict[str, Any]:
         """The settings as JSON values."""
-        return {**dataclasses.asdict(self), "out": str(self.out)}
+        return values_of(self)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -106,11 +117,12 @@ def main(argv: Sequence[str]) -> int:
         ValueError: In one sentence, if world or settings do not serve.
         ModuleNotFoundError: If Stable-Baselines3 is missing.
     """
-    config = parse(AgentConfig, argv, "worldsim agent")
+    config = parse(AgentConfig, argv, PROG, renamed=RENAMED)
     if config.resume and (config.out / SETTINGS_FILE).exists():
         with reading(config.out / SETTINGS_FILE, "begin again in another --out") as file:
-            begun = with_values(config, read_object(file), keep=("world", "out", "resume"))
-        config = parse(AgentConfig, argv, "worldsim agent", begun)
+            settings = current_names(read_object(file), RENAMED, config)
+            begun = with_values(config, settings, keep=("world", "out", "resume"))
+        config = parse(AgentConfig, argv, PROG, begun)
     check(config)
     find_world(config.world)
     require("stable_baselines3")
@@ -129,7 +141,7 @@ def main(argv: Sequence[str]) -> int:
 def check(config: AgentConfig) -> None:
     """Refuse settings that make no sense, in one sentence."""
     check_options(config)
-    check_log(config.log)
+    check_log(config.logging.log)
     if BATCH % config.num_envs:
         raise ValueError(f"--num-envs must divide {BATCH}, got {config.num_envs}")
     exists = (config.out / AGENT_FILE).exists()

@@ -43,7 +43,7 @@ def check_finite(value: torch.Tensor, step: int, checkpoint: Path | None) -> Non
         )
         raise FloatingPointError(
             f"the loss or its gradient is {value.item()} at step {step}, so the run stops; "
-            f"{advice} and a lower --lr"
+            f"{advice} and a lower --optim.lr"
         )
 
 

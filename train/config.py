@@ -6,160 +6,164 @@ import dataclasses
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from worldsim.files import naming_damage
+from worldsim.files import naming_damage, write_text
 from worldsim.options import (
     Count,
-    Fraction,
+    Heading,
+    InFile,
     Minutes,
-    NotNegative,
     Number,
     OutFolder,
     Part,
     Passes,
-    Positive,
     Range,
     Seed,
     check_options,
     parse,
-    with_values,
 )
 from worldsim.recording_metadata import read_metadata
+from worldsim.system.settings import (
+    command_words,
+    current_names,
+    read_settings,
+    settings_text,
+    values_of,
+    with_values,
+)
 
+from .optim import Optim
 from .progress import duration
 from .recipe import Recipe
 from .run_folder import Progress, find_checkpoint, read_progress
-from .run_log import Logger, check_log
-from .wandb_log import WandbMode
+from .run_log import Logging, check_log
+
+PROG = "worldsim train"
+SETTINGS_FILE = "config.toml"
+PLACES = ("recording", "out", "resume", "config")  # of this run alone, so in no file of settings
+RENAMED = MappingProxyType(
+    {
+        "num_frames": "model.window",
+        "patch_size": "model.patch_size",
+        "time_every": "model.time_every",
+        "passes": "model.passes",
+        "batch_size": "optim.batch_size",
+        "lr": "optim.lr",
+        "warmup_steps": "optim.warmup_steps",
+        "decay_fraction": "optim.decay_fraction",
+        "weight_decay": "optim.weight_decay",
+        "clip": "optim.max_grad_norm",
+        "ema_decay": "optim.ema_decay",
+        "moving_weight": "recipe.moving_weight",
+        "presence": "recipe.object_focus",
+        "final_presence": "recipe.object_focus",
+        "clean_fraction": "recipe.tau_mixture",
+        "noise_fraction": "recipe.tau_mixture",
+        "history_noise": "recipe.history_noise",
+        "own_history": "recipe.self_rollout",
+        "damaged_history": "recipe.corrupt_history",
+        "action_dropout": "recipe.action_dropout",
+        "held_out": "run.held_out",
+        "save_minutes": "run.save_minutes",
+        "log_steps": "run.log_steps",
+        "evals": "run.num_evals",
+    }
+)
+"""Names of options in older versions -> names of today; one table for words, files and checkpoints.
+
+Two that have one new name are its two values in turn.
+"""
 
 
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """Train a world on a recording; it can be played, stepped and evaluated at any time."""
+@dataclass(frozen=True)
+class Model:
+    """Shape of the network, and how it is played."""
 
-    recording: tyro.conf.Positional[Path]
-    """Folder written by `worldsim record`."""
-    out: OutFolder
-    """Folder of the run: checkpoints, figures, videos."""
-    minutes: Minutes | None = None
-    """How long to train, in minutes of wall clock; 30 if neither this nor --steps is given. What
-    is evaluated on the way is part of it, the evaluation at the end comes after it."""
-    steps: Count | None = None
-    """How long to train, in optimizer steps; alternative to --minutes."""
-    size: Literal["tiny", "small", "base"] = "tiny"
-    """Size of the model: tiny for a CPU, small and base for a GPU."""
-    resume: bool = False
-    """Go on from the newest checkpoint in --out."""
-    seed: Seed = 0
-    """Seed of the weights, of the order of the data and of all noise."""
-    log: tuple[Logger, ...] = ("wandb",)
-    """Where figures and videos go beside metrics.jsonl: wandb, tensorboard, both, or neither."""
-    wandb: WandbMode = "auto"
-    """Online when logged in and offline otherwise (auto), or disabled."""
-    wandb_project: str | None = None
-    """Where wandb files the run; WANDB_PROJECT, or worldsim, if not given."""
-    wandb_entity: str | None = None
-    """User or team that the run belongs to; WANDB_ENTITY if not given."""
-    wandb_tags: tuple[str, ...] = ()
-    """Words to find the run by; WANDB_TAGS if not given."""
-    device: str | None = None
-    """Where to train, such as cuda or cpu; a GPU if there is one."""
-
-    batch_size: Count = 4
-    """Windows in a step."""
-    num_frames: Count = 12
-    """Frames of a window that are learned; also how far the world's attention reaches back."""
+    window: Count = 12
+    """Frames of a training window; also how far the world's attention reaches back."""
     patch_size: Annotated[int, Range(1, 256)] = 8
     """Side of a patch in pixels: smaller is sharper and slower."""
     time_every: Annotated[int, Range(1, 12)] = 3
-    """Attention over time in every so many layers: 2 is slower, better where pictures scroll."""
+    """One layer in so many attends over time: 2 is slower, better where the view scrolls."""
     passes: Passes = 2
     """Denoising passes of a frame in play, where no other number is asked for."""
-    lr: Positive = 4e-3
-    """Peak learning rate."""
-    warmup_steps: Number = 100
-    """Steps until the learning rate has its peak."""
-    decay_fraction: Fraction = 0.4
-    """Last part of the run, in which the learning rate falls to 0."""
-    weight_decay: NotNegative = 0.01
-    """Decoupled weight decay of the matrices."""
-    clip: Positive = 1.0
-    """Largest norm of the gradient."""
-    ema_decay: Fraction = 0.998
-    """Decay of the averaged weights, which are the world that is kept."""
-    moving_weight: NotNegative = 10.0
-    """Extra weight in the loss of pixels where something moves."""
-    presence: Fraction = 0.6
-    """How much of that weight lies where something is, the rest on all places it may reach."""
-    final_presence: Fraction | None = None
-    """What --presence falls to while the learning rate falls: less if things multiply in long
-    play (0.15 is low), more if they fade; as it was unless given."""
-    clean_fraction: Fraction = 0.25
-    """Fraction of frames trained at the clean level, as those that a session begins from."""
-    noise_fraction: Fraction = 0.35
-    """Fraction of frames trained from pure noise, as every frame in play begins."""
-    history_noise: NotNegative = 0.1
-    """Largest noise on the frames given as history, so that small errors do not grow."""
-    own_history: Fraction = 0.5
-    """Fraction of windows whose history is made by the model itself, so that it mends its errors
-    instead of drifting: none in the first third of the run, all of it from the second on."""
-    damaged_history: Fraction = 0.0
-    """Fraction of windows in whose history a moving thing is missing or does not belong, so that a
-    world finds again what it has lost and drops what it has drawn twice; from when on as above."""
-    action_dropout: Fraction = 0.1
-    """Fraction of actions hidden."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What is held out, saved, logged and evaluated."""
+
     held_out: Part = 0.1
     """Fraction of the recording, in whole episodes, kept for evaluation."""
     save_minutes: Annotated[float, Range(0, 525_600)] = 5.0
     """Minutes between checkpoints."""
     log_steps: Count = 50
     """Steps between logged figures, which are their mean."""
-    evals: Number = 3
+    num_evals: Number = 3
     """Evaluations during the run, evenly spaced, beside the one at its end; none after one that
     takes over a tenth of --minutes."""
 
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Train a world on a recording. Play it, step it or evaluate it at any time.
+
+    A run writes its settings to config.toml in --out. Given to --config, they repeat the run.
+
+    Examples:
+        worldsim train recordings/pong --out runs/pong --minutes 30
+        worldsim train recordings/pong --out runs/pong --resume --minutes 60
+        worldsim train recordings/pong --out runs/again --config runs/pong/config.toml
+        worldsim train recordings/pong --out runs/sharp --size small --model.patch-size 4
+    """
+
+    recording: Annotated[tyro.conf.Positional[Path], Heading("what to train on, and where")]
+    """Folder written by `worldsim record`."""
+    out: OutFolder
+    """Folder of the run: checkpoints, figures, videos."""
+    config: InFile | None = None
+    """Settings in TOML, such as config.toml of another run. They replace the defaults, and options
+    given beside it replace them."""
+    minutes: Annotated[Minutes | None, Heading("how long")] = None
+    """Minutes to train; 30 if neither this nor --steps is given. Evaluations on the way count, the
+    one at the end does not."""
+    steps: Count | None = None
+    """Optimizer steps to train, in place of --minutes."""
+    resume: bool = False
+    """Continue from the newest checkpoint in --out, with the settings that it began with."""
+    size: Annotated[Literal["tiny", "small", "base"], Heading("what to train, and with what")] = (
+        "tiny"
+    )
+    """Size of the model: tiny for a CPU, small and base for a GPU."""
+    seed: Seed = 0
+    """Seed of the weights, of the order of the data and of all noise."""
+    device: str | None = None
+    """Where to train, such as cuda or cpu; a GPU if there is one."""
+    logging: tyro.conf.OmitArgPrefixes[Logging] = field(default_factory=Logging)
+    recipe: Recipe = field(default_factory=Recipe)
+    optim: Optim = field(default_factory=Optim)
+    model: Model = field(default_factory=Model)
+    run: RunOptions = field(default_factory=RunOptions)
+
     def command(self) -> str:
         """The command that makes this run: what differs from the defaults."""
-        words = ["worldsim", "train", str(self.recording)]
-        for field in dataclasses.fields(self)[1:]:
-            value = getattr(self, field.name)
-            if value != field.default and field.name != "resume":
-                several = value if isinstance(value, tuple) else (value,)
-                words += [f"--{field.name.replace('_', '-')}", *map(str, several)]
-        return shlex.join(words)
+        words = command_words(self, TrainConfig(self.recording, Path()), ("resume", "config"))
+        return shlex.join([*PROG.split(), *words])
 
     def settings(self) -> dict[str, Any]:
         """The run as JSON values."""
-        values = dataclasses.asdict(self)
-        return {**values, "recording": str(self.recording), "out": str(self.out)}
+        return values_of(self)
 
-    def lr_at(self, step: int, fraction: float) -> float:
-        """The learning rate: a linear warm-up, then flat, then linearly to 0."""
-        warmup = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
-        return self.lr * warmup * self._decay(fraction)
-
-    def recipe(self) -> Recipe:
-        """How windows become training examples."""
-        end = self.presence if self.final_presence is None else self.final_presence
-        return Recipe(
-            moving_weight=self.moving_weight,
-            object_focus=(self.presence, end),
-            tau_mixture=(self.clean_fraction, self.noise_fraction),
-            history_noise=self.history_noise,
-            self_rollout=self.own_history,
-            corrupt_history=self.damaged_history,
-            action_dropout=self.action_dropout,
-        )
-
-    def _decay(self, fraction: float) -> float:
-        """1, then linearly to 0 over the last part of the run."""
-        if not self.decay_fraction:
-            return 1.0
-        return min(1.0, max(0.0, 1 - fraction) / self.decay_fraction)
+    def write(self) -> None:
+        """Write the settings into the folder of the run, for `--config` and for people."""
+        about = f"Settings of a run: {PROG} RECORDING --out FOLDER --config {SETTINGS_FILE}"
+        write_text(self.out / SETTINGS_FILE, settings_text(self, about, PLACES))
 
     def fraction(self, progress: Progress) -> float:
         """How much of the run is done."""
@@ -171,36 +175,56 @@ class TrainConfig:
 def check(config: TrainConfig) -> None:
     """Refuse settings that make no sense, in one sentence."""
     check_options(config)
-    check_log(config.log)
+    check_log(config.logging.log)
     if config.steps is not None and config.minutes is not None:
         raise ValueError(
             f"give --steps or --minutes, not both (got {config.steps} and {config.minutes})"
         )
-    if config.clean_fraction + config.noise_fraction > 1:
+    clean, noise = config.recipe.tau_mixture
+    if clean + noise > 1:
         raise ValueError(
-            "--clean-fraction and --noise-fraction are parts of the same frames and add up to 1 at "
-            f"most, got {config.clean_fraction} and {config.noise_fraction}"
+            "--recipe.tau-mixture holds two parts of the same frames, which add up to 1 at most, "
+            f"got {clean} and {noise}"
         )
 
 
 def resumed_config(config: TrainConfig, settings: dict[str, Any]) -> TrainConfig:
-    """The settings that a run began with, without its length if a new one is given.
+    """The settings that a run began with, whichever version wrote them.
 
     Raises:
         ValueError: If one of them is no value of its option.
     """
     remedy = "delete its newest checkpoint and resume from the one before it"
     with naming_damage(f"training.json of the run in {config.out}", remedy):
-        begun = with_values(config, settings, keep=("recording", "out", "resume"))
-    if config.steps is not None or config.minutes is not None:
-        begun = dataclasses.replace(begun, steps=None, minutes=None)
-    return begun
+        return with_values(config, current_names(settings, RENAMED, config), keep=PLACES)
+
+
+def read_config(argv: Sequence[str]) -> TrainConfig:
+    """Read what a resumed run began with, ``--config`` and the command line; the later one wins.
+
+    Raises:
+        ValueError: In one sentence, if one of the three cannot be read.
+    """
+    words = parse(TrainConfig, argv, PROG, renamed=RENAMED)
+    checkpoint = find_checkpoint(words.out, words.resume)
+    config = words
+    if checkpoint is not None:
+        config = resumed_config(config, read_progress(checkpoint)[1])
+    if words.config is not None:
+        values = read_settings(words.config, TrainConfig, RENAMED, PLACES)
+        if values.keys() & {"steps", "minutes"}:  # one replaces the other
+            config = dataclasses.replace(config, steps=None, minutes=None)
+        try:
+            config = with_values(config, values)
+        except ValueError as error:
+            raise ValueError(f"{words.config}: {error}") from error
+    if words.steps is not None or words.minutes is not None:
+        config = dataclasses.replace(config, steps=None, minutes=None)
+    return parse(TrainConfig, argv, PROG, config)
 
 
 def main(argv: Sequence[str]) -> int:
     """Run `worldsim train`.
-
-    A resumed run has the settings that it began with, save those that are given again.
 
     Args:
         argv: Arguments after ``worldsim train``.
@@ -209,11 +233,7 @@ def main(argv: Sequence[str]) -> int:
         Exit status: 0 when the world is trained, 1 when the loss was no number any more, 130 when
         the run was stopped.
     """
-    config = parse(TrainConfig, argv, "worldsim train")
-    checkpoint = find_checkpoint(config.out, config.resume)
-    if checkpoint is not None:
-        begun = resumed_config(config, read_progress(checkpoint)[1])
-        config = parse(TrainConfig, argv, "worldsim train", begun)
+    config = read_config(argv)
     check(config)
     read_metadata(config.recording)
     from .dynamics import train  # torch takes seconds

@@ -27,9 +27,10 @@ from .card import (
     write_card,
 )
 from .checkpoint import check_finite, load_checkpoint, save_checkpoint
-from .config import TrainConfig, check
+from .config import TrainConfig, check, resumed_config
 from .objective import Losses, encode, objective
-from .presets import build_world, has_fast_bfloat16, make_optimizers
+from .optimizers import has_fast_bfloat16, make_optimizers
+from .presets import build_world
 from .progress import TrainProgress, duration
 from .run_folder import Progress, alone, find_checkpoint, read_progress, read_split
 from .run_log import RunLog, open_log
@@ -85,7 +86,7 @@ class Run:
         torch.manual_seed(config.seed)
         world = build_world(config, recording, split)
         ema_world = copy.deepcopy(world).requires_grad_(False).eval()
-        optimizers = make_optimizers(world, config.weight_decay)
+        optimizers = make_optimizers(world, config.optim.weight_decay)
         return cls(config, recording, split, world, ema_world, optimizers)
 
     def losses_at(self, step: int, fraction: float) -> Losses:
@@ -94,18 +95,18 @@ class Run:
         rng = np.random.default_rng((config.seed, step))
         windows = self.recording.sample_windows(
             rng,
-            config.batch_size,
-            config.num_frames + world.num_history,
+            config.optim.batch_size,
+            config.model.window + world.num_history,
             self.split.trained_on,
             left_padding=world.num_history,
-            right_padding=config.num_frames - 1,  # so that ends are seen as often as all else
+            right_padding=config.model.window - 1,  # so that ends are seen as often as all else
         )
         bfloat16 = has_fast_bfloat16(world.device)
         with torch.autocast(world.device.type, torch.bfloat16, enabled=bfloat16):
             return objective(
                 world,
                 encode(world, windows),
-                config.recipe().at(fraction),
+                config.recipe.at(fraction),
                 torch.Generator().manual_seed(int(rng.integers(2**63))),
             )
 
@@ -160,6 +161,7 @@ def train(config: TrainConfig) -> Outcome:
         open_log(config, bar.note) as log,
     ):
         # Resume.
+        config.write()
         unlogged: list[Losses] = []
         if checkpoint:
             unlogged = load_checkpoint(checkpoint, world, run.ema_world, optimizers)
@@ -177,45 +179,45 @@ def train(config: TrainConfig) -> Outcome:
             last = done or stop.asked
 
             # Log the mean of the losses since the last time.
-            if unlogged and (step % config.log_steps == 0 or done):
+            if unlogged and (step % config.run.log_steps == 0 or done):
                 figures = summarize(unlogged)
-                trained = (step - last_log_step) * config.batch_size * config.num_frames
+                trained = (step - last_log_step) * config.optim.batch_size * config.model.window
                 figures["frames_per_second"] = trained / (now - last_log)
                 figures["lr"] = optimizers[0].param_groups[0]["lr"]
                 log.log(figures, step)
                 unlogged, last_log, last_log_step = [], now, step
 
             # Save, also before stopping.
-            if last or now - last_save > 60 * config.save_minutes:
+            if last or now - last_save > 60 * config.run.save_minutes:
                 checkpoint = run.save(Progress(step, seconds, evals), unlogged, checkpoint)
                 last_save = now
             if last:
                 break
 
             # Evaluate on the way, unless that takes too much of the run.
-            evals_due = int(fraction * (config.evals + 1))
+            evals_due = int(fraction * (config.run.num_evals + 1))
             if evals_due > evals:
                 evals = evaluate_on_the_way(run, log, bar, stop, step, started, evals_due)
                 last_log += time.monotonic() - now
                 continue
 
             # ------------------------------------------------------------------ one step
-            lr = config.lr_at(step, fraction)
+            lr = config.optim.lr_at(step, fraction)
             for group in itertools.chain(*(optimizer.param_groups for optimizer in optimizers)):
                 group["lr"] = lr
             losses = run.losses_at(step, fraction)
             loss = losses.total()
             loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(world.parameters(), config.clip)
+            norm = torch.nn.utils.clip_grad_norm_(world.parameters(), config.optim.max_grad_norm)
             check_finite(loss.detach() + norm, step, checkpoint)
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
-            update_ema(run.ema_world, world, min(config.ema_decay, (1 + step) / (10 + step)))
+            update_ema(run.ema_world, world, min(config.optim.ema_decay, (1 + step) / (10 + step)))
             step += 1
             unlogged.append(Losses(*(part.detach() for part in losses)))
             # ---------------------------------------------------------------------------
-            frames = config.batch_size * config.num_frames
+            frames = config.optim.batch_size * config.model.window
             bar.show(config.fraction(Progress(step, seconds)), step, loss.item(), frames)
 
         assert checkpoint is not None
@@ -232,16 +234,17 @@ def pick_split(config: TrainConfig, recording: Recording, checkpoint: Path | Non
     Raises:
         ValueError: If a resumed run asks for another fraction than it began with.
     """
+    held_out = config.run.held_out
     if checkpoint is None:
-        return Split.of(recording, config.held_out)
-    _, settings = read_progress(checkpoint)
+        return Split.of(recording, held_out)
+    begun = resumed_config(config, read_progress(checkpoint)[1]).run.held_out
     split = read_split(checkpoint)
-    if split is not None and settings.get("held_out", config.held_out) != config.held_out:
+    if split is not None and held_out != begun:
         raise ValueError(
-            f"this run began with --held-out {settings['held_out']}, so it has been trained on "
-            f"what --held-out {config.held_out} holds out: leave the option out, or begin a new run"
+            f"this run began with --run.held-out {begun}, so it has been trained on what "
+            f"--run.held-out {held_out} holds out: leave the option out, or begin a new run"
         )
-    return split or Split.of(recording, config.held_out)
+    return split or Split.of(recording, held_out)
 
 
 def describe_begin(run: Run, progress: Progress) -> str:
@@ -290,7 +293,7 @@ def evaluate_on_the_way(
                 f"step {step:,}: an evaluation takes over a tenth of --minutes, so there is only "
                 "the one at the end"
             )
-            return config.evals
+            return config.run.num_evals
     bar.note(f"step {step:,}: {evaluation.summary()}")
     return evals_due
 

@@ -19,7 +19,6 @@ from worldsim.split import Split
 from worldsim.world_model import WorldModel
 
 from .config import TrainConfig
-from .muon import Muon
 
 SIZES = {
     "tiny": {"width": 128, "depth": 4, "num_heads": 4, "num_kv_heads": 2},
@@ -46,9 +45,9 @@ def build_world(config: TrainConfig, recording: Recording, split: Split) -> Worl
         DiTConfig(
             num_actions=game.num_actions,
             latent_channels=codec.latent_channels,
-            patch_size=config.patch_size,
-            window=config.num_frames,
-            time_every=config.time_every,
+            patch_size=config.model.patch_size,
+            window=config.model.window,
+            time_every=config.model.time_every,
             **SIZES[config.size],
         )
     )
@@ -57,10 +56,10 @@ def build_world(config: TrainConfig, recording: Recording, split: Split) -> Worl
         head=RewardTerminationHead(dit.config.width),
         codec=codec,
         game=game,
-        starts=pick_starts(recording, split.held_out, config.num_frames, config.seed),
+        starts=pick_starts(recording, split.held_out, config.model.window, config.seed),
         background=recording.median_frame(episodes=split.trained_on),
         recorded_rewards=RecordedRewards.of(map(recording.rewards, range(len(recording)))),
-        num_passes=config.passes,
+        num_passes=config.model.passes,
         split=split,
     )
     return world.to(device)
@@ -73,44 +72,14 @@ def check_step_fits(config: TrainConfig, frame_size: tuple[int, int], device: to
         ValueError: If they cannot.
     """
     size = SIZES[config.size]
-    tokens = math.prod(-(-side // config.patch_size) for side in frame_size)
-    frames = config.batch_size * config.num_frames
+    tokens = math.prod(-(-side // config.model.patch_size) for side in frame_size)
+    frames = config.optim.batch_size * config.model.window
     check_memory(
         frames * tokens * size["depth"] * size["width"] * ACTIVATION_BYTES,
-        f"a step of {config.batch_size:,} windows of {config.num_frames:,} frames",
-        "take a smaller --batch-size or fewer --num-frames",
+        f"a step of {config.optim.batch_size:,} windows of {config.model.window:,} frames",
+        "take a smaller --optim.batch-size or --model.window",
         device,
     )
-
-
-def make_optimizers(world: WorldModel, weight_decay: float) -> list[torch.optim.Optimizer]:
-    """Muon (Jordan et al. 2024) for the matrices of the transformer's blocks, AdamW for the rest.
-
-    Muon's steps have the size of AdamW's, so that one learning rate, which the caller sets, serves
-    both. Vectors do not decay.
-    """
-    inside = {id(p) for p in world.dit.blocks.parameters() if p.ndim == 2}
-    trained = [p for p in world.parameters() if p.requires_grad]
-    blocks = [p for p in trained if id(p) in inside]
-    matrices = [p for p in trained if p.ndim >= 2 and id(p) not in inside]
-    vectors = [p for p in trained if p.ndim < 2]
-    groups = [
-        {"params": matrices, "weight_decay": weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    dtype = torch.bfloat16 if has_fast_bfloat16(world.device) else torch.float32
-    return [
-        Muon(blocks, weight_decay=weight_decay, dtype=dtype),
-        torch.optim.AdamW(groups, betas=(0.9, 0.95)),
-    ]
-
-
-def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether a device multiplies matrices of bfloat16 faster than those of single precision."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    abilities = torch.cpu.get_capabilities()
-    return device.type == "cpu" and bool(abilities.get("avx512_bf16") or abilities.get("amx_bf16"))
 
 
 def pick_starts(

@@ -30,7 +30,8 @@ from worldsim.recording_writer import RecordingWriter
 from worldsim.registration import SCENE_ID
 from worldsim.video import filmstrip
 
-from .config import TrainConfig
+from .config import Model, RunOptions, TrainConfig
+from .run_log import Logging
 
 if TYPE_CHECKING:
     from worldsim.world_model import WorldModel
@@ -211,10 +212,10 @@ def train_world(config: ProbeConfig, name: str, episodes: int) -> WorldModel | N
             size=config.size,
             resume=out.exists(),
             seed=config.seed,
-            wandb="disabled",
             device=config.device,
-            num_frames=2 * CONTEXT,
-            evals=0,
+            logging=Logging(wandb="disabled"),
+            model=Model(window=2 * CONTEXT),
+            run=RunOptions(num_evals=0),
         )
     )
     return None if outcome.ended == "stopped" else load(str(out), device=config.device)

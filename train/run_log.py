@@ -12,12 +12,14 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, SupportsFloat
+from typing import TYPE_CHECKING, Annotated, Any, Literal, SupportsFloat
 
 from worldsim.extras import require
 from worldsim.files import check_regular, written_aside
+from worldsim.options import Advanced
 
 from .tensorboard_log import TensorBoardLog
 from .wandb_log import ChosenMode, WandbLog, WandbMode, choose_wandb_mode
@@ -27,6 +29,22 @@ if TYPE_CHECKING:
     from .config import TrainConfig
 
 Logger = Literal["wandb", "tensorboard"]
+
+
+@dataclass(frozen=True)
+class Logging:
+    """Where the figures and videos of a run go beside metrics.jsonl."""
+
+    log: tuple[Logger, ...] = ("wandb",)
+    """Where figures and videos go beside metrics.jsonl: wandb, tensorboard, both, or neither."""
+    wandb: WandbMode = "auto"
+    """Online when logged in and offline otherwise (auto), or disabled."""
+    wandb_project: Annotated[str | None, Advanced()] = None
+    """Project in wandb; WANDB_PROJECT, or worldsim, if not given."""
+    wandb_entity: Annotated[str | None, Advanced()] = None
+    """User or team in wandb; WANDB_ENTITY if not given."""
+    wandb_tags: Annotated[tuple[str, ...], Advanced()] = ()
+    """Tags in wandb; WANDB_TAGS if not given."""
 
 
 def check_log(log: Sequence[Logger]) -> None:
@@ -54,12 +72,12 @@ def open_log(config: TrainConfig | AgentConfig, note: Callable[[str], None]) -> 
     return RunLog(
         config.out,
         config.settings(),
-        config.wandb,
+        config.logging.wandb,
         config.out.resolve().name,
-        log=config.log,
-        wandb_project=config.wandb_project,
-        wandb_entity=config.wandb_entity,
-        wandb_tags=config.wandb_tags,
+        log=config.logging.log,
+        wandb_project=config.logging.wandb_project,
+        wandb_entity=config.logging.wandb_entity,
+        wandb_tags=config.logging.wandb_tags,
         note=note,
     )
 

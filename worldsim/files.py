@@ -99,17 +99,17 @@ def check_regular(path: str | PathLike[str]) -> Path:
     return path
 
 
-def read_text(path: str | PathLike[str]) -> str:
+def read_text(path: str | PathLike[str], max_bytes: int = MAX_TEXT_BYTES) -> str:
     """Read a text file in UTF-8.
 
     Raises:
         OSError: If there is none, or it may not be read.
-        ValueError: If it is no regular file, larger than 16 MiB, or not UTF-8.
+        ValueError: If it is no regular file, larger than ``max_bytes``, or not UTF-8.
     """
     path = check_regular(path)
     size = path.stat().st_size
-    if size > MAX_TEXT_BYTES:
-        raise ValueError(f"{path} has {size:,} bytes, and at most {MAX_TEXT_BYTES:,} are read")
+    if size > max_bytes:
+        raise ValueError(f"{path} has {size:,} bytes, and at most {max_bytes:,} are read")
     return path.read_text(encoding="utf-8")
 
 

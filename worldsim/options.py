@@ -1,10 +1,11 @@
 """What an option may be, said once: on the type of its field in a command's dataclass.
 
 A command's settings are a dataclass whose fields have the types below; `parse` reads the command
-line into it and refuses, in one sentence, what a type does not allow. `check_value` holds the same
-types against the arguments of a function. Each upper bound is where something below fails or where
-more changes nothing; the comment beside it says what. Torch is not imported here: whether a device
-is there is for `worldsim.devices`.
+line into it and refuses, in one sentence, what a type does not allow. A field that is a dataclass
+itself holds a group of options, such as ``--optim.lr``. `check_value` checks the arguments of a
+function by the same types. Each upper bound is where something below fails or where more changes
+nothing; the comment beside it says what. Torch is not imported here: whether a device is there is
+for `worldsim.devices`.
 """
 
 from __future__ import annotations
@@ -15,11 +16,21 @@ import operator
 import os
 import reprlib
 import unicodedata
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from types import MappingProxyType, NoneType, UnionType
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 Config = TypeVar("Config")
 
@@ -69,6 +80,18 @@ class Rule:
     """Whether a value keeps it."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Heading:
+    """The title above an option in ``--help``, and above those that follow it."""
+
+    title: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Advanced:
+    """Marks an option that only ``--help-all`` shows."""
+
+
 Seed = Annotated[
     int, Range(0, 2**32 - 1)
 ]  # NumPy's older generators, which SB3 seeds, take no more
@@ -79,8 +102,8 @@ Passes = Annotated[int, Range(1, 1000)]  # finer levels than those of diffusion 
 Side = Annotated[int, Range(8, 4096)]  # pixels: the widest frame that H.264 decoders agree on
 FewFrames = Annotated[int, Range(1, 1000)]  # skipped or stacked: a quarter of a minute of play
 Threads = Annotated[int, Range(1, os.cpu_count() or 1)]  # more threads than processors only wait
-Positive = Annotated[float, Range(0, 1e6, above=True)]  # far below where single precision ends
-NotNegative = Annotated[float, Range(0, 1e6)]
+Positive = Annotated[float, Range(0, 10**6, above=True)]  # far below where single precision ends
+NotNegative = Annotated[float, Range(0, 10**6)]
 Limit = Annotated[float, Range(0, math.inf)]
 Fraction = Annotated[float, Range(0, 1)]
 Part = Annotated[float, Range(0, 1, above=True, below=True)]
@@ -93,8 +116,40 @@ OutVideo = Annotated[Path, Place("file", suffix=".mp4")]
 OutFolder = Annotated[Path, Place("folder")]
 
 
+NOT_RENAMED: Mapping[str, str] = MappingProxyType({})
+
+
+class Option(NamedTuple):
+    """An option of a command: a field of its dataclass, or of one nested in it.
+
+    Attributes:
+        owner: The dataclass that has the field.
+        path: The attributes that lead to it from the command's dataclass.
+        name: How a file of settings names it, such as ``optim.lr``.
+        flag: How the command line names it, such as ``--optim.lr``, or ``RECORDING`` by position.
+        annotation: Its type.
+        value: Its value.
+    """
+
+    owner: type
+    path: tuple[str, ...]
+    name: str
+    flag: str
+    annotation: Any
+    value: Any
+
+    @property
+    def is_positional(self) -> bool:
+        """Whether its place on the command line says what it is."""
+        return not self.flag.startswith("--")
+
+
 def parse(
-    config: type[Config], argv: Sequence[str], prog: str, default: Config | None = None
+    config: type[Config],
+    argv: Sequence[str],
+    prog: str,
+    default: Config | None = None,
+    renamed: Mapping[str, str] = NOT_RENAMED,
 ) -> Config:
     """Read a command line into a dataclass, and check every value of it.
 
@@ -103,13 +158,20 @@ def parse(
         argv: What follows the command.
         prog: The command.
         default: Values of what is not given, in place of the dataclass's own.
+        renamed: The new name of each option that had another, as `Option.name`.
 
     Raises:
-        ValueError: In one sentence, if a value is out of range.
+        ValueError: In one sentence, if a value is out of range or an option has a new name.
         SystemExit: With status 2, if the words cannot be read, and 0 after ``--help``.
     """
     import tyro
 
+    from worldsim.system.help import asks_for_help, help_text  # which reads this file's types
+
+    if asked := asks_for_help(argv):
+        print(help_text(config, prog, everything=asked == "--help-all"))
+        raise SystemExit(0)
+    _refuse_old_names(renamed, argv)
     _check_no_path_is_empty(config, argv)
     if default is None:
         parsed = tyro.cli(config, args=list(argv), prog=prog)
@@ -119,37 +181,25 @@ def parse(
     return parsed
 
 
+def options_of(config: type, values: Any = None) -> Iterator[Option]:
+    """The options of a dataclass in order, those of nested dataclasses included.
+
+    Args:
+        config: The dataclass.
+        values: An instance of it, whose values the options get; None for the defaults, where an
+            option that must be given has ``dataclasses.MISSING``.
+    """
+    yield from _options(config, values, (), "")
+
+
 def check_options(config: Any) -> None:
     """Check every field of a dataclass, and of those in it.
 
     Raises:
         ValueError: In one sentence that names the option, for the first that is out of range.
     """
-    for flag, annotation, value in _options(type(config), config):
-        check_value(flag, value, annotation)
-
-
-def with_values(config: Config, values: Mapping[str, Any], keep: Collection[str] = ()) -> Config:
-    """A copy of a dataclass of options with values that were written to JSON.
-
-    Args:
-        config: The dataclass.
-        values: By the names of its fields; others, which an older version may have had, are left
-            out.
-        keep: Fields that stay as they are.
-
-    Raises:
-        ValueError: In one sentence that names the field, for the first value that is out of range.
-    """
-    hints = get_type_hints(type(config), include_extras=True)
-    written = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in values.items()
-        if name in hints and name not in keep
-    }
-    for name, value in written.items():
-        check_value(name, value, hints[name])
-    return dataclasses.replace(config, **written)  # type: ignore[type-var]
+    for option in options_of(type(config), config):
+        check_value(option.flag, option.value, option.annotation)
 
 
 def check_value(name: str, value: Any, annotation: Any) -> None:
@@ -243,22 +293,40 @@ def _may(path: Path, mode: int) -> bool:
     return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
 
 
-def _options(
-    config: type, values: Any = None, prefix: str = "--"
-) -> Iterator[tuple[str, Any, Any]]:
-    """Flag, type and value of each field, those of nested dataclasses included."""
+def _options(config: type, values: Any, path: tuple[str, ...], prefix: str) -> Iterator[Option]:
     import tyro
 
     hints = get_type_hints(config, include_extras=True)
     for field in dataclasses.fields(config):
-        value = getattr(values, field.name, None)
-        flag = prefix + field.name.replace("_", "-")
-        if tyro.conf.Positional in get_args(hints[field.name]):
-            flag = field.name.upper()
-        if dataclasses.is_dataclass(hints[field.name]):
-            yield from _options(hints[field.name], value, f"{flag}.")
+        hint = hints[field.name]
+        marks = get_args(hint)
+        kind = marks[0] if get_origin(hint) is Annotated else hint
+        if values is not None:
+            value = getattr(values, field.name)
+        elif field.default_factory is not dataclasses.MISSING:
+            value = field.default_factory()
         else:
-            yield flag, hints[field.name], value
+            value = field.default
+        name = prefix + field.name
+        if dataclasses.is_dataclass(kind):
+            assert isinstance(kind, type)
+            inner = prefix if tyro.conf.OmitArgPrefixes in marks else f"{name}."
+            yield from _options(kind, value, (*path, field.name), inner)
+        else:
+            flag = f"--{name.replace('_', '-')}"
+            if tyro.conf.Positional in marks:
+                flag = field.name.upper()
+            yield Option(config, (*path, field.name), name, flag, hint, value)
+
+
+def _refuse_old_names(renamed: Mapping[str, str], argv: Sequence[str]) -> None:
+    for word in argv:
+        name = word.partition("=")[0].removeprefix("--").replace("-", "_")
+        if word.startswith("--") and name in renamed:
+            old, new = (f"--{each.replace('_', '-')}" for each in (name, renamed[name]))
+            parts = [each for each in renamed if renamed[each] == renamed[name]]
+            which = f"value {parts.index(name) + 1} of " if len(parts) > 1 else ""
+            raise ValueError(f"{old} is now {which}{new}")
 
 
 def _check_number(name: str, value: Any, kind: type, bounds: Range) -> None:
@@ -294,8 +362,9 @@ def _check_tuple(name: str, value: Any, inner: tuple[Any, ...]) -> None:
 
 def _check_no_path_is_empty(config: type, argv: Sequence[str]) -> None:
     """Refuse ``--out ""``, as an unset variable of a shell gives it; a Path takes it for ``.``."""
-    for flag, annotation, _ in _options(config):
-        kinds = {annotation, *get_args(annotation)}
+    for option in options_of(config):
+        flag = option.flag
+        kinds = {option.annotation, *get_args(option.annotation)}
         kinds |= {inner for kind in kinds for inner in get_args(kind)}
         names = {flag, flag.replace("-", "_").replace("__", "--", 1)}
         is_empty = any(f"{name}=" in argv for name in names) or any(

@@ -32,12 +32,15 @@ from worldsim.eval.speed import matrix_rate
 from worldsim.recording import Recording
 from worldsim.split import Split
 from worldsim.train import dynamics
-from worldsim.train.config import TrainConfig
+from worldsim.train.config import RunOptions, TrainConfig
 from worldsim.train.dynamics import train
 from worldsim.train.objective import encode, objective
-from worldsim.train.presets import SIZES, build_world, has_fast_bfloat16
+from worldsim.train.optim import Optim
+from worldsim.train.optimizers import has_fast_bfloat16
+from worldsim.train.presets import SIZES, build_world
 from worldsim.train.progress import TrainProgress
 from worldsim.train.recipe import Recipe
+from worldsim.train.run_log import Logging
 
 KEEP_MEMORY = {
     "MALLOC_MMAP_MAX_": "0",
@@ -62,18 +65,18 @@ def rate_of_core() -> float:
 def step_flops(config: TrainConfig) -> float:
     """Count the arithmetic of a training step, averaged over a run."""
     recording = Recording(config.recording)
-    world = build_world(config, recording, Split.of(recording, config.held_out))
-    length = config.num_frames + world.num_history
-    windows = recording.sample_windows(np.random.default_rng(0), config.batch_size, length)
+    world = build_world(config, recording, Split.of(recording, config.run.held_out))
+    length = config.model.window + world.num_history
+    windows = recording.sample_windows(np.random.default_rng(0), config.optim.batch_size, length)
     counts = []
-    for own_history in (0.0, 1.0):
+    for self_rollout in (0.0, 1.0):
         with FlopCounterMode(display=False) as counter:
             generator = torch.Generator().manual_seed(0)
-            recipe = Recipe(self_rollout=own_history)
+            recipe = Recipe(self_rollout=self_rollout)
             objective(world, encode(world, windows), recipe, generator).total().backward()
         counts.append(counter.get_total_flops())
-    # Own history begins in the second third of a run and is whole in the last: half on average.
-    return counts[0] + 0.5 * config.own_history * (counts[1] - counts[0])
+    # Self-rollout begins in the second third of a run and is whole in the last: half on average.
+    return counts[0] + 0.5 * config.recipe.self_rollout * (counts[1] - counts[0])
 
 
 def measure(config: TrainConfig) -> dict[str, float]:
@@ -93,7 +96,7 @@ def measure(config: TrainConfig) -> dict[str, float]:
         train(config)
     except Enough:
         rates.append(rate_of_core())
-    frames = config.batch_size * config.num_frames * (len(walls) - WARM_UP)
+    frames = config.optim.batch_size * config.model.window * (len(walls) - WARM_UP)
     wall, cpu = (times[-1] - times[WARM_UP - 1] for times in (walls, cpus))
     steps = len(walls) - WARM_UP
     return {
@@ -118,7 +121,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("recording", nargs="?", type=Path)
     parser.add_argument("--size", choices=SIZES, default="tiny")
-    parser.add_argument("--batch-size", type=int, default=TrainConfig.batch_size)
+    parser.add_argument("--batch-size", type=int, default=Optim.batch_size)
     parser.add_argument("--steps", type=int, default=45)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
@@ -130,11 +133,11 @@ def main() -> None:
                 recording=recording,
                 out=Path(folder) / "run",
                 size=arguments.size,
-                batch_size=arguments.batch_size,
                 steps=arguments.steps,
-                wandb="disabled",
                 device="cpu",
-                evals=0,
+                logging=Logging(wandb="disabled"),
+                optim=Optim(batch_size=arguments.batch_size),
+                run=RunOptions(num_evals=0),
             )
             print(json.dumps(measure(config)))
             return

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 HELD_OUT = 0.1  # what worlds of older versions held out unless their card's command says otherwise
 
-_OPTION = re.compile(r"--held-out[ =](0?\.\d+)")
+_OPTION = re.compile(r"--(?:run\.)?held-out[ =](0?\.\d+)")
 
 
 def unseen(worlds: Sequence[WorldModel], recording: Recording) -> Measurable:
@@ -38,8 +38,8 @@ def unseen(worlds: Sequence[WorldModel], recording: Recording) -> Measurable:
             split = Split.of(recording, fraction)
             warning = (
                 "It does not say which episodes it was trained on, since an older version wrote "
-                f"it. Those that --held-out {fraction:g} holds out of this recording are taken to "
-                "be unseen."
+                f"it. Those that --run.held-out {fraction:g} holds out of this recording are taken "
+                "to be unseen."
             )
         splits.append(split)
         warnings.append(warning)

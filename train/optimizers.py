@@ -1,0 +1,39 @@
+"""The optimizers of a world, and the precision that its device multiplies fastest in."""
+
+from __future__ import annotations
+
+import torch
+
+from worldsim.world_model import WorldModel
+
+from .muon import Muon
+
+
+def make_optimizers(world: WorldModel, weight_decay: float) -> list[torch.optim.Optimizer]:
+    """Muon (Jordan et al. 2024) for the matrices of the transformer's blocks, AdamW for the rest.
+
+    Muon's steps have the size of AdamW's, so that one learning rate, which the caller sets, serves
+    both. Vectors do not decay.
+    """
+    inside = {id(p) for p in world.dit.blocks.parameters() if p.ndim == 2}
+    trained = [p for p in world.parameters() if p.requires_grad]
+    blocks = [p for p in trained if id(p) in inside]
+    matrices = [p for p in trained if p.ndim >= 2 and id(p) not in inside]
+    vectors = [p for p in trained if p.ndim < 2]
+    groups = [
+        {"params": matrices, "weight_decay": weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    dtype = torch.bfloat16 if has_fast_bfloat16(world.device) else torch.float32
+    return [
+        Muon(blocks, weight_decay=weight_decay, dtype=dtype),
+        torch.optim.AdamW(groups, betas=(0.9, 0.95)),
+    ]
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies matrices of bfloat16 faster than those of single precision."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    abilities = torch.cpu.get_capabilities()
+    return device.type == "cpu" and bool(abilities.get("avx512_bf16") or abilities.get("amx_bf16"))

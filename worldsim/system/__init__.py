@@ -1,0 +1,1 @@
+"""What lies between worldsim and the machine: files, devices, threads, options of the commands."""
