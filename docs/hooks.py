@@ -12,7 +12,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 WORLDS = Path(__file__).parents[1] / "worldsim" / "worlds"
-HELP = re.compile(r"^<!-- (worldsim .*--help) -->$", re.MULTILINE)
+HELP = re.compile(r"^<!-- (worldsim .*--help(?:-all)?) -->$", re.MULTILINE)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

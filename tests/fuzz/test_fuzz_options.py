@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import io
 from importlib import import_module
 from pathlib import Path
@@ -13,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worldsim.__main__ import COMMANDS, main
+from worldsim.options import options_of
 
 pytestmark = pytest.mark.slow
 
@@ -50,9 +50,9 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.delenv("WORLDSIM_TRACEBACK", raising=False)
 
 
-def options_of(command: str) -> list[str]:
+def flags_of(command: str) -> list[str]:
     config = getattr(import_module(COMMANDS[command].module), f"{command.capitalize()}Config")
-    return [f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(config)]
+    return [f"--{option.name.replace('_', '-')}" for option in options_of(config)]
 
 
 def refuse(words: list[str]) -> None:
@@ -79,7 +79,7 @@ def test_every_command_has_words_that_lead_nowhere() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_absurd_values_of_every_option(command: str) -> None:
-    for option in options_of(command):
+    for option in flags_of(command):
         for value in ABSURD:
             refuse([command, *NOWHERE[command], option, value])
             if value.startswith("-") or not value:
@@ -88,7 +88,7 @@ def test_absurd_values_of_every_option(command: str) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_any_values_of_any_options(command: str) -> None:
-    options = st.tuples(st.sampled_from(options_of(command)), WORDS)
+    options = st.tuples(st.sampled_from(flags_of(command)), WORDS)
 
     @settings(derandomize=True, database=None, max_examples=40, deadline=None)
     @given(st.lists(options, min_size=1, max_size=3))
