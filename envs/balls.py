@@ -217,8 +217,8 @@ _COLOURS = np.array(COLOURS, np.float64)
 def play(observation: np.ndarray, info: dict[str, Any], rng: np.random.Generator) -> int:
     """Steer the white ball towards the target, braking in time.
 
-    A `worldsim.policy.Policy` for frames ``uint8`` (64 64 3). Where the true state is not told it
-    pushes towards the target half of the time, since one picture shows no speed to brake by.
+    A `worldsim.game.policy.Policy` for frames ``uint8`` (64 64 3). Without the true state it pushes
+    towards the target half of the time, since one picture shows no speed to brake by.
     """
     if "target" in info:
         wanted = np.clip(0.15 * (info["target"] - info["positions"][0]), -2.0, 2.0)

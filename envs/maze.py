@@ -223,8 +223,8 @@ def grow_maze(rng: np.random.Generator) -> tuple[np.ndarray, Cell, Cell]:
 class Player:
     """The scripted player: to the nearest coin, then to the key, then through the door.
 
-    A `worldsim.policy.Policy`. Where the true state is not told, as in a learned world, it goes by
-    the picture: where no wall is seen, and back only from a dead end.
+    A `worldsim.game.policy.Policy`. Without the true state, as in a learned world, it goes by the
+    picture: where no wall is seen, and back only from a dead end.
     """
 
     def __init__(self) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from worldsim.game_config import GameConfig
-from worldsim.policy import load_policy
+from worldsim.game.config import GameConfig
+from worldsim.game.policy import load_policy
 
 SEGMENT_STEPS = (16, 64)  # the shortest and the longest stretch that one player plays
 
@@ -17,7 +17,7 @@ class MixedPolicy:
     """Lets several players take turns, each for a random stretch of 16 to 64 steps.
 
     Args:
-        weights: Player, as `worldsim.policy.load_policy` names them -> part of the steps it plays.
+        weights: Player, as `load_policy` names them -> part of the steps it plays.
         game: The game to play.
     """
 

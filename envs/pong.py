@@ -194,8 +194,8 @@ def _draw_court() -> np.ndarray:
 def play(observation: np.ndarray, info: dict[str, Any], rng: np.random.Generator) -> int:
     """Follow the ball by eye and return it away from the computer's paddle.
 
-    A `worldsim.policy.Policy` that reads the frame alone, ``uint8`` (64 64 3), and returns 0 (NOOP)
-    where no ball or no own paddle is to be seen.
+    A `worldsim.game.policy.Policy` that reads the frame alone, ``uint8`` (64 64 3), and returns 0
+    (NOOP) where no ball or no own paddle is to be seen.
     """
     court = observation[COURT_TOP:COURT_BOTTOM].astype(np.int16)
     # Thresholds rather than exact colours: the frames of a learned world are a little off.

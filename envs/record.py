@@ -20,10 +20,12 @@ from typing import Annotated, Any
 
 import tyro
 
-from worldsim.devices import check_memory
-from worldsim.game import describe_game
-from worldsim.interrupt import StopOnSignal
-from worldsim.options import (
+from worldsim.data.writer import RecordingWriter
+from worldsim.game.describe import describe_game
+from worldsim.game.policy import load_policy
+from worldsim.system.devices import check_memory
+from worldsim.system.interrupt import StopOnSignal
+from worldsim.system.options import (
     Count,
     FewFrames,
     OutFolder,
@@ -34,8 +36,6 @@ from worldsim.options import (
     check_place,
     parse,
 )
-from worldsim.policy import load_policy
-from worldsim.recording_writer import RecordingWriter
 
 from .policies import parse_weights
 from .record_progress import RecordProgress

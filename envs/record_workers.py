@@ -19,9 +19,9 @@ import gymnasium
 import numpy as np
 
 from worldsim.data.episode import MAX_REWARD, Episode, EpisodeBuilder
-from worldsim.game import make_game
-from worldsim.game_config import GameConfig
-from worldsim.recording_writer import RecordingWriter
+from worldsim.data.writer import RecordingWriter
+from worldsim.game.config import GameConfig
+from worldsim.game.describe import make_game
 
 from .policies import MixedPolicy
 

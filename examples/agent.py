@@ -16,7 +16,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecMonitor
 
 import worldsim
-from worldsim.game import RepeatAction
+from worldsim.game.describe import RepeatAction
 from worldsim.sb3 import SB3VecEnv
 
 

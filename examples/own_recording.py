@@ -11,7 +11,7 @@ import tyro
 from gymnasium.spaces import Box, Discrete
 
 import worldsim
-from worldsim.policy import Policy
+from worldsim.game.policy import Policy
 from worldsim.train.config import RunOptions, TrainConfig
 from worldsim.train.dynamics import train
 from worldsim.train.run_log import Logging

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from worldsim.key_bindings import action_from_keys
-from worldsim.policy import Policy
+from worldsim.game.keys import action_from_keys
+from worldsim.game.policy import Policy
 
 from .pace import Pace
 from .session import Session, format_score

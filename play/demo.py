@@ -14,13 +14,13 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from worldsim.devices import check_memory
-from worldsim.options import OutFile, OutFolder, Seconds, Seed, parse
-from worldsim.policy import has_script, load_policy
-from worldsim.video import filmstrip, write_gif, write_mp4
+from worldsim.game.policy import has_script, load_policy
+from worldsim.media import filmstrip, write_gif, write_mp4
+from worldsim.system.devices import check_memory
+from worldsim.system.options import OutFile, OutFolder, Seconds, Seed, parse
 
 from .session import Session, Source
-from .target import find_sources
+from .sources import find_sources
 from .window import PlayConfig, play, quiet_pygame
 
 STRIP_ROWS, STRIP_COLUMNS = 4, 10
@@ -105,7 +105,7 @@ def play_into_files(config: DemoConfig, sources: Sequence[Source], player: str) 
     Args:
         config: Where to write, and how much.
         sources: A world and its real game, whose player plays; or a real game.
-        player: Who plays, as `worldsim.policy.load_policy` names it.
+        player: Who plays, as `worldsim.game.policy.load_policy` names it.
 
     Returns:
         Lines that say how fast it was and where the files are.

@@ -11,7 +11,7 @@ import pygame
 from einops import repeat
 from PIL import ImageFont
 
-from worldsim.game_config import GameConfig
+from worldsim.game.config import GameConfig
 
 from .controller import View
 from .controls import CONTROLS, keys_by_control

@@ -14,8 +14,8 @@ import gymnasium
 import numpy as np
 
 from worldsim.data.episode import EpisodeBuilder
-from worldsim.game_config import GameConfig
-from worldsim.recording_writer import RecordingWriter
+from worldsim.data.writer import RecordingWriter
+from worldsim.game.config import GameConfig
 
 
 @dataclass(frozen=True)

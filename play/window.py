@@ -11,14 +11,24 @@ from typing import Annotated
 
 import tyro
 
-from worldsim.extras import require
-from worldsim.game_config import GameConfig
-from worldsim.options import Count, FewFrames, InFile, OutFolder, Passes, Range, Seed, Side, parse
-from worldsim.policy import Policy, load_policy
+from worldsim.game.config import GameConfig
+from worldsim.game.policy import Policy, load_policy
+from worldsim.system.extras import require
+from worldsim.system.options import (
+    Count,
+    FewFrames,
+    InFile,
+    OutFolder,
+    Passes,
+    Range,
+    Seed,
+    Side,
+    parse,
+)
 
 from .controller import Controller
 from .session import Session, format_score
-from .target import find_sources
+from .sources import find_sources
 
 
 @dataclass(frozen=True)
@@ -100,7 +110,7 @@ def play(config: PlayConfig) -> str:
     with ExitStack() as stack:
         writer = None
         if config.record is not None:
-            from worldsim.recording_writer import RecordingWriter
+            from worldsim.data.writer import RecordingWriter
 
             writer = stack.enter_context(RecordingWriter(config.record, sources[0].config))
         nobody = "noop" if config.headless else "person"

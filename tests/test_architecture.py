@@ -24,21 +24,21 @@ HOMES = {
     "pygame": ("play/overlay.py", "play/screen.py"),
     "wandb": ("train/",),
     "tensorboard": ("train/",),
-    "matplotlib": ("train/", "play/animate.py"),
-    "transformers": ("worldsim/pipelines.py", "worldsim/pretrained.py"),
-    "torchmetrics": ("worldsim/fidelity.py",),
-    "stable_baselines3": ("worldsim/sb3.py", "worldsim/agent_policy.py", "train/agent.py"),
+    "matplotlib": ("train/", "worldsim/video/animate.py", "worldsim/video/cost.py"),
+    "transformers": ("worldsim/video/pipelines.py", "worldsim/video/hub.py"),
+    "torchmetrics": ("worldsim/eval/fidelity.py",),
+    "stable_baselines3": ("worldsim/sb3.py", "worldsim/game/agent_policy.py", "train/agent.py"),
     "diffusers": (
-        "worldsim/dit.py",
-        "worldsim/codec.py",
-        "worldsim/sampling.py",
-        "worldsim/pipelines.py",
-        "worldsim/pretrained.py",
-        "worldsim/cost.py",
+        "worldsim/model/dit.py",
+        "worldsim/model/codec.py",
+        "worldsim/model/sampling.py",
+        "worldsim/video/pipelines.py",
+        "worldsim/video/hub.py",
+        "worldsim/video/flops.py",
     ),
     "h5py": (
-        "worldsim/hdf5.py",
-        "worldsim/shard.py",
+        "worldsim/system/hdf5.py",
+        "worldsim/data/shard.py",
         "worldsim/world_folder.py",
     ),
 }
@@ -48,9 +48,9 @@ HOMES = {
 IMPORTERS = (
     "worldsim/__init__.py",
     "worldsim/__main__.py",
-    "worldsim/game_making.py",
-    "worldsim/game_providers.py",
-    "worldsim/trust.py",
+    "worldsim/game/making.py",
+    "worldsim/game/providers.py",
+    "worldsim/system/trust.py",
 )
 
 CODE_IN_DATA = (
@@ -65,13 +65,13 @@ CODE_IN_DATA = (
 )
 
 MODEL_FILES = (
-    "layers",
-    "kv_cache",
-    "dit",
-    "codec",
-    "flow",
-    "sampling",
-    "heads",
+    "model/layers",
+    "model/kv_cache",
+    "model/dit",
+    "model/codec",
+    "model/flow",
+    "model/sampling",
+    "model/heads",
     "world_model",
     "rollout",
     "rollout_state",
@@ -189,14 +189,14 @@ def test_few_files_turn_a_name_into_code_and_none_data(path: str) -> None:
     names = {call.id for call in calls if isinstance(call, ast.Name)}
     names |= {call.attr for call in calls if isinstance(call, ast.Attribute)} - {"eval", "compile"}
     found = names & {"import_module", "load_env_creator", "__import__", "eval", "exec", "compile"}
-    assert not found or path in IMPORTERS, f"{path} may not call {found}: see worldsim/trust.py"
+    assert not found or path in IMPORTERS, f"{path} may not call {found}, see trust.py"
     loaders = [name for name in imported_names(path) if name.partition(".")[0] in CODE_IN_DATA]
     assert not loaders, f"{path} may not import {loaders}, which run what they read"
 
 
 @pytest.mark.parametrize("path", SOURCES)
 def test_every_command_reads_and_checks_its_options_in_one_place(path: str) -> None:
-    assert "tyro.cli" not in (ROOT / path).read_text() or path == "worldsim/options.py"
+    assert "tyro.cli" not in (ROOT / path).read_text() or path == "worldsim/system/options.py"
 
 
 @pytest.mark.parametrize("name", MODEL_FILES)
@@ -206,14 +206,14 @@ def test_the_model_knows_no_environment(name: str) -> None:
     assert not broken, f"{path} may not import {broken}"
 
 
-@pytest.mark.parametrize("name", ["flow", "sampling"])
+@pytest.mark.parametrize("name", ["model/flow", "model/sampling"])
 def test_flow_and_sampling_take_a_callable_and_know_no_dit(name: str) -> None:
     broken = [
         found
         for found in imported_names(f"worldsim/{name}.py")
         if any(
             is_in(found, f"worldsim.{other}")
-            for other in ("dit", "layers", "world_model", "rollout")
+            for other in ("model.dit", "model.layers", "world_model", "rollout")
         )
     ]
     assert not broken
@@ -269,7 +269,7 @@ def modules_after(statement: str) -> set[str]:
     [
         ("import worldsim", {"torch", "diffusers", "pygame", "wandb", "h5py", "av"}),
         (
-            "import worldsim.game, worldsim.recording",
+            "import worldsim.game.describe, worldsim.data.recording",
             {"torch", "diffusers", "pygame", "wandb"},
         ),
         ("import worldsim.envs.record", {"torch", "diffusers", "pygame", "wandb"}),

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.tiny_worlds import save_tiny_world
-from worldsim import threads
+from worldsim.system import threads
 from worldsim.train.bench import BenchConfig, bench, main
 
 

@@ -14,12 +14,12 @@ import worldsim
 from tests.benchmarks.bench_balls import imagine
 from tests.benchmarks.bench_maze import remember
 from tests.benchmarks.bench_pong import paddle_rows, play
+from worldsim.data.recording import Recording
 from worldsim.envs import pong
 from worldsim.envs.record import main as record
 from worldsim.envs.sight import is_colour
-from worldsim.files import checksum
 from worldsim.find_world import BUNDLED
-from worldsim.recording import Recording
+from worldsim.system.files import checksum
 from worldsim.world_folder import SUMMED
 
 pytestmark = pytest.mark.numeric

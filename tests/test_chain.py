@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from worldsim.chain import Chain, cross_fade
-from worldsim.optical_flow import measure_steps
-from worldsim.seams import find_cuts, measure_seams
+from worldsim.eval.flicker import measure_steps
+from worldsim.video.chain import Chain, cross_fade
+from worldsim.video.seams import find_cuts, measure_seams
 
 Frames = np.ndarray
 

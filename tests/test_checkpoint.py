@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 import worldsim
 from tests.edits import edit_json
 from tests.tiny_worlds import make_tiny_world
-from worldsim.files import checksum
+from worldsim.system.files import checksum
 from worldsim.train.checkpoint import check_finite, load_checkpoint, save_checkpoint
 from worldsim.train.config import TrainConfig, resumed_config
 from worldsim.train.objective import Losses

@@ -15,8 +15,8 @@ from gymnasium.wrappers.vector import RecordVideo as RecordVectorVideo
 from stable_baselines3.common.env_util import make_atari_env
 
 from tests.tiny_worlds import make_tiny_world, save_tiny_world
+from worldsim.media import read_frames
 from worldsim.registration import BUNDLED_WORLDS, GAMES
-from worldsim.video import read_frames
 from worldsim.world_model import WorldModel
 
 ENV_ID = "worldsim/WorldModel-v0"

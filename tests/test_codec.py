@@ -8,7 +8,7 @@ import torch
 
 from tests.edits import edit_json
 from tests.tiny_worlds import make_tiny_vae_codec, make_tiny_world
-from worldsim.codec import Codec, PixelCodec, VAECodec, load_codec
+from worldsim.model.codec import Codec, PixelCodec, VAECodec, load_codec
 
 pytestmark = pytest.mark.numeric
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tests.tiny_worlds import WINDOW, losses_of, make_tiny_world, write_tiny_recording
-from worldsim.control import action_shuffle_ratio
-from worldsim.recording import Recording
+from worldsim.data.recording import Recording
+from worldsim.eval.control import action_shuffle_ratio
 from worldsim.world_model import WorldModel
 
 pytestmark = pytest.mark.numeric

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from tests.tiny_worlds import SIDE, make_tiny_world
-from worldsim.game import describe_game
-from worldsim.play import controller, pace, session, target
+from worldsim.game.describe import describe_game
+from worldsim.play import controller, pace, session, sources
 from worldsim.play.controller import Controller
 
 PONG = "worldsim/Pong-v0"
@@ -51,7 +51,7 @@ def control(clock: Clock) -> Iterator[Callable[..., Controller]]:
     opened: list[session.Session] = []
 
     def make(name: str = PONG, **options: Any) -> Controller:
-        opened.append(session.Session(target.find_sources(name), seed=0))
+        opened.append(session.Session(sources.find_sources(name), seed=0))
         return Controller(opened[-1], clock=clock, **options)
 
     yield make

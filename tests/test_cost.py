@@ -26,10 +26,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.tiny_pipelines import save_tiny_pipeline
 from tests.tiny_worlds import WINDOW, make_tiny_world, save_tiny_world
-from worldsim.conditions import Conditions
-from worldsim.cost import Denoiser, count, make_inputs, pipeline_denoiser
-from worldsim.train.cost import CostConfig, cost, main, open_target, plan, world_denoiser
-from worldsim.video_families import PIPELINES
+from worldsim.model.conditions import Conditions
+from worldsim.video.cost import CostConfig, cost, main, open_target, plan, world_denoiser
+from worldsim.video.families import PIPELINES
+from worldsim.video.flops import Denoiser, count, make_inputs, pipeline_denoiser
 
 HEADS = {"num_attention_heads": 2, "attention_head_dim": 16, "num_layers": 2}
 TINY = {
@@ -188,7 +188,7 @@ def test_predicted_memory_is_what_is_measured(name: str) -> None:
 RESIDENT = """
 import torch
 from diffusers import WanTransformer3DModel
-from worldsim.cost import count, make_inputs
+from worldsim.video.flops import count, make_inputs
 wide = {"num_attention_heads": 8, "attention_head_dim": 64, "num_layers": 2, "ffn_dim": 2048}
 model = WanTransformer3DModel(**wide).eval()
 def forward(*size):

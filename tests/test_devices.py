@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from worldsim.devices import check_memory, free_memory, pick_device
+from worldsim.system.devices import check_memory, free_memory, pick_device
 
 
 def test_a_device_that_works_is_given_back() -> None:

@@ -12,12 +12,12 @@ from diffusers import ConfigMixin, ModelMixin
 from safetensors.torch import load_file, save_file
 
 from tests.tiny_worlds import make_tiny_dit
-from worldsim.conditions import Conditions
-from worldsim.dit import DetailPath, DiTConfig, DiTOutput, VideoDiT, place_features
-from worldsim.dit_folder import load_dit, save_dit
-from worldsim.kv_cache import KVCache
-from worldsim.layers import space_rotation
-from worldsim.weights import WEIGHTS
+from worldsim.model.conditions import Conditions
+from worldsim.model.dit import DetailPath, DiTConfig, DiTOutput, VideoDiT, place_features
+from worldsim.model.dit_folder import load_dit, save_dit
+from worldsim.model.kv_cache import KVCache
+from worldsim.model.layers import space_rotation
+from worldsim.model.weights import WEIGHTS
 
 pytestmark = pytest.mark.numeric
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from worldsim.game import describe_game
-from worldsim.policy import load_policy
+from worldsim.game.describe import describe_game
+from worldsim.game.policy import load_policy
 from worldsim.registration import GAMES, WORLD_MODEL_ID, register_envs
 
 register_envs()

@@ -18,13 +18,13 @@ from tests.tiny_worlds import (
     write_pong_recording,
     write_tiny_recording,
 )
+from worldsim.data.recording import Recording
+from worldsim.data.split import Split
 from worldsim.eval.report import command, control, effort, events, speed, study
 from worldsim.eval.report.command import EvalConfig, evaluate, main
 from worldsim.eval.report.sections import SECTIONS, measure
 from worldsim.eval.speed import step_latency
 from worldsim.eval.unseen import unseen
-from worldsim.recording import Recording
-from worldsim.split import Split
 
 GAME = make_tiny_game(action_meanings=("NOOP", "$\\frac{$", "<b>RIGHT"))
 """Its names, like that of the world below, are no formulas and no HTML."""

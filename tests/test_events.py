@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from tests.tiny_worlds import make_tiny_episode, make_tiny_game, make_tiny_world
-from worldsim.events import Predicted, find, predict, summarize
-from worldsim.recording import Recording
-from worldsim.recording_writer import RecordingWriter
+from worldsim.data.recording import Recording
+from worldsim.data.writer import RecordingWriter
+from worldsim.eval.events import Predicted, find, predict, summarize
 
 pytestmark = pytest.mark.numeric
 

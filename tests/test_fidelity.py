@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from tests.tiny_worlds import SIDE, make_tiny_world, write_tiny_recording
+from worldsim.data.recording import Recording
 from worldsim.data.windows import Windows
-from worldsim.eval.report.command import main
-from worldsim.fidelity import (
+from worldsim.eval.fidelity import (
     beside_baselines,
     fidelity,
     frechet,
@@ -22,16 +22,16 @@ from worldsim.fidelity import (
     psnr,
     ssim_map,
 )
-from worldsim.frames import MOVING_THRESHOLD
-from worldsim.held_out import HeldOutWindows, choose_windows
-from worldsim.inverse_dynamics import (
+from worldsim.eval.flicker import flicker
+from worldsim.eval.held_out import HeldOutWindows, choose_windows
+from worldsim.eval.inverse_dynamics import (
     InverseDynamics,
     accuracy_by_action,
     recognise,
     train_inverse_dynamics,
 )
-from worldsim.optical_flow import flicker
-from worldsim.recording import Recording
+from worldsim.eval.report.command import main
+from worldsim.frames import MOVING_THRESHOLD
 
 pytestmark = pytest.mark.numeric
 

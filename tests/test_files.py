@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from worldsim.files import (
+from worldsim.system.files import (
     MAX_TEXT_BYTES,
     check_regular,
     locked,
@@ -87,7 +87,7 @@ class TestNamingDamage:
 class TestLocked:
     def test_another_process_is_refused_in_a_sentence(self, tmp_path: Path) -> None:
         code = (
-            "import sys, pathlib; from worldsim.files import locked\n"
+            "import sys, pathlib; from worldsim.system.files import locked\n"
             "with locked(pathlib.Path(sys.argv[1]), 'taken: wait'): pass"
         )
         command = [sys.executable, "-c", code, str(tmp_path / "lock")]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from worldsim.flow import add_noise, frame_errors, ramp_weight, sample_tau
+from worldsim.model.flow import add_noise, frame_errors, ramp_weight, sample_tau
 
 pytestmark = pytest.mark.numeric
 

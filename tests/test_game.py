@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from worldsim.game import describe_game, make_game
-from worldsim.game_config import GameConfig
-from worldsim.key_bindings import action_from_keys
-from worldsim.policy import load_policy
+from worldsim.game.config import GameConfig
+from worldsim.game.describe import describe_game, make_game
+from worldsim.game.keys import action_from_keys
+from worldsim.game.policy import load_policy
 
 
 class Dark(gymnasium.Env[np.ndarray, int]):

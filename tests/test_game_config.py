@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from worldsim.game_config import GameConfig
+from worldsim.game.config import GameConfig
 
 VALUES = GameConfig(
     env_id="ALE/Pong-v5",

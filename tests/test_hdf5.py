@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 
-from worldsim.hdf5 import get_group, inflate, open_hdf5, read_array, read_attribute
+from worldsim.system.hdf5 import get_group, inflate, open_hdf5, read_array, read_attribute
 
 VALUES = np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3)
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from worldsim.heads import (
+from worldsim.model.heads import (
     LIMIT,
     NUM_BINS,
     HeadOutput,

@@ -14,15 +14,15 @@ from PIL import Image
 
 pytest.importorskip("transformers")
 
-from play.animate import Clip, choose
-from play.film import write_film
-from play.imagine import count_windows, until_interrupted
 from tests.tiny_pipelines import save_tiny_pipeline
 from tests.tiny_worlds import make_tiny_world
 from worldsim.__main__ import main
-from worldsim.chain import Chain
-from worldsim.optical_flow import measure_steps
-from worldsim.video import read_frames
+from worldsim.eval.flicker import measure_steps
+from worldsim.media import read_frames
+from worldsim.video.animate import Clip, choose
+from worldsim.video.chain import Chain
+from worldsim.video.film import write_film
+from worldsim.video.imagine import count_windows, until_interrupted
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 SMALL = ["--frame-size", "32", "32", "--num-inference-steps", "2"]

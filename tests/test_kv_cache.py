@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from worldsim.kv_cache import KVCache
+from worldsim.model.kv_cache import KVCache
 
 pytestmark = pytest.mark.numeric
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from worldsim.kv_cache import LayerCache
-from worldsim.layers import (
+from worldsim.model.kv_cache import LayerCache
+from worldsim.model.layers import (
     Rotation,
     SpaceAttention,
     SwiGLU,

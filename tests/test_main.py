@@ -12,7 +12,7 @@ import pytest
 
 import worldsim
 from worldsim.__main__ import COMMANDS, main
-from worldsim.extras import EXTRAS, find_extra
+from worldsim.system.extras import EXTRAS, find_extra
 
 ROOT = Path(worldsim.__file__).parents[1]
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tests.tiny_worlds import make_tiny_world, write_tiny_recording
-from worldsim.recording import Recording
-from worldsim.recording_writer import RecordingWriter
+from worldsim.data.recording import Recording
+from worldsim.data.writer import RecordingWriter
 from worldsim.rollout import Rollout
 from worldsim.world_model import WorldModel
 

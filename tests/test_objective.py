@@ -13,10 +13,10 @@ from tests.tiny_worlds import (
     make_tiny_world,
     write_tiny_recording,
 )
-from worldsim.control import next_frame_errors
+from worldsim.data.recording import Recording
 from worldsim.data.windows import Windows
-from worldsim.dit import DiTOutput
-from worldsim.recording import Recording
+from worldsim.eval.control import next_frame_errors
+from worldsim.model.dit import DiTOutput
 from worldsim.train.objective import Losses, moving_pixels, moving_places
 from worldsim.world_model import WorldModel
 

@@ -13,7 +13,7 @@ import pytest
 import tyro
 
 from tests.edits import ordinary_user
-from worldsim.options import (
+from worldsim.system.options import (
     Count,
     Fraction,
     InFile,

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from worldsim.data.recording import Recording
 from worldsim.envs.record import main as record
-from worldsim.game import describe_game, make_game
-from worldsim.key_bindings import action_from_keys
-from worldsim.policy import load_policy
-from worldsim.recording import Recording
+from worldsim.game.describe import describe_game, make_game
+from worldsim.game.keys import action_from_keys
+from worldsim.game.policy import load_policy
 
 ID = "strange/Game-v0"
 SCREEN = spaces.Box(0, 255, (32, 40, 3), np.uint8)

@@ -22,7 +22,7 @@ pytest.importorskip("transformers")
 
 from tests.edits import edit_json
 from tests.tiny_pipelines import MAKERS, save_tiny_pipeline
-from worldsim.pipelines import VideoPipeline
+from worldsim.video.pipelines import VideoPipeline
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:In CPU autocast:UserWarning",  # Mochi

@@ -14,11 +14,12 @@ import pytest
 from PIL import Image
 
 from tests.tiny_worlds import SIDE, make_tiny_world
-from worldsim.game import describe_game, make_game
-from worldsim.play import controls, demo, overlay, pace, session, target, window
-from worldsim.recorded_rewards import RecordedRewards
-from worldsim.recording import Recording
-from worldsim.recording_writer import RecordingWriter
+from worldsim.data.recording import Recording
+from worldsim.data.rewards import RecordedRewards
+from worldsim.data.writer import RecordingWriter
+from worldsim.game.describe import describe_game, make_game
+from worldsim.play import controls, demo, overlay, pace, session, window
+from worldsim.play.sources import find_sources
 
 PONG = "worldsim/Pong-v0"
 NOOP, UP, DOWN = 0, 1, 2
@@ -93,7 +94,7 @@ def test_speed_moves_along_the_table_and_stops_at_its_ends() -> None:
 
 
 def test_what_a_person_plays_is_recorded_exactly(tmp_path: Path) -> None:
-    sources = target.find_sources(PONG)
+    sources = find_sources(PONG)
     with RecordingWriter(tmp_path / "mine", sources[0].config) as writer:
         played = session.Session(sources, seed=3, writer=writer)
         for step in range(40):
@@ -121,7 +122,7 @@ def test_what_a_person_plays_is_recorded_exactly(tmp_path: Path) -> None:
 
 
 def test_a_session_of_a_few_frames_is_kept_too(tmp_path: Path) -> None:
-    sources = target.find_sources(PONG)
+    sources = find_sources(PONG)
     with RecordingWriter(tmp_path / "short", sources[0].config) as writer:
         played = session.Session(sources, writer=writer)
         played.step(UP)
@@ -131,7 +132,7 @@ def test_a_session_of_a_few_frames_is_kept_too(tmp_path: Path) -> None:
 
 
 def test_an_episode_that_ends_is_scored_once_and_waits_for_a_restart(tmp_path: Path) -> None:
-    sources = target.find_sources(PONG)
+    sources = find_sources(PONG)
     with RecordingWriter(tmp_path / "mine", sources[0].config) as writer:
         played = session.Session(sources, seed=0, writer=writer)
         while not played.is_over:
@@ -145,7 +146,7 @@ def test_an_episode_that_ends_is_scored_once_and_waits_for_a_restart(tmp_path: P
 
 
 def test_only_the_first_source_is_recorded(tmp_path: Path, world_folder: Path) -> None:
-    sources = target.find_sources(str(world_folder))
+    sources = find_sources(str(world_folder))
     assert [source.kind for source in sources] == ["world", "real game"]
     with RecordingWriter(tmp_path / "kept", sources[0].config) as writer:
         played = session.Session(sources, seed=0, writer=writer)
@@ -173,14 +174,14 @@ def test_a_missing_other_side_leaves_the_play_as_it_is(world_folder: Path) -> No
     def missing() -> gymnasium.Env[np.ndarray, int]:
         raise ValueError("the real game needs another package: pip install ale-py")
 
-    imagined, real = target.find_sources(str(world_folder))
+    imagined, real = find_sources(str(world_folder))
     played = session.Session([imagined, session.Source(real.name, real.kind, real.config, missing)])
     played.step(UP)
     with pytest.raises(ValueError, match="pip install ale-py"):
         played.switch()
     assert (played.source.kind, played.num_steps, played.is_over) == ("world", 1, False)
     played.close()
-    alone = session.Session(target.find_sources(PONG))
+    alone = session.Session(find_sources(PONG))
     with pytest.raises(ValueError, match="no other side"):
         alone.switch()
     alone.close()
@@ -188,9 +189,9 @@ def test_a_missing_other_side_leaves_the_play_as_it_is(world_folder: Path) -> No
 
 def test_a_name_that_is_nothing_says_what_can_be_given() -> None:
     with pytest.raises(ValueError, match=r"nowhere.*or the id of a Gymnasium environment"):
-        target.find_sources("nowhere")
+        find_sources("nowhere")
     with pytest.raises(ValueError, match="NoSuchGame"):
-        target.find_sources("NoSuchGame-v0")
+        find_sources("NoSuchGame-v0")
 
 
 def test_the_demo_without_a_display_writes_its_files(
@@ -253,7 +254,7 @@ def test_a_score_beyond_every_recorded_one_is_said(tmp_path: Path) -> None:
     world = make_tiny_world(replace(describe_game(PONG), frame_size=(SIDE, SIDE)))
     world.recorded_rewards = RecordedRewards(1.0, lowest_score=-5.0, highest_score=5.0)
     world.save(tmp_path / "pong")
-    played = session.Session(target.find_sources(str(tmp_path / "pong")), seed=0)
+    played = session.Session(find_sources(str(tmp_path / "pong")), seed=0)
     played.score = -5.0
     assert played.range_left is None
     played.score = -6.0

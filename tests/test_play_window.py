@@ -17,9 +17,9 @@ import pytest
 from PIL import Image
 
 from tests.tiny_worlds import SIDE, make_tiny_world
-from worldsim.game import describe_game
-from worldsim.play import controller, overlay, screen, session, target, window
-from worldsim.recording import Recording
+from worldsim.data.recording import Recording
+from worldsim.game.describe import describe_game
+from worldsim.play import controller, overlay, screen, session, sources, window
 
 pygame = screen.pygame
 PONG = "worldsim/Pong-v0"
@@ -45,7 +45,7 @@ def open_screen(tmp_path: Path) -> Iterator[Callable[..., screen.Screen]]:
     opened: list[screen.Screen] = []
 
     def open_one(name: str) -> screen.Screen:
-        played = session.Session(target.find_sources(name), seed=0)
+        played = session.Session(sources.find_sources(name), seed=0)
         control = controller.Controller(played, speed=50.0, wait_at_end=False)
         opened.append(screen.Screen(control, tmp_path))
         return opened[-1]

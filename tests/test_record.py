@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from worldsim.data.recording import Recording
+from worldsim.data.writer import RecordingWriter
 from worldsim.envs import record_progress
 from worldsim.envs.policies import MixedPolicy, parse_weights
 from worldsim.envs.record import main
-from worldsim.game import make_game
-from worldsim.game_config import GameConfig
-from worldsim.recording import Recording
-from worldsim.recording_writer import RecordingWriter
+from worldsim.game.config import GameConfig
+from worldsim.game.describe import make_game
 
 PONG = ["worldsim/Pong-v0", "--frame-size", "32", "32", "--max-episode-steps", "120"]
 

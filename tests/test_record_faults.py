@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 
 from worldsim.data.episode import Episode
+from worldsim.data.recording import Recording
+from worldsim.data.writer import RecordingWriter
 from worldsim.envs.record import main
-from worldsim.game import describe_game
+from worldsim.game.describe import describe_game
 from worldsim.play import window
-from worldsim.recording import Recording
-from worldsim.recording_writer import RecordingWriter
 
 PONG = ["worldsim/Pong-v0", "--frame-size", "16", "16", "--max-episode-steps", "40"]
 
@@ -93,7 +93,7 @@ def test_who_plays_into_a_recording_and_who_records_it_keep_each_other_out(tmp_p
 def test_each_episode_that_a_person_plays_is_in_the_index_at_once(tmp_path: Path) -> None:
     path = tmp_path / "pong-v0"
     from worldsim.play.session import Session
-    from worldsim.play.target import find_sources
+    from worldsim.play.sources import find_sources
 
     sources = find_sources("worldsim/Pong-v0")
     with RecordingWriter(path, sources[0].config) as writer:

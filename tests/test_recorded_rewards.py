@@ -13,9 +13,9 @@ import torch
 import worldsim
 from tests.tiny_worlds import make_tiny_world, write_pong_recording
 from worldsim import Rollout
-from worldsim.heads import HeadOutput, RewardTerminationHead, symlog, two_hot
-from worldsim.recorded_rewards import RecordedRewards
-from worldsim.split import Split
+from worldsim.data.rewards import RecordedRewards
+from worldsim.data.split import Split
+from worldsim.model.heads import HeadOutput, RewardTerminationHead, symlog, two_hot
 from worldsim.train.config import TrainConfig
 from worldsim.train.presets import build_world
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from worldsim.data.episode import STEP_TYPES, Episode, EpisodeBuilder
+from worldsim.data.recording import Recording
 from worldsim.data.windows import Windows
-from worldsim.game_config import GameConfig
-from worldsim.recording import Recording
-from worldsim.recording_writer import RecordingWriter
+from worldsim.data.writer import RecordingWriter
+from worldsim.game.config import GameConfig
 
 GAME = GameConfig(
     "worldsim/Pong-v0",

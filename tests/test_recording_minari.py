@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from worldsim.data.episode import Episode
-from worldsim.game import describe_game
-from worldsim.game_config import GameConfig
-from worldsim.recording import Recording
-from worldsim.recording_writer import RecordingWriter
+from worldsim.data.recording import Recording
+from worldsim.data.writer import RecordingWriter
+from worldsim.game.config import GameConfig
+from worldsim.game.describe import describe_game
 
 minari = pytest.importorskip("minari")
 

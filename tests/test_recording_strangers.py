@@ -17,9 +17,9 @@ import pytest
 
 from tests.edits import ordinary_user
 from worldsim.data.episode import Episode
-from worldsim.game_config import GameConfig
-from worldsim.recording import Recording
-from worldsim.recording_writer import RecordingWriter
+from worldsim.data.recording import Recording
+from worldsim.data.writer import RecordingWriter
+from worldsim.game.config import GameConfig
 
 GAME = GameConfig("worldsim/Pong-v0", frame_size=(16, 16), action_meanings=("NOOP", "UP", "DOWN"))
 STEPS = 20

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from worldsim.bands import Estimate
+from worldsim.eval.bootstrap import Estimate
 from worldsim.eval.report.charts import HEIGHT, WIDTH, Chart, Series, draw, legend
 from worldsim.eval.report.pictures import amplification, colour_differences, strongest_channel
 

@@ -15,9 +15,9 @@ from tests.tiny_worlds import (
     make_tiny_world,
     write_tiny_recording,
 )
-from worldsim.recording import Recording
+from worldsim.data.recording import Recording
+from worldsim.model.sampling import pass_levels
 from worldsim.rollout import Rollout, RolloutStep
-from worldsim.sampling import pass_levels
 from worldsim.world_model import WorldModel
 
 pytestmark = pytest.mark.numeric

@@ -96,7 +96,7 @@ def test_auto_without_a_login_is_a_real_offline_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wandb = pytest.importorskip("wandb")
-    from worldsim.video import write_mp4
+    from worldsim.media import write_mp4
 
     video = tmp_path / "rollout.mp4"
     write_mp4(video, np.zeros((3, 16, 16, 3), np.uint8), fps=5, scale=1)
@@ -149,7 +149,7 @@ def test_tensorboard_gets_figures_and_videos_and_goes_on_with_a_resumed_run(
     tmp_path: Path,
 ) -> None:
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    from worldsim.video import write_mp4
+    from worldsim.media import write_mp4
 
     video = write_mp4(tmp_path / "rollout.mp4", np.zeros((7, 16, 16, 3), np.uint8), fps=5, scale=1)
     run = tmp_path / "run"

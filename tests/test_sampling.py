@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from worldsim.flow import add_noise
-from worldsim.sampling import euler, pass_levels
+from worldsim.model.flow import add_noise
+from worldsim.model.sampling import euler, pass_levels
 
 pytestmark = pytest.mark.numeric
 

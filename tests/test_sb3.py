@@ -13,9 +13,9 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecFrameStack
 
 from tests.tiny_worlds import SIDE, make_tiny_world
-from worldsim.agent_policy import AgentPolicy, load_agent
-from worldsim.game import describe_game
-from worldsim.policy import load_policy
+from worldsim.game.agent_policy import AgentPolicy, load_agent
+from worldsim.game.describe import describe_game
+from worldsim.game.policy import load_policy
 from worldsim.sb3 import SB3VecEnv
 from worldsim.train import agent as agent_command
 from worldsim.train.agent import train_agent

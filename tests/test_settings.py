@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from worldsim.options import options_of
+from worldsim.system.options import options_of
 from worldsim.system.settings import flatten, settings_text, with_values
 from worldsim.train.agent_config import RENAMED as RENAMED_OF_AGENT
 from worldsim.train.agent_config import AgentConfig

@@ -13,10 +13,10 @@ import torch
 
 import worldsim
 from tests.tiny_worlds import make_tiny_episode, make_tiny_game, make_tiny_world
+from worldsim.data.recording import Recording
+from worldsim.data.split import Split, measurable
+from worldsim.data.writer import RecordingWriter
 from worldsim.eval.unseen import unseen
-from worldsim.recording import Recording
-from worldsim.recording_writer import RecordingWriter
-from worldsim.split import Split, measurable
 from worldsim.system.settings import with_values
 from worldsim.train import presets
 from worldsim.train.config import RunOptions, TrainConfig, main

@@ -10,8 +10,8 @@ from PIL import Image
 
 from tests.tiny_worlds import make_tiny_game, make_tiny_world, save_tiny_world
 from worldsim.__main__ import main
+from worldsim.media import write_mp4
 from worldsim.start import start_from
-from worldsim.video import write_mp4
 
 
 def test_a_recorded_frame_stays_as_it_is() -> None:
@@ -38,7 +38,7 @@ def test_a_photo_is_scaled_and_cut_and_said_to_be_strange(channels: int, red: in
 def test_a_session_begins_from_the_picture_each_time(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from play.target import find_sources
+    from worldsim.play.sources import find_sources
 
     world = save_tiny_world(tmp_path / "world")
     Image.new("RGB", (40, 30), (250, 10, 10)).save(tmp_path / "red.png")
@@ -56,7 +56,7 @@ def test_a_session_begins_from_the_picture_each_time(
 
 
 def test_a_video_is_gone_on_from_at_its_end(tmp_path: Path) -> None:
-    from play.target import find_sources
+    from worldsim.play.sources import find_sources
 
     world = save_tiny_world(tmp_path / "world")
     levels = np.linspace(0, 240, 12).astype(np.uint8)

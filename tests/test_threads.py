@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from tests.tiny_worlds import make_tiny_world
-from worldsim import threads
 from worldsim.rollout import Rollout
-from worldsim.threads import threads_for, use_threads
+from worldsim.system import threads
+from worldsim.system.threads import threads_for, use_threads
 
 ROOT = Path(__file__).parents[1]
 

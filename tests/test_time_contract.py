@@ -16,12 +16,12 @@ from tests.tiny_worlds import (
     make_tiny_world,
     write_tiny_recording,
 )
-from worldsim.conditions import Conditions
 from worldsim.data.episode import Episode
-from worldsim.dit import DiTOutput
-from worldsim.kv_cache import KVCache
-from worldsim.recording import Recording
-from worldsim.recording_writer import RecordingWriter
+from worldsim.data.recording import Recording
+from worldsim.data.writer import RecordingWriter
+from worldsim.model.conditions import Conditions
+from worldsim.model.dit import DiTOutput
+from worldsim.model.kv_cache import KVCache
 from worldsim.rollout import Rollout
 
 pytestmark = pytest.mark.numeric

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 
 import worldsim
 from tests.tiny_worlds import write_tiny_recording
-from worldsim.recording import Recording
+from worldsim.data.recording import Recording
 from worldsim.system.settings import with_values
 from worldsim.train import dynamics, presets
 from worldsim.train.config import TrainConfig, main

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tests.tiny_worlds import write_tiny_recording
-from worldsim.recording import Recording
-from worldsim.split import Split
+from worldsim.data.recording import Recording
+from worldsim.data.split import Split
 from worldsim.train.config import Model, RunOptions, TrainConfig, main, read_config
 from worldsim.train.optim import Optim
 from worldsim.train.presets import build_world

@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 
 import worldsim
 from tests.tiny_worlds import losses_of, make_tiny_episode, make_tiny_game, write_tiny_recording
-from worldsim.recording import Recording
-from worldsim.recording_writer import RecordingWriter
-from worldsim.split import Split
+from worldsim.data.recording import Recording
+from worldsim.data.split import Split
+from worldsim.data.writer import RecordingWriter
 from worldsim.system.settings import with_values
 from worldsim.train import presets
 from worldsim.train.config import TrainConfig

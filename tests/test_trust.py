@@ -15,12 +15,12 @@ import pytest
 
 import worldsim
 from worldsim.__main__ import main
-from worldsim.game import describe_game, make_game
-from worldsim.game_config import GameConfig
+from worldsim.game.config import GameConfig
+from worldsim.game.describe import describe_game, make_game
+from worldsim.game.policy import load_policy
 from worldsim.play.session import Session
-from worldsim.play.target import find_sources
-from worldsim.policy import load_policy
-from worldsim.trust import check_settings_of_file
+from worldsim.play.sources import find_sources
+from worldsim.system.trust import check_settings_of_file
 
 PONG = GameConfig("worldsim/Pong-v0", action_meanings=("NOOP", "UP", "DOWN"))
 PAYLOAD = """

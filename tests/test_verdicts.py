@@ -9,7 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from worldsim.bands import Estimate
+from worldsim.eval.bootstrap import Estimate
+from worldsim.eval.events import EventSummary, find
+from worldsim.eval.fidelity import HorizonScores
+from worldsim.eval.flicker import Flicker
+from worldsim.eval.memory import Remembered
 from worldsim.eval.report.control import ControlSection, RecognisedActions
 from worldsim.eval.report.drift import DriftSection
 from worldsim.eval.report.events import EventsSection
@@ -19,10 +23,6 @@ from worldsim.eval.report.memory import MemorySection
 from worldsim.eval.report.section import Grade, Section
 from worldsim.eval.report.sections import SECTIONS
 from worldsim.eval.report.speed import SpeedSection, StepTimes
-from worldsim.events import EventSummary, find
-from worldsim.fidelity import HorizonScores
-from worldsim.memory import Remembered
-from worldsim.optical_flow import Flicker
 
 GOOD, FAIR, POOR = Grade.GOOD, Grade.FAIR, Grade.POOR
 UNCLEAR, NOT_MEASURED = Grade.UNCLEAR, Grade.NOT_MEASURED

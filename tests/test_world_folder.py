@@ -19,9 +19,9 @@ from safetensors.torch import load_file, save_file
 import worldsim
 from tests.tiny_worlds import make_tiny_game, make_tiny_vae_codec, make_tiny_world
 from worldsim.data.windows import Windows
-from worldsim.files import checksum
 from worldsim.find_world import BUNDLED
 from worldsim.rollout import Rollout
+from worldsim.system.files import checksum
 from worldsim.world_folder import load
 from worldsim.world_model import WorldModel
 

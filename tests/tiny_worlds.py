@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 
-from worldsim.codec import Codec, PixelCodec, VAECodec
 from worldsim.data.episode import Episode
+from worldsim.data.recording import Recording
 from worldsim.data.windows import Windows
-from worldsim.dit import DiTConfig, VideoDiT
-from worldsim.game import describe_game
-from worldsim.game_config import GameConfig
-from worldsim.heads import RewardTerminationHead
-from worldsim.recording import Recording
-from worldsim.recording_writer import RecordingWriter
+from worldsim.data.writer import RecordingWriter
+from worldsim.game.config import GameConfig
+from worldsim.game.describe import describe_game
+from worldsim.model.codec import Codec, PixelCodec, VAECodec
+from worldsim.model.dit import DiTConfig, VideoDiT
+from worldsim.model.heads import RewardTerminationHead
 from worldsim.train.objective import Losses, encode, objective
 from worldsim.train.recipe import Recipe
 from worldsim.world_model import WorldModel

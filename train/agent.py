@@ -25,13 +25,13 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecMonitor
 from torch import nn
 
-from worldsim.agent_policy import AGENT_FILE, SETTINGS_FILE
-from worldsim.devices import check_memory
-from worldsim.files import write_json, written_aside
-from worldsim.game import RepeatAction, make_game
-from worldsim.game_config import GameConfig
-from worldsim.interrupt import Interrupted, StopOnSignal
+from worldsim.game.agent_policy import AGENT_FILE, SETTINGS_FILE
+from worldsim.game.config import GameConfig
+from worldsim.game.describe import RepeatAction, make_game
 from worldsim.sb3 import SB3VecEnv
+from worldsim.system.devices import check_memory
+from worldsim.system.files import write_json, written_aside
+from worldsim.system.interrupt import Interrupted, StopOnSignal
 from worldsim.world_folder import load
 from worldsim.world_model import WorldModel
 from worldsim.world_model_vector_env import WorldModelVectorEnv

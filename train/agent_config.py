@@ -10,11 +10,11 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from worldsim.agent_policy import AGENT_FILE, SETTINGS_FILE
-from worldsim.extras import require
-from worldsim.files import read_object, reading
 from worldsim.find_world import find_world
-from worldsim.options import (
+from worldsim.game.agent_policy import AGENT_FILE, SETTINGS_FILE
+from worldsim.system.extras import require
+from worldsim.system.files import read_object, reading
+from worldsim.system.options import (
     Count,
     FewFrames,
     Fraction,

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 
 from worldsim.find_world import find_world
-from worldsim.options import Count, Passes, Seconds, Threads, parse
+from worldsim.system.options import Count, Passes, Seconds, Threads, parse
 
 if TYPE_CHECKING:
     from worldsim.eval.speed import StepCost
@@ -71,7 +71,7 @@ def bench(config: BenchConfig) -> dict[tuple[str, int, int], StepCost]:
     import torch  # takes seconds
 
     from worldsim.eval.speed import begin, matrix_rate, step_cost
-    from worldsim.threads import use_threads
+    from worldsim.system.threads import use_threads
     from worldsim.world_folder import load
 
     use_threads(config.threads)

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from einops import rearrange
 
-from worldsim import events
-from worldsim.control import action_shuffle_ratio
+from worldsim.data.recording import Recording
+from worldsim.data.split import Split
+from worldsim.eval import events
+from worldsim.eval.control import action_shuffle_ratio
+from worldsim.eval.fidelity import HorizonScores, beside_baselines, fidelity
+from worldsim.eval.held_out import HeldOutWindows, choose_windows, roll_out
 from worldsim.eval.report.events import EventsSection
 from worldsim.eval.report.flicker import FlickerSection
-from worldsim.fidelity import HorizonScores, beside_baselines, fidelity
-from worldsim.files import printable, write_json, write_text
-from worldsim.held_out import HeldOutWindows, choose_windows, roll_out
-from worldsim.recording import Recording
-from worldsim.split import Split
+from worldsim.system.files import printable, write_json, write_text
 from worldsim.world_model import WorldModel
 
 from .objective import Losses
@@ -180,7 +180,7 @@ def write_comparison(
     Returns:
         The path written.
     """
-    from worldsim.video import write_mp4  # a run that is not evaluated needs no encoder
+    from worldsim.media import write_mp4  # a run that is not evaluated needs no encoder
 
     both = np.stack((held_out.real[:4], imagined[:4]))
     return write_mp4(path, rearrange(both, "rows b t h w c -> t (rows h) (b w) c"), fps, scale=4)
@@ -197,7 +197,7 @@ def write_card(
         evaluation: What was measured, kept as ``metrics.json``.
         facts: Lines about the training, such as its command.
     """
-    from worldsim.video import filmstrip
+    from worldsim.media import filmstrip
 
     held_out, imagined = evaluation.held_out, evaluation.imagined
     shown = [i for i in (0, 1, 3, 7, 11, 15, 19, 23, 27, 31) if i < held_out.horizon]

@@ -19,7 +19,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from worldsim.files import check_checksum, checksum, naming_damage, reading, remove, write_json
+from worldsim.system.files import (
+    check_checksum,
+    checksum,
+    naming_damage,
+    reading,
+    remove,
+    write_json,
+)
 from worldsim.world_folder import load
 from worldsim.world_model import WorldModel
 

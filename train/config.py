@@ -13,8 +13,9 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from worldsim.files import naming_damage, write_text
-from worldsim.options import (
+from worldsim.data.metadata import read_metadata
+from worldsim.system.files import naming_damage, write_text
+from worldsim.system.options import (
     Count,
     Heading,
     InFile,
@@ -28,7 +29,6 @@ from worldsim.options import (
     check_options,
     parse,
 )
-from worldsim.recording_metadata import read_metadata
 from worldsim.system.settings import (
     command_words,
     current_names,

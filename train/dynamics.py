@@ -13,9 +13,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 
-from worldsim.interrupt import Interrupted, StopOnSignal
-from worldsim.recording import Recording
-from worldsim.split import Split
+from worldsim.data.recording import Recording
+from worldsim.data.split import Split
+from worldsim.system.interrupt import Interrupted, StopOnSignal
 from worldsim.world_model import WorldModel
 
 from .card import (

@@ -13,10 +13,10 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from worldsim.conditions import Conditions
 from worldsim.data.windows import Windows
-from worldsim.flow import add_noise, frame_errors, ramp_weight, sample_tau
 from worldsim.frames import MOVING_THRESHOLD
+from worldsim.model.conditions import Conditions
+from worldsim.model.flow import add_noise, frame_errors, ramp_weight, sample_tau
 from worldsim.world_model import WorldModel
 
 from .corruption import corrupt_history

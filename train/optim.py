@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from worldsim.options import Count, Fraction, NotNegative, Number, Positive
+from worldsim.system.options import Count, Fraction, NotNegative, Number, Positive
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from worldsim.codec import PixelCodec
+from worldsim.data.recording import Recording
+from worldsim.data.rewards import RecordedRewards
+from worldsim.data.split import Split
 from worldsim.data.windows import Windows
-from worldsim.devices import check_memory, pick_device
-from worldsim.dit import DiTConfig, VideoDiT
-from worldsim.heads import RewardTerminationHead
-from worldsim.recorded_rewards import RecordedRewards
-from worldsim.recording import Recording
-from worldsim.split import Split
+from worldsim.model.codec import PixelCodec
+from worldsim.model.dit import DiTConfig, VideoDiT
+from worldsim.model.heads import RewardTerminationHead
+from worldsim.system.devices import check_memory, pick_device
 from worldsim.world_model import WorldModel
 
 from .config import TrainConfig

@@ -18,17 +18,17 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from worldsim.bands import Estimate, estimate
 from worldsim.data.episode import EpisodeBuilder
-from worldsim.devices import pick_device
+from worldsim.data.writer import RecordingWriter
 from worldsim.envs.scene_readers import Errors, Truth
 from worldsim.envs.scenes import CONTEXT, SCENES, SHARE
-from worldsim.files import write_json, write_text
-from worldsim.game import describe_game, make_game
-from worldsim.options import Count, OutFolder, Range, Rule, Seed, parse
-from worldsim.recording_writer import RecordingWriter
+from worldsim.eval.bootstrap import Estimate, estimate
+from worldsim.game.describe import describe_game, make_game
+from worldsim.media import filmstrip
 from worldsim.registration import SCENE_ID
-from worldsim.video import filmstrip
+from worldsim.system.devices import pick_device
+from worldsim.system.files import write_json, write_text
+from worldsim.system.options import Count, OutFolder, Range, Rule, Seed, parse
 
 from .config import Model, RunOptions, TrainConfig
 from .run_log import Logging
@@ -243,7 +243,7 @@ def answer(name: str, world: WorldModel, asked_about: Asked) -> Answer:
     """Let a world go on from the first frames, and read what it draws."""
     scene, frames = SCENES[name], asked_about.frames
     number, steps = len(frames), frames.shape[1] - CONTEXT
-    from worldsim.held_out import imagine
+    from worldsim.eval.held_out import imagine
 
     nothing = np.zeros((number, CONTEXT - 1 + steps), int)
     imagined = imagine(world, frames[:, :CONTEXT], nothing, range(number)).frames

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from worldsim.options import Fraction, NotNegative
+from worldsim.system.options import Fraction, NotNegative
 
 FOCUS_DECAY = 0.4  # last part of a run, in which object_focus goes from its start to its end
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from worldsim.files import locked, read_object, reading, remove
-from worldsim.split import Split
+from worldsim.data.split import Split
+from worldsim.system.files import locked, read_object, reading, remove
 
 STATE = "training.json"  # of a checkpoint: step, time and settings
 REMEDY = "delete the checkpoint and resume from the one before it, or start again"

@@ -17,9 +17,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, SupportsFloat
 
-from worldsim.extras import require
-from worldsim.files import check_regular, written_aside
-from worldsim.options import Advanced
+from worldsim.system.extras import require
+from worldsim.system.files import check_regular, written_aside
+from worldsim.system.options import Advanced
 
 from .tensorboard_log import TensorBoardLog
 from .wandb_log import ChosenMode, WandbLog, WandbMode, choose_wandb_mode

@@ -41,7 +41,7 @@ class TensorBoardLog:
         from PIL import Image
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        from worldsim.video import read_frames, write_gif
+        from worldsim.media import read_frames, write_gif
 
         with av.open(str(mp4_path)) as video:
             fps = float(video.streams.video[0].average_rate or 10)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 from urllib.parse import urlsplit
 
-from worldsim.files import one_line, read_text, write_text
+from worldsim.system.files import one_line, read_text, write_text
 
 ChosenMode = Literal["online", "offline", "disabled"]
 WandbMode = Literal[ChosenMode, "auto"]

@@ -20,8 +20,8 @@ Time runs one way everywhere, from recording to loss to environment::
 
 so an episode of T actions has T + 1 frames.
 
-Importing worldsim registers its Gymnasium environments, lets `worldsim.threads` note forks, and
-does nothing else; the names below bring in torch only when they are first used.
+Importing worldsim registers its Gymnasium environments and lets `worldsim.system.threads` note
+forks. It does nothing else; the names below bring in torch only when they are first used.
 
 Example:
     >>> import gymnasium
@@ -37,21 +37,21 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from worldsim import threads  # noqa: F401  # it notes forks
 from worldsim.registration import register_envs
+from worldsim.system import threads  # noqa: F401  # it notes forks
 
 if TYPE_CHECKING:
     from worldsim.data.episode import Episode as Episode
+    from worldsim.data.recording import Recording as Recording
     from worldsim.data.windows import Windows as Windows
-    from worldsim.dit import VideoDiT as VideoDiT
+    from worldsim.data.writer import RecordingWriter as RecordingWriter
     from worldsim.frames import latents_to_pixels as latents_to_pixels
     from worldsim.frames import pixels_to_latents as pixels_to_latents
-    from worldsim.game import describe_game as describe_game
-    from worldsim.game import make_game as make_game
-    from worldsim.game_config import GameConfig as GameConfig
-    from worldsim.policy import load_policy as load_policy
-    from worldsim.recording import Recording as Recording
-    from worldsim.recording_writer import RecordingWriter as RecordingWriter
+    from worldsim.game.config import GameConfig as GameConfig
+    from worldsim.game.describe import describe_game as describe_game
+    from worldsim.game.describe import make_game as make_game
+    from worldsim.game.policy import load_policy as load_policy
+    from worldsim.model.dit import VideoDiT as VideoDiT
     from worldsim.rollout import Rollout as Rollout
     from worldsim.world_folder import load as load
     from worldsim.world_model import WorldModel as WorldModel
@@ -66,15 +66,15 @@ _HOMES = {
     "Rollout": "rollout",
     "WorldModelEnv": "world_model_env",
     "WorldModelVectorEnv": "world_model_env",
-    "Recording": "recording",
-    "RecordingWriter": "recording_writer",
+    "Recording": "data.recording",
+    "RecordingWriter": "data.writer",
     "Episode": "data.episode",
     "Windows": "data.windows",
-    "GameConfig": "game_config",
-    "describe_game": "game",
-    "make_game": "game",
-    "load_policy": "policy",
-    "VideoDiT": "dit",
+    "GameConfig": "game.config",
+    "describe_game": "game.describe",
+    "make_game": "game.describe",
+    "load_policy": "game.policy",
+    "VideoDiT": "model.dit",
     "pixels_to_latents": "frames",
     "latents_to_pixels": "frames",
 }

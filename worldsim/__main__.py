@@ -12,7 +12,7 @@ from typing import NamedTuple
 from gymnasium.error import Error as GymnasiumError
 
 from worldsim import __version__
-from worldsim.extras import find_extra
+from worldsim.system.extras import find_extra
 
 
 class Command(NamedTuple):
@@ -31,9 +31,9 @@ COMMANDS = {
     "probe": Command("worldsim.train.probe", "train worlds on scenes of known physics, and ask"),
     "agent": Command("worldsim.train.agent_config", "train a PPO agent inside a world"),
     "bench": Command("worldsim.train.bench", "time the steps of a world on this machine"),
-    "animate": Command("worldsim.play.animate", "make a clip of a photo, and measure its flicker"),
-    "imagine": Command("worldsim.play.imagine", "make a video of words, a picture, or a world"),
-    "cost": Command("worldsim.train.cost", "count what a video costs, in one or in windows"),
+    "animate": Command("worldsim.video.animate", "make a clip of a photo, and measure its flicker"),
+    "imagine": Command("worldsim.video.imagine", "make a video of words, a picture, or a world"),
+    "cost": Command("worldsim.video.cost", "count what a video costs, in one or in windows"),
 }
 """Name -> the module whose ``main(argv) -> int`` runs it."""
 
@@ -101,8 +101,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return _complain(str(error) or type(error).__name__)
     except (MemoryError, RuntimeError) as error:
-        from worldsim.devices import is_out_of_memory
-        from worldsim.files import one_line
+        from worldsim.system.devices import is_out_of_memory
+        from worldsim.system.files import one_line
 
         if os.environ.get("WORLDSIM_TRACEBACK") or not is_out_of_memory(error):
             raise
@@ -124,7 +124,7 @@ def _run(arguments: list[str]) -> int:
         hint = f"did you mean `{close[0]}`?" if close else f"there are {', '.join(COMMANDS)}"
         return _complain(f"no command named {name!r}; {hint}")
     if modules:
-        from worldsim.trust import import_named
+        from worldsim.system.trust import import_named
 
         for module in modules:
             import_named(module)
@@ -169,7 +169,7 @@ def help_text() -> str:
 
 
 def _complain(sentence: str) -> int:
-    from worldsim.files import printable
+    from worldsim.system.files import printable
 
     print(f"worldsim: {printable(' '.join(sentence.splitlines()))}", file=sys.stderr)
     return 2

@@ -19,11 +19,11 @@ from gymnasium.utils import seeding
 from numpy.typing import NDArray
 
 from worldsim.data.windows import Windows
-from worldsim.devices import check_memory
 from worldsim.env_state import EnvState, check_state
-from worldsim.options import AnySeed, Count, Limit, check_value
 from worldsim.rollout import Rollout
 from worldsim.start import check_starts, choose_start
+from worldsim.system.devices import check_memory
+from worldsim.system.options import AnySeed, Count, Limit, check_value
 from worldsim.world_folder import load
 from worldsim.world_model import WorldModel
 

@@ -19,15 +19,15 @@ import numpy as np
 import torch
 from einops import repeat
 
-from worldsim.conditions import Conditions
-from worldsim.devices import check_memory
-from worldsim.dit import DiTOutput
-from worldsim.files import one_line
-from worldsim.kv_cache import KVCache
-from worldsim.options import Count, Range, check_value
+from worldsim.model.conditions import Conditions
+from worldsim.model.dit import DiTOutput
+from worldsim.model.kv_cache import KVCache
+from worldsim.model.sampling import euler, pass_levels
 from worldsim.rollout_state import RolloutState, check_fits, fingerprint
-from worldsim.sampling import euler, pass_levels
-from worldsim.threads import forget_lost_threads, threads_for
+from worldsim.system.devices import check_memory
+from worldsim.system.files import one_line
+from worldsim.system.options import Count, Range, check_value
+from worldsim.system.threads import forget_lost_threads, threads_for
 from worldsim.world_model import WorldModel
 
 P = ParamSpec("P")
@@ -86,7 +86,7 @@ class Rollout:
     the same state differs by rounding: frames by 1 of 255 at most, rewards by 1e-4. Over many
     steps rounding grows, as in any chaotic game, into another future.
 
-    On a CPU a small batch is computed on one thread, see `worldsim.threads`.
+    On a CPU a small batch is computed on one thread, see `worldsim.system.threads`.
 
     Args:
         world: The world.

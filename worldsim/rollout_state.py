@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from worldsim.kv_cache import KVCache
+from worldsim.model.kv_cache import KVCache
 from worldsim.world_model import WorldModel
 
 

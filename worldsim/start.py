@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from worldsim.data.windows import Windows
-from worldsim.video import fit_frame
+from worldsim.media import fit_frame
 from worldsim.world_model import WorldModel
 
 

@@ -27,11 +27,17 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from worldsim.codec import load_codec
+from worldsim.data.rewards import RecordedRewards
+from worldsim.data.split import Split
 from worldsim.data.windows import Windows
-from worldsim.devices import pick_device
-from worldsim.dit_folder import load_dit, save_dit
-from worldsim.files import (
+from worldsim.find_world import find_world, is_world
+from worldsim.game.config import GameConfig
+from worldsim.model.codec import load_codec
+from worldsim.model.dit_folder import load_dit, save_dit
+from worldsim.model.heads import RewardTerminationHead
+from worldsim.model.weights import CONFIG, REMEDY, WEIGHTS, build_network
+from worldsim.system.devices import pick_device
+from worldsim.system.files import (
     check_checksum,
     checksum,
     naming_damage,
@@ -42,15 +48,9 @@ from worldsim.files import (
     write_json,
     write_text,
 )
-from worldsim.find_world import find_world, is_world
-from worldsim.game_config import GameConfig
-from worldsim.hdf5 import check_dataset, open_hdf5, read_array
-from worldsim.heads import RewardTerminationHead
-from worldsim.options import Count, Passes, check_value
-from worldsim.recorded_rewards import RecordedRewards
-from worldsim.split import Split
-from worldsim.threads import forget_lost_threads
-from worldsim.weights import CONFIG, REMEDY, WEIGHTS, build_network
+from worldsim.system.hdf5 import check_dataset, open_hdf5, read_array
+from worldsim.system.options import Count, Passes, check_value
+from worldsim.system.threads import forget_lost_threads
 from worldsim.world_model import WorldModel
 
 FORMAT = 3  # of the folder and of the network in it

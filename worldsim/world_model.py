@@ -8,16 +8,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from worldsim.codec import Codec
-from worldsim.conditions import Conditions
+from worldsim.data.rewards import RecordedRewards
+from worldsim.data.split import Split
 from worldsim.data.windows import Windows
-from worldsim.dit import DiTOutput, VideoDiT
-from worldsim.game_config import GameConfig
-from worldsim.heads import RewardTerminationHead
-from worldsim.kv_cache import KVCache
-from worldsim.options import Passes, check_value
-from worldsim.recorded_rewards import RecordedRewards
-from worldsim.split import Split
+from worldsim.game.config import GameConfig
+from worldsim.model.codec import Codec
+from worldsim.model.conditions import Conditions
+from worldsim.model.dit import DiTOutput, VideoDiT
+from worldsim.model.heads import RewardTerminationHead
+from worldsim.model.kv_cache import KVCache
+from worldsim.system.options import Passes, check_value
 
 
 class WorldModel(nn.Module):

@@ -15,9 +15,9 @@ from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
 
 from worldsim.data.windows import Windows
-from worldsim.emulator import Emulator
 from worldsim.env_state import EnvState
-from worldsim.key_bindings import key_codes
+from worldsim.game.emulator import Emulator
+from worldsim.game.keys import key_codes
 from worldsim.lanes import Lanes, World, check_seed
 from worldsim.start import check_actions
 from worldsim.world_model_vector_env import WorldModelVectorEnv

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from worldsim.data.windows import Windows
 from worldsim.lanes import Lanes, World, check_seed
-from worldsim.options import Count, check_value
 from worldsim.start import check_actions, check_options
+from worldsim.system.options import Count, check_value
 
 
 class WorldModelVectorEnv(Lanes, VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any]]):

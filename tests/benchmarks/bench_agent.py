@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from worldsim.game import find_script, make_game
-from worldsim.game_config import GameConfig
-from worldsim.policy import load_policy
+from worldsim.game.config import GameConfig
+from worldsim.game.describe import find_script, make_game
+from worldsim.game.policy import load_policy
 from worldsim.world_folder import load
 
 

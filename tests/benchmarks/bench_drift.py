@@ -2,7 +2,7 @@
 
     python tests/benchmarks/bench_drift.py WORLD RECORDING [--steps 5000] [--sessions 8] [--restart]
 
-What the stability section of `worldsim eval` measures (`worldsim.stability`), in longer and more
+What the stability section of `worldsim eval` measures (`worldsim.eval.drift`), in longer and more
 sessions, and also through every end that the world predicts, unless ``--restart`` begins anew
 there, as its environment and its window do.
 """
@@ -15,9 +15,9 @@ from pathlib import Path
 import tyro
 from rich.progress import Progress
 
+from worldsim.data.recording import Recording
+from worldsim.eval.drift import drift
 from worldsim.eval.unseen import unseen
-from worldsim.recording import Recording
-from worldsim.stability import drift
 from worldsim.world_folder import load
 
 PARTS = (1, 10, 100, 500, 1000, 2000, 5000, 10000)

@@ -15,7 +15,7 @@ import numpy as np
 import tyro
 
 from worldsim.envs import maze
-from worldsim.fidelity import psnr
+from worldsim.eval.fidelity import psnr
 from worldsim.rollout import Rollout
 from worldsim.world_folder import load
 from worldsim.world_model import WorldModel

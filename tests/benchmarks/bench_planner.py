@@ -16,8 +16,8 @@ import numpy as np
 import torch
 import tyro
 
-from worldsim.game import find_script, make_game
-from worldsim.policy import Policy, load_policy
+from worldsim.game.describe import find_script, make_game
+from worldsim.game.policy import Policy, load_policy
 from worldsim.world_folder import load
 from worldsim.world_model import WorldModel
 from worldsim.world_model_env import WorldModelEnv, WorldModelVectorEnv
@@ -27,7 +27,7 @@ DISCOUNT = 0.97
 
 
 class Planner:
-    """A `worldsim.policy.Policy` that looks ahead in a world.
+    """A `worldsim.game.policy.Policy` that looks ahead in a world.
 
     Args:
         world: A world of the game.

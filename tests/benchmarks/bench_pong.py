@@ -20,10 +20,10 @@ import cv2
 import numpy as np
 import tyro
 
+from worldsim.data.recording import Recording
 from worldsim.envs import pong
 from worldsim.envs.sight import is_colour
 from worldsim.eval.unseen import unseen
-from worldsim.recording import Recording
 from worldsim.rollout import Rollout
 from worldsim.world_folder import load
 from worldsim.world_model import WorldModel

@@ -17,8 +17,8 @@ from typing import Any
 import h5py
 import numpy as np
 
+from worldsim.data.recording import Recording
 from worldsim.envs.record import main as record
-from worldsim.recording import Recording
 
 WINDOW, BATCH, NUM_BATCHES = 16, 64, 32
 MAX_FRAMES = 8192

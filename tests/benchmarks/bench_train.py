@@ -27,10 +27,10 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from worldsim.data.recording import Recording
+from worldsim.data.split import Split
 from worldsim.envs.record import RecordConfig, record
 from worldsim.eval.speed import matrix_rate
-from worldsim.recording import Recording
-from worldsim.split import Split
 from worldsim.train import dynamics
 from worldsim.train.config import RunOptions, TrainConfig
 from worldsim.train.dynamics import train

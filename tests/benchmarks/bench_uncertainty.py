@@ -16,9 +16,9 @@ import numpy as np
 import torch
 import tyro
 
+from worldsim.data.recording import Recording
+from worldsim.eval.held_out import choose_windows
 from worldsim.eval.unseen import unseen
-from worldsim.held_out import choose_windows
-from worldsim.recording import Recording
 from worldsim.rollout import Rollout
 from worldsim.world_folder import load
 

@@ -18,9 +18,9 @@ import pytest
 from gymnasium import spaces
 
 from tests.fuzz.mutations import mutate_json
-from worldsim.game import describe_game, make_game
-from worldsim.game_config import GameConfig
-from worldsim.trust import check_env_id_of_file, check_settings_of_file
+from worldsim.game.config import GameConfig
+from worldsim.game.describe import describe_game, make_game
+from worldsim.system.trust import check_env_id_of_file, check_settings_of_file
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worldsim.__main__ import COMMANDS, main
-from worldsim.options import options_of
+from worldsim.system.options import options_of
 
 pytestmark = pytest.mark.slow
 

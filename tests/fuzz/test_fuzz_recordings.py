@@ -20,8 +20,8 @@ from tests.fuzz.mutations import (
 )
 from tests.tiny_worlds import make_tiny_episode, make_tiny_game
 from worldsim.data.episode import Episode
-from worldsim.recording import Recording
-from worldsim.recording_writer import RecordingWriter
+from worldsim.data.recording import Recording
+from worldsim.data.writer import RecordingWriter
 
 ARRAYS = ("observations", "actions", "rewards", "terminations", "truncations", "checksums")
 

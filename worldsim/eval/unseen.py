@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from worldsim.recording import Recording
-from worldsim.split import Measurable, Split, measurable
+from worldsim.data.recording import Recording
+from worldsim.data.split import Measurable, Split, measurable
 
 if TYPE_CHECKING:
     from worldsim.world_model import WorldModel
@@ -24,7 +24,7 @@ def unseen(worlds: Sequence[WorldModel], recording: Recording) -> Measurable:
     what its card's command, or else the default of that time, holds out of this recording.
 
     Raises:
-        ValueError: As `worldsim.split.measurable`.
+        ValueError: As `worldsim.data.split.measurable`.
     """
     splits: list[Split | None] = []
     warnings = []

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from worldsim.options import Advanced, Heading, Option, Place, options_of
+from worldsim.system.options import Advanced, Heading, Option, Place, options_of
 
 WIDTH = 100  # columns, at most
 COLUMN = 26  # in which the sentences begin, at most

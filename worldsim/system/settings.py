@@ -15,8 +15,8 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from worldsim.files import read_text, reading
-from worldsim.options import check_value, options_of
+from worldsim.system.files import read_text, reading
+from worldsim.system.options import check_value, options_of
 
 from .help import first_sentence, sentences
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
-from worldsim.bands import Estimate
+from worldsim.eval.bootstrap import Estimate
 
 NUM_COLOURS = 5
 WIDTH, HEIGHT = 360, 236

@@ -13,15 +13,24 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from worldsim.files import write_json, write_text
+from worldsim.data.recording import Recording
 from worldsim.find_world import find_world
-from worldsim.options import Count, InFile, OutFolder, Passes, Place, Seed, check_place, parse
-from worldsim.recording import Recording
+from worldsim.system.files import write_json, write_text
+from worldsim.system.options import (
+    Count,
+    InFile,
+    OutFolder,
+    Passes,
+    Place,
+    Seed,
+    check_place,
+    parse,
+)
 
 from .effort import FULL, QUICK
 
 if TYPE_CHECKING:
-    from worldsim.split import Measurable
+    from worldsim.data.split import Measurable
 
     from .sections import Measured
     from .study import Advance
@@ -140,8 +149,8 @@ def _measure(
     config: EvalConfig, names: Sequence[str], recording: Recording
 ) -> tuple[list[Measured], Measurable]:
     """Measure the worlds one after the other, under a progress display."""
+    from worldsim.eval.held_out import check_match
     from worldsim.eval.unseen import unseen  # torch and what measures take seconds
-    from worldsim.held_out import check_match
     from worldsim.world_folder import load
 
     from .sections import measure

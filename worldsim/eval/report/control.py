@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worldsim.bands import Estimate, estimate
-from worldsim.control import (
+from worldsim.eval.bootstrap import Estimate, estimate
+from worldsim.eval.control import (
     Counterfactuals,
     action_shuffle_ratio,
     commotion,
     counterfactuals,
     effect,
 )
-from worldsim.inverse_dynamics import accuracy_by_action
+from worldsim.eval.inverse_dynamics import accuracy_by_action
 
 from .charts import Chart, Series, world_style
 from .section import (

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from worldsim.bands import Estimate
-from worldsim.stability import drift
+from worldsim.eval.bootstrap import Estimate
+from worldsim.eval.drift import drift
 
 from .charts import Chart, Series, world_style
 from .section import ENOUGH_EPISODES, Grade, Section, Verdict, count, with_band

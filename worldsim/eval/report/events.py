@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from worldsim.events import STRETCH, EventSummary, Found, num_batches, predict, summarize
+from worldsim.eval.events import STRETCH, EventSummary, Found, num_batches, predict, summarize
 
 from .charts import Chart, Series, world_style
 from .section import ENOUGH_EVENTS, Grade, Section, Verdict, count, plain

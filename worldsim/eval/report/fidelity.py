@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from worldsim.chance import CannotReplayError, replay
-from worldsim.fidelity import (
+from worldsim.eval.fidelity import (
     HorizonScores,
     beside_baselines,
     fidelity,
@@ -18,7 +17,8 @@ from worldsim.fidelity import (
     frechet_video_distance,
     load_lpips,
 )
-from worldsim.inverse_dynamics import FRAMES, recognise
+from worldsim.eval.inverse_dynamics import FRAMES, recognise
+from worldsim.eval.real_game import CannotReplayError, replay
 
 from .charts import Chart, Series, world_style
 from .section import ENOUGH_EPISODES, UNSAVED, Grade, Section, Verdict, basis_of, plain

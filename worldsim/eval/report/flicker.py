@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from worldsim.bands import Estimate
-from worldsim.held_out import HeldOutWindows
-from worldsim.optical_flow import Flicker, flicker
+from worldsim.eval.bootstrap import Estimate
+from worldsim.eval.flicker import Flicker, flicker
+from worldsim.eval.held_out import HeldOutWindows
 
 from .charts import Chart, Series, world_style
 from .section import ENOUGH_EPISODES, Grade, Section, Verdict, count, plain, with_band

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from worldsim.memory import Remembered, remember
+from worldsim.eval.memory import Remembered, remember
 
 from .charts import Chart, Series, world_style
 from .section import ENOUGH_EPISODES, Grade, Section, Verdict, count, plain

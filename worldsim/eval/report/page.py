@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from worldsim.files import write_text
+from worldsim.system.files import write_text
 
 from .charts import draw, legend, world_style
 from .control import ControlSection

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from worldsim.control import Counterfactuals
-from worldsim.video import filmstrip, write_mp4
+from worldsim.eval.control import Counterfactuals
+from worldsim.media import filmstrip, write_mp4
 
 from .study import Frames, Study
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from worldsim.bands import Estimate
+from worldsim.eval.bootstrap import Estimate
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from worldsim.held_out import HeldOutWindows, check_match, choose_windows, roll_out
-from worldsim.inverse_dynamics import (
+from worldsim.data.recording import Recording
+from worldsim.data.split import Measurable
+from worldsim.eval.held_out import HeldOutWindows, check_match, choose_windows, roll_out
+from worldsim.eval.inverse_dynamics import (
     FRAMES,
     InverseDynamics,
     recognise,
     train_inverse_dynamics,
 )
-from worldsim.recording import Recording
-from worldsim.split import Measurable
 from worldsim.world_model import WorldModel
 
 from .effort import Effort

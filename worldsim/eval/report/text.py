@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from worldsim.fidelity import HorizonScores
+from worldsim.eval.fidelity import HorizonScores
 
 from .fidelity import FidelitySection
 from .sections import Measured

@@ -1,0 +1,96 @@
+"""What can be played: a world with the real game behind it, or an environment by itself."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+
+from worldsim.find_world import find_world
+from worldsim.game.config import GameConfig
+from worldsim.game.describe import describe_game, make_game
+
+from .session import Source
+
+ENV_ID = re.compile(r"([\w.]+:)?[\w./-]+-v\d+")
+
+
+def find_sources(
+    target: str,
+    *,
+    frame_size: tuple[int, int] = (64, 64),
+    grey: bool = False,
+    frame_skip: int | None = None,
+    start: Path | None = None,
+) -> list[Source]:
+    """Find what a name means: an environment's id, or a world and the game that it learned.
+
+    Args:
+        target: A Gymnasium id (``ALE/Pong-v5``), a world that ships (``pong``), the folder of a
+            world or of a run.
+        frame_size: Height and width of an environment's frames; a world has its own.
+        grey: Whether an environment's frames are grey.
+        frame_skip: Game steps a frame of an environment; None for its own.
+        start: A picture, or a video, that every episode in a world begins from.
+
+    Returns:
+        The target, and for a world also its real game, which is opened only when it is played.
+
+    Raises:
+        ValueError: If there is no such world or environment, or it cannot be played; if a start
+            is given to a real game, or cannot be read.
+    """
+    if ENV_ID.fullmatch(target) and not Path(target).exists():
+        if start is not None:
+            raise ValueError(
+                f"only a world can begin from a picture, and {target} is a real game: train a "
+                "world of it, or leave out --start"
+            )
+        config = describe_game(
+            target,
+            frame_size=frame_size,
+            channels=1 if grey else 3,
+            frame_skip=frame_skip,
+        )
+        return [_game_source(config)]
+    return _world_sources(target, start)
+
+
+def _game_source(config: GameConfig) -> Source:
+    return Source(config.env_id, "real game", config, lambda: make_game(config))
+
+
+def _world_sources(target: str, start: Path | None) -> list[Source]:
+    try:
+        find_world(target)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}, or the id of a Gymnasium environment such as ALE/Pong-v5"
+        ) from error
+    # Here, since torch takes seconds to import and a real game does not need it.
+    from worldsim.media import read_frames
+    from worldsim.start import start_from
+    from worldsim.world_folder import load
+    from worldsim.world_model_env import WorldModelEnv
+
+    world = load(target)
+    folder = Path(target)
+    config = replace(
+        world.game,
+        env_id="worldsim/WorldModel-v0",
+        env_kwargs={"world": str(folder.resolve()) if folder.exists() else target},
+        frame_skip=None,
+    )
+
+    def open_world() -> gymnasium.Env[Any, Any]:
+        return WorldModelEnv(world)
+
+    options, note = None, None
+    if start is not None:
+        begun = start_from(read_frames(start, last=world.window), world)
+        options, note = {"start": begun.frames}, begun.note
+    world_source = Source(folder.name or target, "world", config, open_world, options, note)
+    return [world_source, _game_source(world.game)]

@@ -1,0 +1,161 @@
+"""What a recording says of itself, ``metadata.json``, and where its files are.
+
+Minari takes every folder with a folder ``data`` in it for a dataset; one without a version in its
+name keeps it from listing any. So a recording in ``pong-v0`` has its files in ``pong-v0/data``, and
+one in ``pong`` in ``pong/recording-v0/data``. Where Minari cannot read the name at all, they are in
+a folder that it does not look into. One that has ``pong/data``, as older ones do, keeps it.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from worldsim.game.config import GameConfig
+from worldsim.system.files import check_regular, naming_damage, read_object
+
+MINARI_VERSION = "0.5.4"  # the version whose format this is
+FORMAT = 1
+
+_VERSIONED = re.compile(r"[-\w]+-v\d+")
+_NAMED = re.compile(r"[-\w]{2,}")
+
+
+@dataclass
+class RecordingMetadata:
+    """What is recorded, and how."""
+
+    game: GameConfig
+    """The game."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """JSON values that all of the recording shares, such as seed and policy."""
+    steps_asked: int = 0
+    """The most steps that the recording was ever asked to have."""
+    env_spec: str | None = None
+    """Gymnasium's own description of the game, from which Minari makes it again."""
+
+    def encode(self, dataset_id: str, episode_steps: list[int], num_bytes: int) -> bytes:
+        """Return metadata.json, with all that Minari wants to know.
+
+        Args:
+            dataset_id: Minari's name of the recording.
+            episode_steps: Steps of each episode.
+            num_bytes: Bytes of all episodes.
+        """
+        shape = (*self.game.frame_size, self.game.channels)
+        space = {
+            "type": "Box",
+            "dtype": "uint8",
+            "shape": shape,
+            "low": np.zeros(shape, int).tolist(),
+            "high": np.full(shape, 255).tolist(),
+        }
+        actions = {"type": "Discrete", "dtype": "int64", "start": 0, "n": self.game.num_actions}
+        env_spec = describe_env(self.game) or self.env_spec
+        metadata = {
+            "dataset_id": dataset_id,
+            "minari_version": MINARI_VERSION,
+            "data_format": "hdf5",
+            "jpeg_encoding": False,
+            "total_episodes": len(episode_steps),
+            "total_steps": sum(episode_steps),
+            "dataset_size": round(num_bytes / 1e6, 1),
+            "observation_space": json.dumps(space),
+            "action_space": json.dumps(actions),
+            **({"env_spec": env_spec} if env_spec else {}),
+            "worldsim": {
+                "format": FORMAT,
+                "game": self.game.to_dict(),
+                "settings": self.settings,
+                "steps_asked": self.steps_asked,
+            },
+        }
+        return json.dumps(metadata).encode()
+
+
+def data_folder(path: Path) -> Path:
+    """Return the folder of a recording's files, whether it is there or not.
+
+    Raises:
+        ValueError: If it is a link, or reached through one: it may lead anywhere.
+    """
+    name = path.resolve().name
+    versioned, named, hidden = (
+        path / "data",
+        path / "recording-v0" / "data",
+        path / ".recording-v0" / "data",
+    )
+    new = versioned if _VERSIONED.fullmatch(name) else named if _NAMED.fullmatch(name) else hidden
+    data = next((each for each in (versioned, named, hidden) if os.path.lexists(each)), new)
+    for folder in (data.parent, data, data / "shards"):
+        if folder != path and folder.is_symlink():
+            raise ValueError(f"{folder} is a link, and a recording holds its files itself: copy it")
+    return data
+
+
+def minari_id(path: Path) -> str:
+    """Return how Minari calls a recording if it looks for datasets in the folder around it."""
+    name = path.resolve().name
+    return name if data_folder(path).parent == path else f"{name}/recording-v0"
+
+
+def describe_env(game: GameConfig) -> str | None:
+    """Describe a game as Minari's ``recover_environment`` wants it, None if that cannot be said."""
+    spec = gymnasium.registry.get(game.env_id.rpartition(":")[2])
+    if spec is None:
+        return None
+    spec = copy.deepcopy(spec)
+    spec.kwargs.update(game.env_kwargs)
+    try:
+        return spec.to_json()
+    except (TypeError, ValueError):  # an entry point or a setting that is code
+        return None
+
+
+def read_metadata(path: Path) -> RecordingMetadata:
+    """Read and check the metadata of a recording, a folder.
+
+    Raises:
+        OSError: If it may not be read.
+        ValueError: In one sentence that names the file, if there is none, it is damaged or of
+            another format.
+    """
+    file = data_folder(path) / "metadata.json"
+    if not os.path.lexists(file):
+        raise ValueError(f"{path} is no recording: there is no {file}")
+    check_regular(file)
+    remedy = "the command that recorded it writes it anew once the file is deleted"
+    with naming_damage(file, remedy):
+        metadata = read_object(file)
+        ours = _entry(metadata, "worldsim", dict)
+    if ours.get("format") != FORMAT:
+        raise ValueError(
+            f"{file} does not say format {FORMAT}: it was not recorded by this worldsim"
+        )
+    with naming_damage(file, remedy):
+        steps_asked = _entry(ours, "steps_asked", int)
+        if steps_asked < 0:
+            raise ValueError(f"steps_asked is {steps_asked}")
+        env_spec = metadata.get("env_spec")
+        return RecordingMetadata(
+            game=GameConfig.from_dict(_entry(ours, "game", dict)),
+            settings=_entry(ours, "settings", dict),
+            steps_asked=steps_asked,
+            env_spec=env_spec if isinstance(env_spec, str) else None,
+        )
+
+
+def _entry(values: dict[str, Any], name: str, kind: type) -> Any:
+    if name not in values:
+        raise ValueError(f"it lacks {name}")
+    if type(values[name]) is not kind:
+        raise ValueError(f"{name} is {str(values[name])[:40]!r}, not of type {kind.__name__}")
+    return values[name]

@@ -1,0 +1,226 @@
+"""Recordings: what was seen and done in a game, on disk.
+
+A recording is a Minari dataset in a folder::
+
+    pong-v0/data/metadata.json                  the game, the settings, Minari's own fields
+    pong-v0/data/main_data.hdf5                 episode_0, episode_1, …: links to the shards
+    pong-v0/data/shards/episode_00000000.hdf5   one episode
+
+``minari.load_dataset("pong-v0")`` opens it when ``MINARI_DATASETS_PATH`` names the folder around
+it. A folder without a version, ``pong``, has ``recording-v0/data`` in it: ``pong/recording-v0`` to
+Minari. What is read may come from a stranger; it is checked when a recording is opened.
+
+A kill loses the episode under way and no other: links and metadata can be made again from the
+shards at any time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from worldsim.data.episode import Episode
+from worldsim.data.metadata import data_folder, read_metadata
+from worldsim.data.shard import Shard, list_shards
+from worldsim.data.windows import Windows
+from worldsim.system.devices import check_memory
+from worldsim.system.options import Count, Number, check_value
+
+
+class Recording:
+    """A recording, read in whole episodes or in windows.
+
+    Args:
+        path: Folder of the recording. One that is still being written shows the episodes that
+            were finished when it was opened.
+
+    Raises:
+        OSError: If a file may not be read; the error names it.
+        ValueError: If there is no recording, it has no finished episode, or a file is damaged; the
+            error names the file.
+
+    Nothing stays open: a `Recording` may be pickled or carried through a fork.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        metadata = read_metadata(self.path)
+        self.game = metadata.game
+        self.settings = metadata.settings
+        """How it was recorded: JSON values such as seed and policy."""
+        shards = list_shards(data_folder(self.path) / "shards")
+        if not shards:
+            raise ValueError(f"{self.path} has no finished episode yet")
+        self._shards = [Shard(shard, self.game) for shard in shards.values()]
+        self.episode_lengths = np.array([shard.num_steps for shard in self._shards], dtype=np.int64)
+
+    def __len__(self) -> int:
+        """Return the number of episodes."""
+        return len(self._shards)
+
+    @property
+    def total_steps(self) -> int:
+        """Number of steps over all episodes."""
+        return int(self.episode_lengths.sum())
+
+    def rewards(self, index: int) -> np.ndarray:
+        """Return the rewards of one episode, ``float32`` of shape (t,)."""
+        return self._shards[index].steps["rewards"]
+
+    def episode(self, index: int) -> Episode:
+        """Read one whole episode.
+
+        Raises:
+            ValueError: If its shard is damaged.
+        """
+        shard = self._shards[index]
+        frames = np.empty((shard.num_steps + 1, *shard.frame_shape), np.uint8)
+        shard.read_frames(0, len(frames), frames)
+        steps = {name: values.copy() for name, values in shard.steps.items()}
+        return Episode(frames, **steps, seed=shard.seed, policy=shard.policy)
+
+    def fingerprint(self, index: int) -> str:
+        """Return 16 hexadecimal digits that name an episode wherever it lies, by what is in it.
+
+        They are a checksum of its seed, actions, rewards, ends and first frame.
+        """
+        shard = self._shards[index]
+        first = self.windows([index], [0], 1).frames
+        # These fields and no later ones: worlds keep fingerprints of what they were trained on.
+        names = ("actions", "rewards", "terminations", "truncations")
+        parts = (first, *(shard.steps[name] for name in names))
+        digest = hashlib.blake2b(repr((shard.seed, first.shape)).encode(), digest_size=8)
+        for part in parts:
+            digest.update(part.astype(part.dtype.newbyteorder("<")).tobytes())
+        return digest.hexdigest()
+
+    def windows(self, episodes: Sequence[int], starts: Sequence[int], length: int) -> Windows:
+        """Read windows at given places.
+
+        Args:
+            episodes: Index of the episode of each window.
+            starts: First frame of each window; negative for padding on the left.
+            length: Frames of each window, 1 or more.
+
+        Raises:
+            ValueError: If a window lies wholly outside of its episode, there is no such episode,
+                the windows do not fit into memory, or a shard is damaged.
+        """
+        if len(episodes) != len(starts):
+            raise ValueError(
+                f"windows need one start for each episode, got {len(episodes)} episodes, "
+                f"{len(starts)} starts"
+            )
+        self._choose(episodes)
+        self._check_room(len(starts), length)
+        shape = (*self.game.frame_size, self.game.channels)
+        layout = Windows.layout(len(starts), length, shape)
+        # Every frame is written below: its memory need not be cleared, which takes time.
+        arrays = {
+            name: np.empty(size, kind) if name == "frames" else np.zeros(size, kind)
+            for name, (kind, size) in layout.items()
+        }
+        result = Windows(**arrays)
+        result.actions[:] = self.game.noop_action
+        for row, (index, start) in enumerate(zip(episodes, starts, strict=True)):
+            shard = self._shards[index]
+            num_frames = shard.num_steps + 1
+            first, last = max(start, 0), min(start + length, num_frames)
+            if first >= last:
+                raise ValueError(
+                    f"a window of {length} frames from {start} lies outside of episode {index}, "
+                    f"which has frames 0 … {num_frames - 1}"
+                )
+            here = slice(first - start, last - start)
+            shard.read_frames(first, last, result.frames[row, here])
+            result.frames[row, : here.start] = result.frames[row, here.start]
+            result.frames[row, here.stop :] = result.frames[row, here.stop - 1]
+            result.valid[row, here] = True
+            from_steps, to_steps = slice(first, last - 1), slice(here.start, here.stop - 1)
+            for name, values in shard.steps.items():
+                arrays[name][row, to_steps] = values[from_steps]
+        return result
+
+    def _choose(self, episodes: Sequence[int] | None) -> np.ndarray:
+        """The given indices, or all of them; refuses what there is not."""
+        if episodes is None:
+            return np.arange(len(self))
+        chosen = np.asarray(episodes, dtype=np.int64)
+        absent = chosen[(chosen < 0) | (chosen >= len(self))]
+        if len(absent):
+            raise ValueError(f"episodes must be 0 … {len(self) - 1}, got {absent[:5].tolist()}")
+        return chosen
+
+    def _check_room(self, num_windows: int, length: int) -> None:
+        """Refuse windows that cannot fit, before any memory is taken for them."""
+        check_value("length", length, Count)
+        check_memory(
+            num_windows * length * math.prod((*self.game.frame_size, self.game.channels)),
+            f"reading {num_windows:,} windows of {length:,} frames",
+            "take fewer or shorter ones",
+        )
+
+    def sample_windows(
+        self,
+        rng: np.random.Generator,
+        batch_size: int,
+        length: int,
+        episodes: Sequence[int] | None = None,
+        left_padding: int = 0,
+        right_padding: int = 0,
+    ) -> Windows:
+        """Read windows at random places, each place as likely as any other.
+
+        A frame in the middle of an episode is part of as many windows as these have frames; its
+        last frame, which alone shows how it ends, of one only unless they may reach beyond it.
+
+        Args:
+            rng: Draws the places.
+            batch_size: Number of windows.
+            length: Frames of each window. An episode with fewer is padded on the right.
+            episodes: Indices to draw from; None for all.
+            left_padding: Frames by which a window may begin before its episode.
+            right_padding: Frames by which a window may reach beyond its episode.
+
+        Raises:
+            ValueError: If a number is out of range, there is no such episode, the windows do not
+                fit into memory, or a shard is damaged.
+        """
+        chosen = self._choose(episodes)
+        if len(chosen) == 0:
+            raise ValueError("there is no episode to draw windows from")
+        check_value("batch_size", batch_size, Count)
+        check_value("left_padding", left_padding, Number)
+        check_value("right_padding", right_padding, Number)
+        self._check_room(batch_size, length)
+        last_starts = np.maximum(self.episode_lengths[chosen] + 1 - length + right_padding, 0)
+        ends = np.cumsum(last_starts + 1 + left_padding)
+        places = rng.integers(ends[-1], size=batch_size)
+        rows = np.searchsorted(ends, places, side="right")
+        starts = last_starts[rows] - (ends[rows] - 1 - places)
+        return self.windows(chosen[rows].tolist(), starts.tolist(), length)
+
+    def median_frame(
+        self, num_frames: int = 512, episodes: Sequence[int] | None = None
+    ) -> np.ndarray:
+        """Return the median of frames spread over the episodes, ``uint8`` (h w c).
+
+        Args:
+            num_frames: Frames to take, at most.
+            episodes: Indices of the episodes to take them from; None for all.
+        """
+        chosen = self._choose(episodes)
+        check_value("num_frames", num_frames, Count)
+        lengths = self.episode_lengths[chosen] + 1
+        ends = np.cumsum(lengths)
+        count = min(num_frames, int(ends[-1]))
+        places = np.linspace(0, ends[-1] - 1, count).astype(np.int64)
+        rows = np.searchsorted(ends, places, side="right")
+        starts = places - (ends[rows] - lengths[rows])
+        frames = self.windows(chosen[rows].tolist(), starts.tolist(), 1).frames[:, 0]
+        return np.median(frames, axis=0).astype(np.uint8)

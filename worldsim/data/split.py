@@ -1,0 +1,197 @@
+"""Split: which episodes of a recording a world was trained on, and which were held out.
+
+It is decided once, when training begins, and kept in the world's ``config.json``. Whatever measures
+a world asks `measurable` for the episodes that the world has not seen.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from worldsim.data.recording import Recording
+
+_FINGERPRINT = re.compile(r"[0-9a-f]{16}")
+
+
+@dataclass(frozen=True)
+class Split:
+    """The episodes of the recording that a world was trained on.
+
+    Attributes:
+        held_out: Numbers of the episodes that were held out, ascending.
+        episodes: The fingerprint of each episode (see `Recording.fingerprint`), in order.
+
+    Raises:
+        ValueError: If there is no episode on either side, or a number or a fingerprint is none.
+    """
+
+    held_out: tuple[int, ...]
+    episodes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Check that both sides have an episode, and that each is one."""
+        numbers = list(self.held_out)
+        if (
+            not all(type(number) is int for number in numbers)
+            or numbers != sorted(set(numbers) & set(range(len(self.episodes))))
+            or not 0 < len(numbers) < len(self.episodes)
+        ):
+            raise ValueError(
+                f"a split holds out some of its {len(self.episodes)} episodes and not all, by "
+                f"ascending numbers from 0 on, got {numbers!s:.60}"
+            )
+        for one in self.episodes:
+            if not isinstance(one, str) or not _FINGERPRINT.fullmatch(one):
+                raise ValueError(
+                    f"the episodes of a split are named by 16 hexadecimal digits, got {one!r:.60}"
+                )
+
+    @classmethod
+    def of(cls, recording: Recording, fraction: float) -> Split:
+        """Hold out whole episodes, spread over the recording, always the same ones.
+
+        Args:
+            recording: What is trained on.
+            fraction: Part of the steps to hold out, between 0 and 1.
+
+        Raises:
+            ValueError: If there are fewer than two episodes, or ``fraction`` is out of range.
+        """
+        if not 0 < fraction < 1:
+            raise ValueError(f"the part held out must lie between 0 and 1, got {fraction}")
+        if len(recording) < 2:
+            raise ValueError(
+                f"{recording.path} has one episode, but two are needed to hold one out: record more"
+            )
+        held: list[int] = []
+        owed = 0.0
+        for index, steps in enumerate(recording.episode_lengths.tolist()):
+            owed += fraction * steps
+            if owed >= steps / 2:
+                held.append(index)
+                owed -= steps
+        if not held:
+            held = [len(recording) - 1]
+        if len(held) == len(recording):
+            held = held[1:]
+        return cls(tuple(held), tuple(map(recording.fingerprint, range(len(recording)))))
+
+    @property
+    def trained_on(self) -> tuple[int, ...]:
+        """Numbers of the episodes that were not held out."""
+        held = set(self.held_out)
+        return tuple(number for number in range(len(self.episodes)) if number not in held)
+
+    def num_new(self, recording: Recording) -> int:
+        """How many episodes a recording has beyond those of this split, by which it begins.
+
+        Raises:
+            ValueError: If it does not begin with them: it is another, or has lost some.
+        """
+        known = len(self.episodes)
+        same = [
+            recording.fingerprint(number) == self.episodes[number]
+            for number in range(min(known, len(recording)))
+        ]
+        if not all(same) or len(recording) < known:
+            raise ValueError(
+                f"{recording.path} is not the recording that this run began with, of whose {known} "
+                f"episodes it has {sum(same)} in their places: resume with that recording, or "
+                "begin a new run in another --out"
+            )
+        return len(recording) - known
+
+    def to_dict(self) -> dict[str, Any]:
+        """Values that JSON can hold."""
+        return {"held_out": list(self.held_out), "episodes": list(self.episodes)}
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Split:
+        """Make a split from what `to_dict` gave.
+
+        Raises:
+            ValueError: If it gave no such thing.
+        """
+        if not isinstance(values, dict) or not all(
+            isinstance(values.get(name), list) for name in ("held_out", "episodes")
+        ):
+            raise ValueError(f"a split has the lists held_out and episodes, got {values!s:.60}")
+        return cls(tuple(values["held_out"]), tuple(values["episodes"]))
+
+
+class Measurable(NamedTuple):
+    """The episodes of a recording, as some worlds know it.
+
+    Attributes:
+        unseen: Numbers of episodes that no world was trained on, to measure on.
+        reference: Numbers of the others, to compare with and to learn from.
+        sentences: What each world knows of the recording.
+    """
+
+    unseen: list[int]
+    reference: list[int]
+    sentences: list[str]
+
+
+def measurable(recording: Recording, splits: Sequence[Split | None]) -> Measurable:
+    """Find the episodes of a recording to measure worlds on.
+
+    Where a recording is new to all worlds, half of it is measured on and half is the reference.
+
+    Args:
+        recording: A recording of the worlds' game.
+        splits: Of the worlds; None for one that was trained on nothing of it.
+
+    Raises:
+        ValueError: If some world was trained on every episode, or there are fewer than two.
+    """
+    here = [recording.fingerprint(number) for number in range(len(recording))]
+    seen: set[int] = set()
+    sentences = []
+    for split in splits:
+        known, sentence = _compare(split, here)
+        seen |= known
+        sentences.append(sentence)
+    unseen = [number for number in range(len(recording)) if number not in seen]
+    if not unseen:
+        raise ValueError(
+            f"each of the {len(recording)} episodes of {recording.path} was trained on: measure on "
+            "the whole recording, or record more with another --seed"
+        )
+    if not seen:
+        half = Split.of(recording, 0.5)
+        return Measurable(list(half.held_out), list(half.trained_on), sentences)
+    return Measurable(unseen, sorted(seen), sentences)
+
+
+def _compare(split: Split | None, here: Sequence[str]) -> tuple[set[int], str]:
+    """The episodes here that were trained on, and in a sentence what is known of all of them."""
+    new_to_it = f"It was trained on another recording, so all {_count(len(here))} are unseen."
+    if split is None:
+        return set(), new_to_it
+    known = len(split.episodes)
+    held = set(split.held_out)
+    if tuple(here[:known]) == split.episodes:  # by number: two of them may be alike
+        new = len(here) - known
+        sentence = f"It was trained on this recording with {_count(len(held))} held out"
+        if new:
+            sentence += f", before {_count(new)} came to it, which are as unseen as those"
+        return set(split.trained_on), f"{sentence}."
+    taught = {split.episodes[number] for number in split.trained_on}
+    seen = {number for number, name in enumerate(here) if name in taught}
+    apart = {split.episodes[number] for number in held} - taught
+    kept = sum(name in apart for name in here)
+    if not seen and not kept:
+        return seen, new_to_it
+    return seen, (
+        f"It was trained on another version of this recording, of {_count(known)}: of the "
+        f"{len(here)} here it was trained on {len(seen)}, {kept} were held out and "
+        f"{len(here) - len(seen) - kept} are new to it."
+    )
+
+
+def _count(number: int) -> str:
+    return f"{number:,} episode{'s' * (number != 1)}"

@@ -1,0 +1,204 @@
+"""Writing recordings: shards as episodes end, links and metadata for Minari around them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, Any
+
+import numpy as np
+
+from worldsim.data.episode import Episode, check_steps
+from worldsim.data.metadata import (
+    RecordingMetadata,
+    data_folder,
+    minari_id,
+    read_metadata,
+)
+from worldsim.data.shard import (
+    Shard,
+    encode_links,
+    encode_shard,
+    list_shards,
+    shard_name,
+    write_whole,
+)
+from worldsim.game.config import GameConfig
+from worldsim.system.files import locked
+from worldsim.system.options import Range, check_value
+
+EpisodeNumber = Annotated[int, Range(0, 99_999_999)]  # what a shard's name has digits for
+
+
+class RecordingWriter:
+    """Adds episodes to a recording, new or begun; as a context it keeps other commands out.
+
+    Several processes may write into one recording as long as they give different episode numbers;
+    one of them calls `update_index` (or `close`) at the end.
+
+    Args:
+        path: Folder of the recording.
+        game: The game that is recorded.
+        settings: JSON values that a continued recording must share, such as seed and policy.
+
+    Raises:
+        OSError: If a recording there may not be read.
+        ValueError: If the folder holds a recording of another game or other settings, or one that
+            is damaged.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        game: GameConfig,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self.game = game
+        self._data = data_folder(self.path)
+        self._shards = self._data / "shards"
+        self._metadata = RecordingMetadata(game, json.loads(json.dumps(dict(settings or {}))))
+        self._known: dict[int, tuple[int, int | None]] = {}  # number -> steps and seed
+        self._lock = ExitStack()
+        if os.path.lexists(self._data / "metadata.json"):
+            begun = read_metadata(self.path)
+            self._check_same(begun)
+            self._metadata.settings = {**begun.settings, **self._metadata.settings}
+            self._metadata.steps_asked = begun.steps_asked
+            self._metadata.env_spec = begun.env_spec
+        self._shards.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def steps_asked(self) -> int:
+        """The most steps that this recording was ever asked to have; kept in the metadata."""
+        return self._metadata.steps_asked
+
+    def ask_for(self, steps: int) -> None:
+        """Note how many steps the recording is to have; fewer than before change nothing."""
+        self._metadata.steps_asked = max(self._metadata.steps_asked, steps)
+
+    def __enter__(self) -> RecordingWriter:
+        """Lock the recording against other commands.
+
+        Raises:
+            ValueError: If another one is writing to it.
+        """
+        busy = f"{self.path} is being recorded by another process: wait for it"
+        self._lock.enter_context(locked(self._data / "lock", busy))
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close, so that what was written before an error is readable too."""
+        with self._lock:
+            self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Travel to a process that writes episodes; the lock stays with this one."""
+        return {**self.__dict__, "_lock": ExitStack()}
+
+    def write_episode(self, episode: Episode, number: int | None = None) -> int:
+        """Write one episode as a shard; it is there as a whole or not at all.
+
+        Args:
+            episode: Frames of the game's size and channels.
+            number: Place in the recording; None takes the one after the last.
+
+        Returns:
+            The episode's number.
+
+        Raises:
+            ValueError: If frames, actions, rewards or ends are not those of an episode of the game,
+                or there is no such number.
+            OSError: If the disk is full.
+        """
+        shape = (*self.game.frame_size, self.game.channels)
+        if episode.frames.dtype != np.uint8 or episode.frames.shape[1:] != shape:
+            raise ValueError(
+                f"frames must be uint8 of shape (t+1, {shape[0]}, {shape[1]}, {shape[2]}), "
+                f"got {episode.frames.dtype} {episode.frames.shape}"
+            )
+        check_steps(episode.steps, self.game.num_actions)
+        check_value("number", number, EpisodeNumber | None)
+        if number is None:
+            number = max(list_shards(self._shards), default=-1) + 1
+        write_whole(self.shard_path(number), encode_shard(episode, number))
+        self._known[number] = len(episode.actions), episode.seed
+        return number
+
+    def shard_path(self, number: int) -> Path:
+        """Return where the episode of this number is or will be."""
+        return self._shards / shard_name(number)
+
+    def episode_steps(self) -> dict[int, int]:
+        """Return the steps of each finished episode by its number, in order.
+
+        Raises:
+            ValueError: If a shard is damaged; the error names it.
+        """
+        shards = list_shards(self._shards)
+        for number, path in shards.items():
+            if number not in self._known:
+                try:
+                    shard = Shard(path, self.game)
+                except ValueError:
+                    if os.path.lexists(path):
+                        raise
+                    continue  # deleted meanwhile
+                self._known[number] = shard.num_steps, shard.seed
+        self._known = {number: self._known[number] for number in shards if number in self._known}
+        return {number: steps for number, (steps, _) in self._known.items()}
+
+    def episode_seed(self, number: int) -> int | None:
+        """Return the seed of a finished episode, None if it had none.
+
+        Raises:
+            ValueError: If a shard is damaged; the error names it.
+        """
+        self.episode_steps()
+        return self._known[number][1]
+
+    def delete_episode(self, number: int) -> None:
+        """Remove one episode; the links follow at the next `update_index`."""
+        self.shard_path(number).unlink(missing_ok=True)
+
+    def delete_leftovers(self) -> None:
+        """Remove what a killed process had begun to write."""
+        for folder in (self._data, self._shards):
+            for leftover in [*folder.glob(".*.part"), *folder.glob(".*.tmp")]:
+                leftover.unlink(missing_ok=True)
+
+    def update_index(self) -> None:
+        """Write the links and the metadata that Minari reads, from the shards that are there."""
+        steps = self.episode_steps()
+        paths = [self.shard_path(number) for number in steps]
+        num_bytes = sum(path.stat().st_size for path in paths if path.exists())
+        metadata = self._metadata.encode(minari_id(self.path), [*steps.values()], num_bytes)
+        # The links first: metadata that counts fewer episodes than are linked is still right.
+        write_whole(self._data / "main_data.hdf5", encode_links(paths))
+        write_whole(self._data / "metadata.json", metadata)
+
+    def close(self) -> None:
+        """Write links and metadata; the writer may be used again."""
+        self.update_index()
+
+    def _check_same(self, begun: RecordingMetadata) -> None:
+        games = begun.game.to_dict(), self.game.to_dict()
+        pairs = {
+            **{name: (games[0].get(name), new) for name, new in games[1].items()},
+            **{n: (begun.settings.get(n), new) for n, new in self._metadata.settings.items()},
+        }
+        for name, (before, now) in pairs.items():
+            if json.loads(json.dumps(before)) != json.loads(json.dumps(now)):
+                raise ValueError(
+                    f"{self.path} was recorded with {name} {before!r}, not {now!r}: "
+                    "give the settings it was begun with, or another folder"
+                )

@@ -1,0 +1,222 @@
+"""Control: whether the actions decide what a world predicts.
+
+The action-shuffle ratio compares the error under other actions with the error under the true ones;
+counterfactuals hold every action in turn from the same moment, in the world and in the real game.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from einops import rearrange, repeat
+from numpy.typing import NDArray
+
+from worldsim.data.recording import Recording
+from worldsim.data.windows import Windows
+from worldsim.eval.held_out import HeldOutWindows, imagine, lane_seeds
+from worldsim.eval.real_game import CannotReplayError, replay
+from worldsim.frames import MOVING_THRESHOLD
+from worldsim.model.conditions import Conditions
+from worldsim.model.flow import add_noise, frame_errors
+from worldsim.world_model import WorldModel
+
+Frames = NDArray[np.uint8]
+
+
+class ShuffleRatio(NamedTuple):
+    """How much worse a world predicts the next frame when it is given the wrong actions.
+
+    Attributes:
+        overall: Error under other windows' actions over the error under the true ones; 1 means
+            that the world does not listen, nan that the recording's actions never differ.
+        by_action: The same by the meaning of the true last action, over the windows in which the
+            other last action differs; nan for an action that was never taken.
+    """
+
+    overall: float
+    by_action: dict[str, float]
+
+
+def action_shuffle_ratio(
+    world: WorldModel,
+    recording: Recording,
+    episodes: Sequence[int],
+    *,
+    seed: int = 0,
+    num_batches: int = 8,
+    batch_size: int = 16,
+    on_batch: Callable[[], None] | None = None,
+) -> ShuffleRatio:
+    """Divide the error under other windows' actions by the error under the true ones.
+
+    Both see the same windows and noise; batches in which every window has the same actions are
+    drawn again.
+
+    Args:
+        world: The world.
+        recording: The game's recording.
+        episodes: Episodes to draw windows from.
+        seed: Decides windows, permutations and noise.
+        num_batches: Batches.
+        batch_size: Windows a batch, at least 2.
+        on_batch: Called after each batch, for a progress bar.
+    """
+    rng = np.random.default_rng(seed)
+    length = world.num_history + world.window
+    whole = [index for index in episodes if recording.episode_lengths[index] + 1 >= length]
+    padding = 0 if whole else length - 2  # a window that ends in padding has no last frame to judge
+    batches: list[tuple[NDArray[Any], ...]] = []
+    for _ in range(4 * num_batches):
+        windows = recording.sample_windows(
+            rng, batch_size, length, whole or episodes, left_padding=padding
+        )
+        actions = _shuffle_actions(windows.actions, rng)
+        if actions is None:
+            continue
+        noise_seed = int(rng.integers(2**62))
+        true_errors, other_errors = (
+            next_frame_errors(world, windows, torch.Generator().manual_seed(noise_seed), given)
+            .double()
+            .cpu()
+            .numpy()
+            for given in (windows.actions, actions)
+        )
+        batches.append((true_errors, other_errors, windows.actions[:, -1], actions[:, -1]))
+        if on_batch is not None:
+            on_batch()
+        if len(batches) == num_batches:
+            break
+    meanings = world.game.action_meanings
+    if not batches:
+        return ShuffleRatio(float("nan"), dict.fromkeys(meanings, float("nan")))
+    true_errors, other_errors, last, other_last = (
+        np.concatenate(parts) for parts in zip(*batches, strict=True)
+    )
+
+    def ratio(chosen: NDArray[np.bool_]) -> float:
+        below = true_errors[chosen].sum()
+        return float(other_errors[chosen].sum() / below) if below else float("nan")
+
+    return ShuffleRatio(
+        ratio(np.ones(len(last), bool)),
+        {name: ratio((last == i) & (other_last != i)) for i, name in enumerate(meanings)},
+    )
+
+
+def _shuffle_actions(
+    actions: NDArray[np.int64], rng: np.random.Generator
+) -> NDArray[np.int64] | None:
+    """Give each row (b t) the actions of another row, None if that changes nothing."""
+    rows = rng.permutation(len(actions))
+    shuffled = np.empty_like(actions)
+    shuffled[rows] = actions[np.roll(rows, 1)]
+    return None if np.array_equal(shuffled, actions) else shuffled
+
+
+@torch.no_grad()
+def next_frame_errors(
+    world: WorldModel,
+    windows: Windows,
+    generator: torch.Generator,
+    actions: np.ndarray | None = None,
+) -> torch.Tensor:
+    """Error of the last frame of each window, predicted as in play.
+
+    One pass makes it from pure noise, after a clean past. At other levels the noisy frame itself
+    shows what the action did.
+
+    Args:
+        world: The world.
+        windows: Recorded windows of ``num_history + t`` frames.
+        generator: Source of noise; the same seed gives the same draws.
+        actions: Actions (b t-1) in the place of the recorded ones.
+
+    Returns:
+        The mean squared error of each window (b), 0 where the last frame is padding.
+    """
+    k, device = world.num_history, world.device
+    latents = world.encode(torch.from_numpy(windows.frames).to(device))
+    targets = latents[:, k:]
+    tau = torch.ones(targets.shape[:2], device=device)
+    tau[:, -1] = 0
+    noise = torch.randn(targets.shape, generator=generator).to(device)
+    taken = torch.from_numpy(windows.actions if actions is None else actions)[:, k - 1 :]
+    conditions = Conditions(tau, taken.to(device), world.history(latents))
+    output = world.predict(add_noise(targets, noise, tau), conditions)
+    errors = frame_errors(output.latents[:, -1:], targets[:, -1:])[:, 0]
+    return errors * torch.from_numpy(windows.valid[:, -1]).to(device)
+
+
+class Counterfactuals(NamedTuple):
+    """From each of n moments, every action a held for t steps.
+
+    Attributes:
+        imagined: The world's frames, ``uint8`` (n a t h w c); all actions share their noise.
+        real: The game's, or None where it cannot be brought back to those moments.
+        why_not: What kept the game from being played again; empty where it was.
+    """
+
+    imagined: Frames
+    real: Frames | None
+    why_not: str
+
+
+def counterfactuals(
+    world: WorldModel,
+    recording: Recording,
+    held_out: HeldOutWindows,
+    *,
+    num_steps: int = 16,
+    num_passes: int | None = None,
+    seed: int = 0,
+    on_step: Callable[[], None] | None = None,
+) -> Counterfactuals:
+    """Hold every action in turn, in the world and in the real game.
+
+    Args:
+        world: The world.
+        recording: The game's recording.
+        held_out: The moments to begin from: the ends of the contexts.
+        num_steps: For how long.
+        num_passes: Denoising passes a frame; None takes the world's own number.
+        seed: Of the noise.
+        on_step: Called after each of the world's steps, for a progress bar.
+    """
+    n, a = len(held_out.real), world.game.num_actions
+    context = held_out.context
+    held = repeat(np.arange(a), "a -> (n a) t", n=n, t=num_steps)
+    given = repeat(held_out.windows.actions[:, : context - 1], "n t -> (n a) t", a=a)
+    shown = imagine(
+        world,
+        repeat(held_out.windows.frames[:, :context], "n t h w c -> (n a) t h w c", a=a),
+        np.concatenate((given, held), axis=1),
+        [lane_seed for lane_seed in lane_seeds(seed, n) for _ in range(a)],
+        num_passes=num_passes,
+        on_step=on_step,
+    )
+    imagined = rearrange(shown.frames, "(n a) t h w c -> n a t h w c", n=n)
+    moments = [(episode, first + context - 1) for episode, first in held_out.places]
+    try:
+        real = replay(
+            recording,
+            [moment for moment in moments for _ in range(a)],
+            held,
+        )
+    except CannotReplayError as error:
+        return Counterfactuals(imagined, None, str(error))
+    return Counterfactuals(imagined, rearrange(real, "(n a) t h w c -> n a t h w c", n=n), "")
+
+
+def effect(frames: Frames, noop: int) -> NDArray[np.float64]:
+    """What actions change beside doing nothing: pixels that differ at the end, (n a)."""
+    last = frames[:, :, -1].astype(np.int16)
+    return (np.abs(last - last[:, noop, None]).max(-1) > MOVING_THRESHOLD).mean((-2, -1))
+
+
+def commotion(frames: Frames, first: Frames) -> NDArray[np.float64]:
+    """How much changes from frame to frame, pixels a step (n), of videos (n t h w c)."""
+    whole = np.concatenate((first[:, None], frames), axis=1).astype(np.int16)
+    return (np.abs(np.diff(whole, axis=1)).max(-1) > MOVING_THRESHOLD).mean(1).sum((-2, -1))

@@ -1,0 +1,1 @@
+"""Games as recordings and worlds know them: any Gymnasium environment."""

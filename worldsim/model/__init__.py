@@ -1,0 +1,1 @@
+"""The network: tokens to frames, noise levels, samplers, codecs and heads."""

@@ -1,0 +1,353 @@
+"""VideoDiT: a transformer that denoises the frames of a game, given what the player did.
+
+Each frame is seen first by a shallow convolutional path at half of its resolution: the noisy frame
+and the ``num_history`` finished ones before it. Its features are cut into patches, one token each;
+beside them stand a token for the action that led into the frame, one for its noise level, and a few
+registers (Darcet et al. 2024). Attention is within the frame in every layer and causal over time in
+every ``time_every``-th. What moves by a few pixels is seen by the convolutions, so that time
+attention is free for what lies further back.
+
+The path goes on past the transformer (the skip of a U-Net): the transformer decides for each patch
+what happens, and convolutions, which know how to move a thing wherever it is, draw it.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, NamedTuple, get_type_hints
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from torch import nn
+
+from worldsim.model.conditions import Conditions
+from worldsim.model.kv_cache import KVCache, LayerCache
+from worldsim.model.layers import (
+    Rotation,
+    SpaceAttention,
+    SwiGLU,
+    TimeAttention,
+    space_rotation,
+    time_rotation,
+)
+from worldsim.system.options import Positive, Range, check_value
+
+Size = Annotated[int, Range(1, 2**20)]
+
+
+class DiTOutput(NamedTuple):
+    """What VideoDiT computes.
+
+    Attributes:
+        latents: Predicted clean latents (b t c h w).
+        features: One vector a frame (b t d), for reward and termination.
+    """
+
+    latents: torch.Tensor
+    features: torch.Tensor
+
+
+class DetailPath(nn.Module):
+    """Convolutions at half of the resolution, which look at frames and draw the clean one.
+
+    Args:
+        in_channels: Channels of the noisy frame and the finished ones together.
+        out_channels: Channels of the clean frame.
+        width: Channels of a feature.
+        stride: Side of the square of pixels that has one feature.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        first = nn.Conv2d(in_channels, width, 3 * stride, stride=stride, padding=stride)
+        second = nn.Conv2d(width, width, 3, padding=1)
+        for convolution in (first, second):  # a small thing must still be heard
+            nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
+        self.stem = nn.Sequential(first, nn.SiLU(), second)
+        last = nn.Conv2d(width, out_channels * stride**2, 3, padding=1)
+        nn.init.zeros_(last.weight)
+        self.head = nn.Sequential(nn.SiLU(), nn.Conv2d(width, width, 3, padding=1), nn.SiLU(), last)
+
+    def look(self, frames: torch.Tensor) -> torch.Tensor:
+        """Map frames (b in_channels h w) to features (b width h/stride w/stride)."""
+        # Convolutions of few channels are up to three times as fast with the channels last.
+        return self.stem(frames.contiguous(memory_format=torch.channels_last))
+
+    def draw(
+        self, features: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor
+    ) -> torch.Tensor:
+        """Map features to the clean frame (b out_channels h w).
+
+        Args:
+            features: From ``look``.
+            scale: What they are multiplied by, less 1, of their shape (FiLM, Perez et al. 2018).
+            shift: What is added to them, of their shape.
+        """
+        modulated = torch.addcmul(features + shift, features, scale)
+        return F.pixel_shuffle(self.head(modulated), self.stride)
+
+
+class Block(nn.Module):
+    """Attention over space, in some layers over time, and a feed-forward layer."""
+
+    def __init__(
+        self, width: int, num_heads: int, num_kv_heads: int, hidden: int, over_time: bool
+    ) -> None:
+        super().__init__()
+        self.space = SpaceAttention(width, num_heads, num_kv_heads)
+        self.time = TimeAttention(width, num_heads, num_kv_heads) if over_time else None
+        self.feed_forward = SwiGLU(width, hidden)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        space: Rotation,
+        time: Rotation,
+        mask: torch.Tensor,
+        cache: LayerCache | None,
+    ) -> torch.Tensor:
+        """Map tokens (b t n d) to tokens; the cache is for attention over time."""
+        x = x + self.space(x, space)
+        if self.time is not None:
+            x = x + self.time(x, time, mask, cache)
+        return x + self.feed_forward(x)
+
+    def scale_outputs(self, factor: float) -> None:
+        """Scale what each of the block's parts adds to the tokens, before training."""
+        outputs = [self.space.out, self.feed_forward.down]
+        if self.time is not None:
+            outputs.append(self.time.out)
+        for linear in outputs:
+            linear.weight.data *= factor
+
+
+@functools.lru_cache(maxsize=8)
+@torch.inference_mode(mode=False)  # what is kept may be used in training later
+def place_features(rows: int, columns: int, device: torch.device) -> torch.Tensor:
+    """Where each patch lies, as waves over the frame's height and width: (rows * columns 20).
+
+    Rotary positions tell how far patches lie apart; these tell where in the frame they are, which
+    is what a background depends on, for frames of any size.
+    """
+    places = torch.meshgrid(
+        (torch.arange(rows, device=device) + 0.5) / rows,
+        (torch.arange(columns, device=device) + 0.5) / columns,
+        indexing="ij",
+    )
+    angles = (
+        torch.stack(places, dim=-1)[..., None] * torch.pi * 2.0 ** torch.arange(5, device=device)
+    )
+    return rearrange(
+        torch.stack((angles.sin(), angles.cos())),
+        "wave rows columns side k -> (rows columns) (wave side k)",
+    )
+
+
+@dataclass(frozen=True)
+class DiTConfig:
+    """What a VideoDiT is built from.
+
+    Attributes:
+        num_actions: Actions of the game; the index ``num_actions`` stands for an unknown action.
+        latent_channels: Channels of a latent frame.
+        patch_size: Side of a square patch, in latent pixels. Frames of any size are padded to
+            whole patches.
+        width: Channels of a token.
+        depth: Layers.
+        num_heads: Query heads.
+        num_kv_heads: Key and value heads.
+        mlp_ratio: Hidden width of the feed-forward layers over ``width``.
+        time_every: Attention over time in every so many layers.
+        num_registers: Register tokens a frame.
+        num_history: Finished frames given to each frame's patches.
+        window: Frames that attention over time sees, the present one included.
+        detail_width: Channels of the convolutional path.
+
+    Raises:
+        ValueError: If a size is no whole number or out of range, or width and heads do not divide.
+    """
+
+    num_actions: Size
+    latent_channels: Size = 3
+    patch_size: Size = 8
+    width: Size = 128
+    depth: Size = 6
+    num_heads: Size = 4
+    num_kv_heads: Size = 2
+    mlp_ratio: Positive = 2.0
+    time_every: Size = 3
+    num_registers: Annotated[int, Range(0, 2**20)] = 2
+    num_history: Size = 2
+    window: Annotated[int, Range(1, 4096)] = 16  # each lane keeps keys and values of so many
+    detail_width: Size = 32
+
+    def __post_init__(self) -> None:
+        for name, kind in get_type_hints(DiTConfig, include_extras=True).items():
+            check_value(name, getattr(self, name), kind)
+        if self.width % (4 * self.num_heads) or self.num_heads % self.num_kv_heads:
+            raise ValueError(
+                "width must be a multiple of 4 * num_heads and num_heads one of num_kv_heads, got "
+                f"width {self.width}, num_heads {self.num_heads}, num_kv_heads {self.num_kv_heads}"
+            )
+
+
+class VideoDiT(nn.Module):
+    """Causal video diffusion transformer conditioned on discrete actions.
+
+    Args:
+        config: What it is built from.
+
+    Example:
+        >>> VideoDiT(DiTConfig(num_actions=3, depth=2)).config.window
+        16
+    """
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, num_heads, patch_size = config.width, config.num_heads, config.patch_size
+        detail_width, latent_channels = config.detail_width, config.latent_channels
+        self.head_dim = width // num_heads
+        self.num_special = 2 + config.num_registers
+        stride = 1 if patch_size % 2 else 2
+        self.detail = DetailPath(
+            latent_channels * (1 + config.num_history), latent_channels, detail_width, stride
+        )
+        self.patch = patch_size // stride  # side of a patch, in features
+        self.embed = nn.Linear(detail_width * self.patch**2, width, bias=False)
+        self.place_embedding = nn.Linear(20, width, bias=False)
+        self.action_embedding = nn.Embedding(config.num_actions + 1, width)
+        self.level_embedding = nn.Sequential(
+            nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width)
+        )
+        self.registers = nn.Parameter(torch.empty(config.num_registers, width))
+        nn.init.normal_(self.registers, std=0.02)
+        hidden = int(width * config.mlp_ratio)
+        self.blocks = nn.ModuleList(
+            Block(
+                width,
+                num_heads,
+                config.num_kv_heads,
+                hidden,
+                over_time=(i + 1) % config.time_every == 0,
+            )
+            for i in range(config.depth)
+        )
+        self.norm = nn.LayerNorm(width, bias=False)
+        self.unembed = nn.Linear(width, 2 * detail_width * self.patch**2)
+        self._initialize()
+
+    def _initialize(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            block.scale_outputs(self.config.depth**-0.5 / 1.5)
+        nn.init.normal_(self.action_embedding.weight, std=0.5)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.registers.device
+
+    def new_cache(self, batch_size: int, frame_size: tuple[int, int]) -> KVCache:
+        """An empty ring of the past for sessions with latent frames of the given (h, w)."""
+        rows, columns = (-(-side // self.config.patch_size) for side in frame_size)
+        return KVCache(
+            num_layers=sum(block.time is not None for block in self.blocks),
+            batch_size=batch_size,
+            num_tokens=rows * columns + self.num_special,
+            num_kv_heads=self.config.num_kv_heads,
+            dim=self.head_dim,
+            window=self.config.window,
+            device=self.device,
+        )
+
+    def _level_features(self, tau: torch.Tensor) -> torch.Tensor:
+        frequencies = torch.exp(torch.linspace(0, math.log(1_000), 32, device=tau.device))
+        angles = tau[..., None] * frequencies
+        return torch.cat((angles.sin(), angles.cos()), dim=-1)
+
+    def forward(
+        self,
+        noisy_latents: torch.Tensor,
+        conditions: Conditions,
+        cache: KVCache | None = None,
+    ) -> DiTOutput:
+        """Predict clean frames.
+
+        Without a cache, the frames are a sequence and each sees the ``window - 1`` before it.
+        With one, they are the next frame of each lane (t = 1) and the cache is the past;
+        its position moves on only when the caller commits.
+
+        Args:
+            noisy_latents: (b t c h w).
+            conditions: Noise level, action and history of each frame.
+            cache: Keys and values of the lanes' past.
+
+        Returns:
+            Predicted clean latents and features.
+        """
+        b, t, _, h, w = noisy_latents.shape
+        patch = self.config.patch_size
+        frames = torch.cat((noisy_latents, conditions.history), dim=2)
+        frames = rearrange(frames, "b t c h w -> (b t) c h w")
+        if h % patch or w % patch:
+            frames = F.pad(frames, (0, -w % patch, 0, -h % patch))
+        rows, columns = (side // patch for side in frames.shape[-2:])
+        features = self.detail.look(frames)
+        x = self._tokens(features, conditions)
+        space = space_rotation(rows, columns, self.num_special, self.head_dim, x.device)
+        layer_caches: Iterator[LayerCache | None]
+        if cache is None:
+            positions = torch.arange(t, device=x.device)[None]
+            distance = positions[0][:, None] - positions[0]
+            mask = (distance >= 0) & (distance < self.config.window)
+            layer_caches = itertools.repeat(None)
+        else:
+            positions = cache.positions[:, None]
+            mask = cache.mask()
+            layer_caches = iter(cache.layers())
+        time = time_rotation(positions, self.head_dim)
+        for block in self.blocks:
+            cached = None if block.time is None else next(layer_caches)
+            x = block(x, space, time, mask, cached)
+        x = self.norm(x)
+        scale, shift = rearrange(
+            self.unembed(x[:, :, : rows * columns]),
+            "b t (rows columns) (two ph pw d) -> two (b t) (rows ph) (columns pw) d",
+            two=2,
+            rows=rows,
+            ph=self.patch,
+            pw=self.patch,
+        ).movedim(-1, 2)  # as the features lie in memory
+        clean = self.detail.draw(features, scale, shift)
+        clean = rearrange(clean[..., :h, :w], "(b t) c h w -> b t c h w", b=b)
+        return DiTOutput(clean.float(), x[:, :, -1].float())
+
+    def _tokens(self, features: torch.Tensor, conditions: Conditions) -> torch.Tensor:
+        """Tokens (b t n d) from features (b*t c h w): patches by rows, then the others."""
+        b, t = conditions.tau.shape
+        rows, columns = (side // self.patch for side in features.shape[-2:])
+        patches = rearrange(
+            features,
+            "(b t) c (rows ph) (columns pw) -> b t (rows columns) (ph pw c)",
+            b=b,
+            ph=self.patch,
+            pw=self.patch,
+        )
+        place = self.place_embedding(place_features(rows, columns, features.device))
+        action = self.action_embedding(conditions.actions)[:, :, None]
+        level = self.level_embedding(self._level_features(conditions.tau))[:, :, None]
+        registers = repeat(self.registers, "n d -> b t n d", b=b, t=t)
+        patches = self.embed(patches) + place + action + level
+        return torch.cat((patches, action, level, registers), dim=2)

@@ -1,0 +1,198 @@
+"""The layers of the video transformer: rotary positions, attention over space and time, SwiGLU.
+
+Tokens have shape (b t n d): ``n`` tokens of width ``d`` for each of ``t`` frames. Attention is
+factorised: within a frame in every layer, over time (causal, each token with its own past) in
+some. Queries are grouped (GQA, Ainslie et al. 2023) and normalised as keys are (QK-norm,
+Dehghani et al. 2023). Norms are LayerNorm without bias: torch has a fused kernel for it on every
+device, and none for RMSNorm on a CPU.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from torch import nn
+
+from worldsim.model.kv_cache import LayerCache
+
+Rotation = tuple[torch.Tensor, torch.Tensor]  # cos and signed sin, each (... dim), see rotate
+
+
+def rotary_angles(positions: torch.Tensor, dim: int, base: float = 10_000.0) -> torch.Tensor:
+    """Angles of rotary position embedding (Su et al. 2021), in float64 so that they never drift.
+
+    Args:
+        positions: Positions of any shape (...), as large as a session is long.
+        dim: Channels to rotate, an even number.
+        base: Longest wavelength over 2 pi, in positions.
+
+    Returns:
+        Angles (... dim / 2).
+    """
+    exponents = torch.arange(0, dim, 2, dtype=torch.float64, device=positions.device) / dim
+    return positions.double()[..., None] * base**-exponents
+
+
+def rotation_by(angles: torch.Tensor) -> Rotation:
+    """What ``rotate`` needs to turn channel pairs by the given angles (... dim / 2)."""
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat((cos, cos), dim=-1).float(), torch.cat((-sin, sin), dim=-1).float()
+
+
+def rotate(x: torch.Tensor, rotation: Rotation) -> torch.Tensor:
+    """Turn channel pairs (i, i + dim / 2) of ``x``; the rotation broadcasts."""
+    cos, sin = rotation
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
+
+
+@functools.lru_cache(maxsize=8)
+@torch.inference_mode(mode=False)  # what is kept may be used in training later
+def space_rotation(
+    height: int, width: int, num_special: int, dim: int, device: torch.device
+) -> Rotation:
+    """Two-dimensional rotation for a grid of patches followed by tokens that have no place.
+
+    Half of the channel pairs turn with the row and half with the column; the ``num_special``
+    tokens (action, level, registers) do not turn.
+
+    Returns:
+        A rotation (n 1 dim) with n = height * width + num_special.
+    """
+    places = torch.meshgrid(
+        torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij"
+    )
+    angles = torch.cat(
+        [rotary_angles(place.flatten(), dim // 2, base=100.0) for place in places], dim=-1
+    )
+    return rotation_by(F.pad(angles, (0, 0, 0, num_special))[:, None])
+
+
+def time_rotation(positions: torch.Tensor, dim: int) -> Rotation:
+    """Rotation by frame number, (b t 1 1 dim) for positions (b t)."""
+    return rotation_by(rotary_angles(positions, dim, base=1_000.0)[:, :, None, None])
+
+
+def grouped_attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Scaled dot-product attention in which several query heads share a key head.
+
+    The queries of a group are laid along the query axis, so nothing is copied. On the CPU the
+    products are written out: the fused kernel's backward pass takes ten times as long in bfloat16,
+    and is no faster in single precision for as few tokens as a frame has.
+
+    Args:
+        query: (b q heads dim).
+        key: (b kv_heads k dim), heads being a multiple of kv_heads.
+        value: (b kv_heads k dim).
+        mask: Booleans that broadcast to (b 1 q k), true where attention is allowed.
+
+    Returns:
+        (b q heads * dim).
+    """
+    groups = query.shape[2] // key.shape[1]
+    query = rearrange(query, "b q (kv g) dim -> b kv (g q) dim", g=groups)
+    if mask is not None and groups > 1:
+        mask = repeat(mask, "... q k -> ... (g q) k", g=groups)
+    if query.device.type == "cpu":
+        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -torch.inf)
+        out = scores.softmax(dim=-1) @ value
+    else:
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    return rearrange(out, "b kv (g q) dim -> b q (kv g dim)", g=groups)
+
+
+class Attention(nn.Module):
+    """Projections shared by attention over space and over time.
+
+    Args:
+        width: Channels of a token.
+        num_heads: Query heads.
+        num_kv_heads: Key and value heads, a divisor of ``num_heads``.
+    """
+
+    def __init__(self, width: int, num_heads: int, num_kv_heads: int) -> None:
+        super().__init__()
+        self.dim = width // num_heads
+        self.heads = [num_heads, num_kv_heads, num_kv_heads]
+        self.norm = nn.LayerNorm(width, bias=False)
+        self.query_key_value = nn.Linear(width, sum(self.heads) * self.dim, bias=False)
+        self.query_key_norm = nn.LayerNorm(self.dim, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+
+    def project(
+        self, x: torch.Tensor, rotation: Rotation
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Queries, keys (both turned) and values of tokens (b t n d), each (b t n heads dim)."""
+        projected = self.query_key_value(self.norm(x)).unflatten(-1, (-1, self.dim))
+        queries_keys, value = projected.tensor_split([sum(self.heads[:2])], dim=-2)
+        # In single precision, whatever autocast made of the projection.
+        queries_keys = rotate(self.query_key_norm(queries_keys.float()), rotation)
+        query, key = queries_keys.split(self.heads[:2], dim=-2)
+        return query, key, value
+
+
+class SpaceAttention(Attention):
+    """Attention among the tokens of one frame."""
+
+    def forward(self, x: torch.Tensor, rotation: Rotation) -> torch.Tensor:
+        """Map tokens (b t n d) to what is added to them."""
+        b = x.shape[0]
+        query, key, value = self.project(x, rotation)
+        query = rearrange(query, "b t n heads dim -> (b t) n heads dim")
+        key, value = (rearrange(a, "b t n kv dim -> (b t) kv n dim") for a in (key, value))
+        attended = grouped_attention(query, key, value)
+        return self.out(rearrange(attended, "(b t) n d -> b t n d", b=b))
+
+
+class TimeAttention(Attention):
+    """Causal attention of each token over its own past, within a window of frames."""
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        rotation: Rotation,
+        mask: torch.Tensor,
+        cache: LayerCache | None = None,
+    ) -> torch.Tensor:
+        """Map tokens (b t n d) to what is added to them.
+
+        Args:
+            x: Tokens; with a cache, of one frame (t = 1).
+            rotation: From ``time_rotation``.
+            mask: (t t) without a cache, (b window) with one; true where attention is allowed.
+            cache: Keys and values of past frames; this frame's are written into it.
+        """
+        b, _, n, _ = x.shape
+        query, key, value = self.project(x, rotation)
+        query = rearrange(query, "b t n heads dim -> (b n) t heads dim")
+        if cache is None:
+            key, value = (rearrange(a, "b t n kv dim -> (b n) kv t dim") for a in (key, value))
+        else:
+            key, value = (
+                rearrange(a, "b n kv t dim -> (b n) kv t dim")
+                for a in cache.write(key[:, 0], value[:, 0])
+            )
+            mask = repeat(mask, "b k -> (b n) 1 1 k", n=n)
+        attended = grouped_attention(query, key, value, mask)
+        return self.out(rearrange(attended, "(b n) t d -> b t n d", b=b))
+
+
+class SwiGLU(nn.Module):
+    """Gated feed-forward layer (Shazeer 2020), with its norm."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, bias=False)
+        self.gate_up = nn.Linear(width, 2 * hidden, bias=False)
+        self.down = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map tokens (... d) to what is added to them."""
+        gate, up = self.gate_up(self.norm(x)).chunk(2, dim=-1)
+        return self.down(F.silu(gate) * up)

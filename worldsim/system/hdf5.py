@@ -1,0 +1,266 @@
+"""Reading HDF5 that may come from a stranger: what is not plain data is refused unread.
+
+HDF5 can point to other files, call plugins that decode, and claim arrays of any size. Here a
+dataset is looked at before a value of it is read: it lies in the file itself, has the expected
+type and shape, and all that it claims is stored. Chunks are inflated here, as far as their size.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple, TypeVar
+
+import h5py
+import numpy as np
+
+from worldsim.system.files import reading
+
+MAX_BYTES = 2**30
+"""Of one array, unless the caller says otherwise: a gigabyte."""
+MAX_TRUSTED_BYTES = 2**16
+"""Of gzip, that are inflated without a limit: they become 64 MiB at most."""
+MAX_ATTRIBUTES = 64
+MAX_ATTRIBUTE_BYTES = 2**16
+
+Kind = TypeVar("Kind", int, str)
+
+
+class Chunk(NamedTuple):
+    """Where a chunk is stored."""
+
+    place: tuple[int, ...]
+    """Index of its first value in the dataset."""
+    offset: int
+    """First byte in the file."""
+    size: int
+    """Bytes stored."""
+    is_deflated: bool
+    """Whether these are to be inflated: HDF5 keeps as it was what gzip makes no smaller."""
+
+
+@contextmanager
+def open_hdf5(path: str | os.PathLike[str], remedy: str) -> Iterator[h5py.File]:
+    """Open an HDF5 file for reading; whatever fails in the block is an error that names it.
+
+    Args:
+        path: A regular file.
+        remedy: What to do where it is damaged.
+
+    Raises:
+        PermissionError: In one sentence, if it may not be read.
+        ValueError: In one sentence, if it is missing, no regular file or damaged.
+    """
+    with reading(path, remedy), h5py.File(path, "r") as file:
+        if file.userblock_size:
+            raise ValueError("it begins with something that is not HDF5")
+        yield file
+
+
+def get_group(parent: h5py.Group, name: str) -> h5py.Group:
+    """Return a group that lies in this file.
+
+    Raises:
+        ValueError: If there is none, it is a link, a dataset, or has too many attributes.
+    """
+    group = _own_entry(parent, name)
+    if not isinstance(group, h5py.Group):
+        raise ValueError(f"{name} is no group")
+    _check_attributes(group, name)
+    return group
+
+
+def check_dataset(
+    parent: h5py.Group,
+    name: str,
+    dtype: np.dtype | type,
+    shape: Sequence[int | None],
+    max_bytes: int = MAX_BYTES,
+) -> h5py.Dataset:
+    """Return a dataset of plain numbers that lies in this file; reads no value.
+
+    Whether its chunks are all stored is for `stored_chunks` to say.
+
+    Args:
+        parent: The file, or a group in it.
+        name: Name of the dataset.
+        dtype: The type that it is stored in, exactly.
+        shape: Its shape; None where any length will do.
+        max_bytes: Bytes of the whole array, at most.
+
+    Raises:
+        ValueError: In one sentence, if it is anything else.
+    """
+    dataset = _own_entry(parent, name)
+    if not isinstance(dataset, h5py.Dataset):
+        raise ValueError(f"{name} is no dataset")
+    _check_attributes(dataset, name)
+    _check_type(dataset, name, np.dtype(dtype))
+    wanted = ", ".join("any" if size is None else str(size) for size in shape)
+    fits = dataset.shape is not None and len(dataset.shape) == len(shape)
+    if not fits or any(w not in (None, s) for w, s in zip(shape, dataset.shape, strict=True)):
+        raise ValueError(f"{name} has shape {dataset.shape}, not ({wanted})")
+    num_bytes = _num_bytes(dataset.shape, dataset.dtype)
+    if num_bytes > max_bytes:
+        raise ValueError(f"{name} takes {num_bytes:,} bytes, more than {max_bytes:,}")
+    _check_layout(dataset, name)
+    return dataset
+
+
+def read_array(
+    parent: h5py.Group,
+    name: str,
+    dtype: np.dtype | type,
+    shape: Sequence[int | None],
+    max_bytes: int = MAX_BYTES,
+) -> np.ndarray:
+    """Read a whole dataset after `check_dataset`; the arguments and errors are the same."""
+    dataset = check_dataset(parent, name, dtype, shape, max_bytes)
+    if dataset.chunks is None or dataset.size == 0:
+        return _checked(dataset[()], name)
+    chunks = list(stored_chunks(dataset))  # before memory is taken for what they claim
+    values = np.empty(dataset.shape, dtype)
+    num_bytes = _num_bytes(dataset.chunks, dataset.dtype)
+    for chunk in chunks:
+        _, data = dataset.id.read_direct_chunk(chunk.place)
+        if chunk.is_deflated:
+            data = inflate(data, num_bytes)
+        block = np.frombuffer(data, dtype, math.prod(dataset.chunks)).reshape(dataset.chunks)
+        part = values[tuple(map(slice, chunk.place, np.add(chunk.place, block.shape)))]
+        part[...] = block[tuple(map(slice, part.shape))]
+    return _checked(values, name)
+
+
+def read_attribute(holder: h5py.Group | h5py.Dataset, name: str, kind: type[Kind]) -> Kind | None:
+    """Read an attribute of a group or dataset: one whole number or one text.
+
+    Args:
+        holder: What `get_group` or `check_dataset` returned.
+        name: Name of the attribute.
+        kind: ``int`` or ``str``.
+
+    Returns:
+        Its value, or None where there is none.
+
+    Raises:
+        ValueError: If it is of another kind.
+    """
+    if name not in holder.attrs:
+        return None
+    attribute = holder.attrs.get_id(name)
+    is_text = h5py.check_string_dtype(attribute.dtype) is not None
+    is_number = attribute.dtype.kind in "iu" and attribute.dtype.names is None
+    if attribute.shape != () or not (is_text if kind is str else is_number):
+        raise ValueError(f"the attribute {name} is not one {kind.__name__}")
+    value = holder.attrs[name]
+    return kind(value.decode() if isinstance(value, bytes) else value)
+
+
+def stored_chunks(dataset: h5py.Dataset) -> Iterator[Chunk]:
+    """Yield where the chunks of a dataset are stored, in the order of their places.
+
+    Raises:
+        ValueError: At the first one that is missing or reaches out of the file.
+    """
+    end, total = _file_size(dataset), 0
+    is_deflated, find = dataset.compression is not None, dataset.id.get_chunk_info_by_coord
+    places = [
+        range(0, size, step) for size, step in zip(dataset.shape, dataset.chunks, strict=True)
+    ]
+    if math.prod(map(len, places)) > end:  # before they are listed
+        raise ValueError(f"{dataset.name} claims more than the file holds")
+    for place in itertools.product(*places):
+        stored = find(place)
+        if stored.byte_offset is None or stored.size < 1:
+            raise ValueError(f"{dataset.name} lacks its chunk at {place}")
+        total += stored.size
+        if stored.byte_offset + stored.size > end or total > end:
+            raise ValueError(f"{dataset.name} claims more than the file holds")
+        yield Chunk(place, stored.byte_offset, stored.size, is_deflated and not stored.filter_mask)
+
+
+def inflate(data: bytes, num_bytes: int) -> bytes:
+    """Inflate a chunk to its size, however much there is in it.
+
+    The quick way first: gzip makes nothing more than a thousand times larger.
+
+    Raises:
+        ValueError: If it has another size.
+        zlib.error: If it is damaged.
+    """
+    if len(data) <= MAX_TRUSTED_BYTES:
+        values = zlib.decompress(data, bufsize=num_bytes)
+        if len(values) != num_bytes:
+            raise ValueError(f"a chunk has {len(values):,} bytes, not {num_bytes:,}")
+        return values
+    inflater = zlib.decompressobj()
+    values = inflater.decompress(data, num_bytes + 1)
+    if len(values) != num_bytes or not inflater.eof:
+        raise ValueError(f"a chunk does not have its {num_bytes:,} bytes")
+    return values
+
+
+def _own_entry(parent: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | h5py.Datatype:
+    link = parent.get(name, getlink=True)
+    if link is None:
+        raise ValueError(f"there is no {name}")
+    if not isinstance(link, h5py.HardLink):
+        raise ValueError(f"{name} is a link")
+    return parent[name]
+
+
+def _check_attributes(holder: h5py.Group | h5py.Dataset, name: str) -> None:
+    num_attributes = h5py.h5a.get_num_attrs(holder.id)
+    if num_attributes > MAX_ATTRIBUTES:
+        raise ValueError(f"{name} has more than {MAX_ATTRIBUTES} attributes")
+    for index in range(num_attributes):
+        if h5py.h5a.open(holder.id, index=index).get_storage_size() > MAX_ATTRIBUTE_BYTES:
+            raise ValueError(f"an attribute of {name} has more than {MAX_ATTRIBUTE_BYTES:,} bytes")
+
+
+def _check_type(dataset: h5py.Dataset, name: str, dtype: np.dtype) -> None:
+    """Compare the types themselves: equal bytes then mean equal numbers."""
+    if not dataset.id.get_type().equal(h5py.h5t.py_create(dtype, logical=True)):
+        raise ValueError(f"{name} is not of type {dtype}")
+
+
+def _check_layout(dataset: h5py.Dataset, name: str) -> None:
+    """Check that all values are stored in this file, at most deflated."""
+    settings = dataset.id.get_create_plist()
+    layout = settings.get_layout()
+    if settings.get_external_count() or layout == h5py.h5d.VIRTUAL:
+        raise ValueError(f"{name} has its values in another file")
+    filters = [settings.get_filter(i)[0] for i in range(settings.get_nfilters())]
+    if filters not in ([], [h5py.h5z.FILTER_DEFLATE]):
+        raise ValueError(f"{name} is stored with other filters than gzip")
+    if dataset.size == 0:
+        return
+    if layout == h5py.h5d.CHUNKED:
+        if any(step > size for step, size in zip(dataset.chunks, dataset.shape, strict=True)):
+            raise ValueError(f"{name} has chunks of {dataset.chunks}, larger than itself")
+        return  # what its chunks claim is looked at where they are listed
+    num_bytes = _num_bytes(dataset.shape, dataset.dtype)
+    end, file_size = num_bytes, _file_size(dataset)
+    if layout == h5py.h5d.CONTIGUOUS:
+        end += dataset.id.get_offset() or file_size
+    if dataset.id.get_storage_size() != num_bytes or end > file_size:
+        raise ValueError(f"{name} claims {num_bytes:,} bytes, more than are stored")
+
+
+def _checked(values: np.ndarray, name: str) -> np.ndarray:
+    """Refuse truth values that are neither 0 nor 1, which numpy would count as it likes."""
+    if values.dtype == bool and (values.view(np.uint8) > 1).any():
+        raise ValueError(f"{name} has values that are neither true nor false")
+    return values
+
+
+def _file_size(dataset: h5py.Dataset) -> int:
+    return int(h5py.h5i.get_file_id(dataset.id).get_filesize())
+
+
+def _num_bytes(shape: Sequence[int], dtype: np.dtype) -> int:
+    return math.prod(shape) * int(dtype.itemsize)

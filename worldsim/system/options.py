@@ -1,0 +1,391 @@
+"""What an option may be, said once: on the type of its field in a command's dataclass.
+
+A command's settings are a dataclass whose fields have the types below; `parse` reads the command
+line into it and refuses, in one sentence, what a type does not allow. A field that is a dataclass
+itself holds a group of options, such as ``--optim.lr``. `check_value` checks the arguments of a
+function by the same types. Each upper bound is where something below fails or where more changes
+nothing; the comment beside it says what. Torch is not imported here: whether a device is there is
+for `worldsim.system.devices`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import operator
+import os
+import reprlib
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from types import MappingProxyType, NoneType, UnionType
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+Config = TypeVar("Config")
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Bounds of a number, both of them allowed unless ``above`` or ``below`` says otherwise."""
+
+    low: float
+    high: float
+    above: bool = False
+    """Whether ``low`` itself is too low."""
+    below: bool = False
+    """Whether ``high`` itself is too high."""
+
+    def __str__(self) -> str:
+        if math.isinf(self.high):
+            return f"{'above' if self.above else 'of at least'} {self.low:,}"
+        if not self.above and not self.below:
+            return f"from {self.low:,} to {self.high:,}"
+        low = f"above {self.low:,}" if self.above else f"at least {self.low:,}"
+        high = f"below {self.high:,}" if self.below else f"at most {self.high:,}"
+        return f"{low} and {high}"
+
+    def __contains__(self, value: float) -> bool:
+        is_high = value > self.low if self.above else value >= self.low
+        return is_high and (value < self.high if self.below else value <= self.high)
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """What must be at a path: something to read, or room for something to write."""
+
+    kind: Literal["file", "folder"]
+    written: bool = True
+    suffix: str | None = None
+    """How the name of a file must end."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """What a value must be, where neither bounds nor a place say it."""
+
+    words: str
+    """The rule, as it follows "must be"."""
+    holds: Callable[[Any], bool]
+    """Whether a value keeps it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Heading:
+    """The title above an option in ``--help``, and above those that follow it."""
+
+    title: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Advanced:
+    """Marks an option that only ``--help-all`` shows."""
+
+
+Seed = Annotated[
+    int, Range(0, 2**32 - 1)
+]  # NumPy's older generators, which SB3 seeds, take no more
+AnySeed = Annotated[int, Range(0, math.inf)]  # as Gymnasium takes it
+Count = Annotated[int, Range(1, 2**31 - 1)]  # C libraries below count in 32 bits
+Number = Annotated[int, Range(0, 2**31 - 1)]
+Passes = Annotated[int, Range(1, 1000)]  # finer levels than those of diffusion change no pixel
+Side = Annotated[int, Range(8, 4096)]  # pixels: the widest frame that H.264 decoders agree on
+FewFrames = Annotated[int, Range(1, 1000)]  # skipped or stacked: a quarter of a minute of play
+Threads = Annotated[int, Range(1, os.cpu_count() or 1)]  # more threads than processors only wait
+Positive = Annotated[float, Range(0, 10**6, above=True)]  # far below where single precision ends
+NotNegative = Annotated[float, Range(0, 10**6)]
+Limit = Annotated[float, Range(0, math.inf)]
+Fraction = Annotated[float, Range(0, 1)]
+Part = Annotated[float, Range(0, 1, above=True, below=True)]
+Seconds = Annotated[float, Range(0, 86_400, above=True)]  # a day
+Minutes = Annotated[float, Range(0, 525_600, above=True)]  # a year
+FramesPerSecond = Annotated[float, Range(0, 1000, above=True)]  # as the clocks of players count
+InFile = Annotated[Path, Place("file", written=False)]
+OutFile = Annotated[Path, Place("file")]
+OutVideo = Annotated[Path, Place("file", suffix=".mp4")]
+OutFolder = Annotated[Path, Place("folder")]
+
+
+NOT_RENAMED: Mapping[str, str] = MappingProxyType({})
+
+
+class Option(NamedTuple):
+    """An option of a command: a field of its dataclass, or of one nested in it.
+
+    Attributes:
+        owner: The dataclass that has the field.
+        path: The attributes that lead to it from the command's dataclass.
+        name: How a file of settings names it, such as ``optim.lr``.
+        flag: How the command line names it, such as ``--optim.lr``, or ``RECORDING`` by position.
+        annotation: Its type.
+        value: Its value.
+    """
+
+    owner: type
+    path: tuple[str, ...]
+    name: str
+    flag: str
+    annotation: Any
+    value: Any
+
+    @property
+    def is_positional(self) -> bool:
+        """Whether its place on the command line says what it is."""
+        return not self.flag.startswith("--")
+
+
+def parse(
+    config: type[Config],
+    argv: Sequence[str],
+    prog: str,
+    default: Config | None = None,
+    renamed: Mapping[str, str] = NOT_RENAMED,
+) -> Config:
+    """Read a command line into a dataclass, and check every value of it.
+
+    Args:
+        config: The dataclass: its fields are the options.
+        argv: What follows the command.
+        prog: The command.
+        default: Values of what is not given, in place of the dataclass's own.
+        renamed: The new name of each option that had another, as `Option.name`.
+
+    Raises:
+        ValueError: In one sentence, if a value is out of range or an option has a new name.
+        SystemExit: With status 2, if the words cannot be read, and 0 after ``--help``.
+    """
+    import tyro
+
+    from worldsim.system.help import asks_for_help, help_text  # which reads this file's types
+
+    if asked := asks_for_help(argv):
+        print(help_text(config, prog, everything=asked == "--help-all"))
+        raise SystemExit(0)
+    _refuse_old_names(renamed, argv)
+    _check_no_path_is_empty(config, argv)
+    if default is None:
+        parsed = tyro.cli(config, args=list(argv), prog=prog)
+    else:
+        parsed = tyro.cli(config, args=list(argv), prog=prog, default=default)
+    check_options(parsed)
+    return parsed
+
+
+def options_of(config: type, values: Any = None) -> Iterator[Option]:
+    """The options of a dataclass in order, those of nested dataclasses included.
+
+    Args:
+        config: The dataclass.
+        values: An instance of it, whose values the options get; None for the defaults, where an
+            option that must be given has ``dataclasses.MISSING``.
+    """
+    yield from _options(config, values, (), "")
+
+
+def check_options(config: Any) -> None:
+    """Check every field of a dataclass, and of those in it.
+
+    Raises:
+        ValueError: In one sentence that names the option, for the first that is out of range.
+    """
+    for option in options_of(type(config), config):
+        check_value(option.flag, option.value, option.annotation)
+
+
+def check_value(name: str, value: Any, annotation: Any) -> None:
+    """Check that a value is of a type, such as one of those above.
+
+    Args:
+        name: What to call it, as an option (``--seed``) or an argument (``seed``).
+        value: The value.
+        annotation: The type: a plain one, one of those above, a literal, a tuple or ``| None``.
+
+    Raises:
+        ValueError: In one sentence with the rule and the value.
+
+    Example:
+        >>> check_value("num_passes", 1.5, Passes)
+        Traceback (most recent call last):
+        ValueError: num_passes must be a whole number from 1 to 1,000, got 1.5
+    """
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        place = next((mark for mark in inner[1:] if isinstance(mark, Place)), None)
+        bounds = next((mark for mark in inner[1:] if isinstance(mark, Range)), None)
+        rule = next((mark for mark in inner[1:] if isinstance(mark, Rule)), None)
+        if rule is not None:
+            _require(rule.holds(value), name, rule.words, value)
+        elif bounds is not None:
+            _check_number(name, value, inner[0], bounds)
+        else:
+            check_value(name, value, inner[0])
+        if place is not None:
+            check_place(name, Path(value), place)
+    elif origin in (Union, UnionType):
+        if value is not None or NoneType not in inner:
+            (kind,) = (kind for kind in inner if kind is not NoneType)
+            check_value(name, value, kind)
+    elif origin is Literal:
+        is_one = any(value == one and type(value) is type(one) for one in inner)
+        _require(is_one, name, f"one of {', '.join(map(str, inner))}", value)
+    elif origin is tuple:
+        _check_tuple(name, value, inner)
+    elif annotation in (int, float):
+        _check_number(name, value, annotation, Range(-math.inf, math.inf, above=True, below=True))
+    elif annotation in (str, Path):
+        _require(isinstance(value, annotation), name, "text", value)
+        lines = "\n\t" if annotation is str else ""  # a prompt may have several
+        is_text = not _has_controls(str(value), lines)
+        _require(is_text, name, "text without control characters", value)
+    elif isinstance(annotation, type):
+        _require(isinstance(value, annotation), name, f"a {annotation.__name__}", value)
+
+
+def check_place(name: str, path: Path, place: Place) -> None:
+    """Check that what is wanted can be read from a path, or written to it, before any work.
+
+    Raises:
+        ValueError: In one sentence, if a file is where a folder is wanted or the other way round,
+            there is nothing to read, or this user may not.
+    """
+    try:
+        exists = path.stat() is not None
+    except (FileNotFoundError, NotADirectoryError):
+        exists = False
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise ValueError(f"{name}: {shown(path)} cannot be used: {why}") from error
+    if place.kind == "file" and exists and not path.is_file():
+        what = "a folder: name a file in it" if path.is_dir() else "no regular file"
+        raise ValueError(f"{name} must be a file, and {path} is {what}")
+    if place.kind == "folder" and exists and not path.is_dir():
+        raise ValueError(f"{name} must be a folder, and {path} is a file: name another place")
+    if place.suffix and path.suffix.lower() != place.suffix:
+        raise ValueError(f"{name} must end in {place.suffix}, got {shown(path)}")
+    if place.written:
+        _check_writable(name, path)
+    elif not exists:
+        raise ValueError(f"{name}: there is no file {path}")
+    elif not _may(path, os.R_OK):
+        raise ValueError(f"{name}: {path} may not be read by this user")
+
+
+def _check_writable(name: str, path: Path) -> None:
+    """Check what is there already: the path itself, or the nearest folder above it."""
+    nearest = next(above for above in (path, *path.absolute().parents) if os.path.lexists(above))
+    if nearest != path and not nearest.is_dir():
+        raise ValueError(f"{name}: {path} cannot be written, for {nearest} is no folder")
+    if not _may(nearest, os.W_OK):
+        raise ValueError(f"{name}: {path} cannot be written, for this user may not write {nearest}")
+
+
+def _may(path: Path, mode: int) -> bool:
+    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
+
+
+def _options(config: type, values: Any, path: tuple[str, ...], prefix: str) -> Iterator[Option]:
+    import tyro
+
+    hints = get_type_hints(config, include_extras=True)
+    for field in dataclasses.fields(config):
+        hint = hints[field.name]
+        marks = get_args(hint)
+        kind = marks[0] if get_origin(hint) is Annotated else hint
+        if values is not None:
+            value = getattr(values, field.name)
+        elif field.default_factory is not dataclasses.MISSING:
+            value = field.default_factory()
+        else:
+            value = field.default
+        name = prefix + field.name
+        if dataclasses.is_dataclass(kind):
+            assert isinstance(kind, type)
+            inner = prefix if tyro.conf.OmitArgPrefixes in marks else f"{name}."
+            yield from _options(kind, value, (*path, field.name), inner)
+        else:
+            flag = f"--{name.replace('_', '-')}"
+            if tyro.conf.Positional in marks:
+                flag = field.name.upper()
+            yield Option(config, (*path, field.name), name, flag, hint, value)
+
+
+def _refuse_old_names(renamed: Mapping[str, str], argv: Sequence[str]) -> None:
+    for word in argv:
+        name = word.partition("=")[0].removeprefix("--").replace("-", "_")
+        if word.startswith("--") and name in renamed:
+            old, new = (f"--{each.replace('_', '-')}" for each in (name, renamed[name]))
+            parts = [each for each in renamed if renamed[each] == renamed[name]]
+            which = f"value {parts.index(name) + 1} of " if len(parts) > 1 else ""
+            raise ValueError(f"{old} is now {which}{new}")
+
+
+def _check_number(name: str, value: Any, kind: type, bounds: Range) -> None:
+    rule = "a whole number" if kind is int else "a number"
+    if not math.isinf(bounds.low):
+        rule += f" {bounds}"
+    elif kind is float:
+        rule += " that is finite"
+    number = _as_number(value, kind)
+    _require(number is not None and number in bounds, name, rule, value)
+
+
+def _as_number(value: Any, kind: type) -> float | None:
+    """The number that a value is, NumPy's scalars included; None if it is none of this kind."""
+    if isinstance(value, bool):
+        return None
+    try:
+        return operator.index(value) if kind is int else float(value.__float__())
+    except (AttributeError, TypeError, ValueError, OverflowError):
+        return None
+
+
+def _check_tuple(name: str, value: Any, inner: tuple[Any, ...]) -> None:
+    if not isinstance(value, (tuple, list)):
+        raise ValueError(f"{name} must be a list, got {shown(value)}")
+    if inner[-1] is not Ellipsis:
+        _require(len(value) == len(inner), name, f"{len(inner)} values", value)
+    elif get_origin(inner[0]) is Annotated:  # of numbers, one is always needed
+        _require(len(value) > 0, name, "one value or more", value)
+    for entry in value:
+        check_value(name, entry, inner[0])
+
+
+def _check_no_path_is_empty(config: type, argv: Sequence[str]) -> None:
+    """Refuse ``--out ""``, as an unset variable of a shell gives it; a Path takes it for ``.``."""
+    for option in options_of(config):
+        flag = option.flag
+        kinds = {option.annotation, *get_args(option.annotation)}
+        kinds |= {inner for kind in kinds for inner in get_args(kind)}
+        names = {flag, flag.replace("-", "_").replace("__", "--", 1)}
+        is_empty = any(f"{name}=" in argv for name in names) or any(
+            word in names and following == "" for word, following in pairwise(argv)
+        )
+        if Path in kinds and is_empty:
+            raise ValueError(f"{flag} is empty: give it a path, or leave it out")
+
+
+def _has_controls(text: str, allowed: str) -> bool:
+    """Whether a text has characters that no name has: controls and halves of surrogate pairs."""
+    return any(unicodedata.category(c) in ("Cc", "Cs") and c not in allowed for c in text)
+
+
+def _require(holds: bool, name: str, rule: str, value: Any) -> None:
+    if not holds:
+        raise ValueError(f"{name} must be {rule}, got {shown(value)}")
+
+
+def shown(value: Any) -> str:
+    """A value as a sentence shows it: short, and in one line."""
+    shorten = reprlib.Repr()
+    shorten.maxstring = shorten.maxother = shorten.maxlong = 60
+    return shorten.repr(value) if not isinstance(value, Path) else shorten.repr(str(value))

@@ -1,0 +1,1 @@
+"""Guests: the video pipelines of diffusers."""

@@ -1,0 +1,355 @@
+"""`worldsim cost`: what a video costs at once and in chained windows, before any of it is made."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+
+import tyro
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from worldsim.system import options
+from worldsim.system.files import written_aside
+
+if TYPE_CHECKING:
+    from worldsim.video.flops import Denoiser, Forward
+    from worldsim.world_model import WorldModel
+
+COLOURS = {"one sequence": "#2f6fde", "chained": "#e0662f", "ring": "#3c9d5b"}
+CHAINED = (
+    "Risks of chained windows: each window sees {overlap} of its past. Identity and colour drift "
+    "from window to window. Motion may change at a seam. What has left the picture is forgotten."
+)
+ONE = (
+    "Risks of one sequence: attention grows with the square of the duration, memory with the "
+    "duration. {tokens:,} tokens are {times:.3g} times the {own:,} of the model's own length; "
+    "beyond it, positions and motion may fail."
+)
+RING = (
+    "In play, the ring keeps the newest {window} frames: every frame costs the same, and memory "
+    "does not grow. Older frames are forgotten, and there is no seam."
+)
+
+
+@dataclass(frozen=True)
+class CostConfig:
+    """Count the cost of a video: one sequence of all its tokens against chained windows.
+
+    Counts tokens, FLOPs, memory and time of a diffusers video pipeline or of a world, for a frame
+    size and a duration. No weights of a pipeline are read, and none of it is run.
+    """
+
+    target: tyro.conf.Positional[str]
+    """A world (pong, maze, balls, a folder), the folder or Hub id of a diffusers video pipeline,
+    of which only the configs are read, or the name of its class, such as LTXPipeline."""
+    frame_size: tuple[options.Side, options.Side] | None = None
+    """Height and width in pixels; the pipeline's own if none."""
+    seconds: options.Seconds | None = None
+    """Duration of the one sequence; if none, all windows have the pipeline's own length."""
+    windows: Annotated[int, options.Range(1, 10_000)] = 4
+    """Windows of the chained scheme, which together have as many tokens as the one sequence."""
+    overlap: options.Number = 1
+    """Frames of each window but the first that are given again from the one before."""
+    num_inference_steps: options.Passes | None = None
+    """Denoising steps; the pipeline's own if none."""
+    dtype: Literal["fp32", "fp16", "bf16"] = "bf16"
+    """Precision of weights and activations of a pipeline; a world has single precision."""
+    tflops: options.Positive | None = None
+    """Rate of the device in 10^12 operations a second; measured on this machine if none."""
+    utilisation: Annotated[float, options.Range(0, 1, above=True)] = 0.4
+    """Share of that rate that is reached."""
+    out: Path = Path("cost.png")
+    """The plot: a PNG, or a folder for it."""
+
+
+class Scheme(NamedTuple):
+    """What a video costs: FLOPs of all steps and windows, peak bytes, weights included.
+
+    It is ``times`` sequences of so many tokens each, one after another.
+    """
+
+    seconds: float
+    tokens: int
+    times: int
+    attention: float
+    total: float
+    memory: float
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command.
+
+    Args:
+        argv: What follows ``worldsim cost``.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        ValueError: In one sentence, if the target or an option does not serve.
+    """
+    cost(options.parse(CostConfig, argv, "worldsim cost"))
+    return 0
+
+
+def cost(config: CostConfig) -> dict[str, Scheme]:
+    """Count, print the table and the risks, and write the plot.
+
+    Args:
+        config: What to count.
+
+    Returns:
+        What the video costs by scheme: "one sequence", "chained", for a world also "ring".
+
+    Raises:
+        ValueError: If there is no such target or an option is out of range.
+    """
+    path = config.out if config.out.suffix == ".png" else config.out / "cost.png"
+    options.check_place("--out", path, options.Place("file"))
+    denoiser = open_target(config)
+    frames = config.seconds * denoiser.fps / config.windows if config.seconds else denoiser.window
+    latents = denoiser.latent_frames(frames)
+    if not 0 <= config.overlap < denoiser.frames(latents):
+        raise ValueError(
+            "--overlap must be 0 or more and below the frames of a window, "
+            f"{denoiser.frames(latents)}, got {config.overlap}"
+        )
+    console = Console()
+    lengths = sorted({1, (1 + config.windows) // 2, config.windows})
+    forwards = {
+        length: denoiser.forward(length * latents)
+        for length in track(lengths, "counting", console=console, transient=True)
+    }
+    one = {k: plan(denoiser, forwards[k], k * latents, 1, 0) for k in lengths}
+    chained = {k: plan(denoiser, forwards[1], latents, k, config.overlap) for k in lengths}
+    schemes = {"one sequence": one[config.windows], "chained": chained[config.windows]}
+    curves = {"one sequence": list(one.values()), "chained": list(chained.values())}
+    if denoiser.ring:
+        player = replace(denoiser, steps=1)  # all passes are in a step of the ring
+        curves["ring"] = [plan(player, denoiser.ring, 1, k * latents, 0) for k in lengths]
+        schemes["ring"] = curves["ring"][-1]
+    rate, whose = device_rate(config)
+    height, width = denoiser.frame_size
+    heading = (
+        f"{denoiser.name}: {_figure(denoiser.parameters / 1e6)} M parameters "
+        f"({_figure(denoiser.weights / 1e6)} MB), {height}x{width} at {denoiser.fps:g} frames/s; "
+        f"{denoiser.steps} steps x {denoiser.forwards} forward(s) x {denoiser.batch} sample(s)"
+    )
+    _say(console, heading)
+    console.print(scheme_table(denoiser, schemes, rate * config.utilisation))
+    _say(console, f"Time at {config.utilisation:.0%} of {rate:,.4g} TFLOP/s, {whose}.")
+    overlap = "1 frame" if config.overlap == 1 else f"{config.overlap} frames"
+    _say(console, CHAINED.format(overlap=overlap))
+    own = denoiser.tokens(denoiser.latent_frames(denoiser.window))
+    tokens = schemes["one sequence"].tokens
+    _say(console, ONE.format(tokens=tokens, times=tokens / own, own=own))
+    if denoiser.ring:
+        _say(console, RING.format(window=denoiser.window))
+    draw(path, denoiser.name, curves)
+    _say(console, f"Plot: {path}")
+    return schemes
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=not console.is_terminal)
+
+
+def open_target(config: CostConfig) -> Denoiser:
+    """The class of a pipeline, a folder or Hub id of one, or a world; ValueError if it is none."""
+    from worldsim.video.flops import pipeline_denoiser
+    from worldsim.world_folder import load
+
+    target, steps = config.target, config.num_inference_steps
+    name, configs = target, None
+    hub = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", target) and not Path(target).exists()
+    if hub or (Path(target) / "model_index.json").is_file():
+        name, configs = read_configs(target)
+    if configs or re.fullmatch(r"\w+Pipeline", target):
+        return pipeline_denoiser(
+            name, configs, frame_size=config.frame_size, dtype=config.dtype, steps=steps
+        )
+    try:
+        world = load(target, device="cpu")
+    except ValueError as error:
+        also = "or the folder, Hub id or class of a video pipeline, such as LTXPipeline"
+        raise ValueError(f"{error}; {also}") from error
+    if config.frame_size not in (None, world.game.frame_size):
+        raise ValueError("a world has the frame size it was trained at; leave out --frame-size")
+    return world_denoiser(world, target, steps)
+
+
+def read_configs(target: str) -> tuple[str, dict[str, Mapping[str, Any]]]:
+    """Read the class of a pipeline and the configs of its parts, and nothing else of it.
+
+    Args:
+        target: Folder written by ``save_pretrained``, or Hub id.
+
+    Raises:
+        ValueError: If a config is missing or the pipeline is none for video.
+    """
+    from huggingface_hub import hf_hub_download
+
+    from worldsim.system.files import one_line
+    from worldsim.video.families import PIPELINES
+    from worldsim.video.hub import read_config, why_not_fetched
+
+    def read(name: str) -> dict[str, Any]:
+        is_here = Path(target).is_dir()
+        try:
+            path = Path(target) / name if is_here else Path(hf_hub_download(target, name))
+            return read_config(path)
+        except (OSError, ValueError) as error:  # the Hub's own errors are OSErrors
+            damaged = f"{target} has no {name} that can be read: {one_line(error)}"
+            raise ValueError(damaged if is_here else why_not_fetched(target, error)) from error
+
+    index = read("model_index.json")
+    name = str(index.get("_class_name", "?"))
+    if name not in PIPELINES:
+        known = ", ".join(PIPELINES)
+        raise ValueError(f"{target} is a {name}, no video pipeline known here; take {known}")
+    part = "unet" if "unet" in index else "transformer"
+    configs = {"denoiser": read(f"{part}/config.json"), "vae": read("vae/config.json")}
+    kind, wanted = configs["denoiser"].get("_class_name"), PIPELINES[name].denoiser
+    if kind != wanted:
+        raise ValueError(f"the {part} of a {name} must be a {wanted}, got {kind}")
+    return name, {"pipeline": index, **configs}
+
+
+def world_denoiser(world: WorldModel, name: str, steps: int | None = None) -> Denoiser:
+    """A world on the CPU: without a cache, as in training, and with its ring, as in play."""
+    import numpy as np
+    import torch
+    from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
+
+    from worldsim.model.conditions import Conditions
+    from worldsim.rollout import Rollout
+    from worldsim.video.flops import Denoiser, count
+
+    dit, c = world.dit, world.dit.config
+    h, w = world.codec.latent_size(world.game.frame_size)
+    rows, columns = -(-h // c.patch_size), -(-w // c.patch_size)
+    rollout = Rollout(world, num_passes=steps)
+    rollout.begin([0], [0])
+    step = count(lambda: rollout.step(np.zeros(1, np.int64)))  # for real: layers keep constants
+    cache = count(lambda: dit.new_cache(1, (h, w))).activations
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    with FakeCopyMode(fake):
+        model = copy.deepcopy(dit)
+
+    def run(t: int) -> object:
+        noisy = torch.zeros(1, t, world.codec.latent_channels, h, w)
+        history = torch.zeros(1, t, world.codec.latent_channels * world.num_history, h, w)
+        conditions = Conditions(torch.zeros(1, t), torch.zeros(1, t, dtype=torch.int64), history)
+        return model(noisy, conditions)
+
+    return Denoiser(
+        name=name,
+        network=dit,
+        frame_size=world.game.frame_size,
+        fps=world.game.fps,
+        window=world.window,
+        frame_tokens=rows * columns + dit.num_special,
+        steps=rollout.num_passes,
+        forward=lambda t: count(lambda: run(t), fake),
+        ring=step._replace(activations=step.activations + cache),
+    )
+
+
+def plan(
+    denoiser: Denoiser, forward: Forward, latent_frames: int, windows: int, overlap: int
+) -> Scheme:
+    """Cost of windows of so many latent frames, given that of a forward of one."""
+    frames = denoiser.frames(latent_frames)
+    times = denoiser.steps * denoiser.forwards * windows
+    return Scheme(
+        seconds=(windows * frames - (windows - 1) * overlap) / denoiser.fps,
+        tokens=denoiser.tokens(latent_frames),
+        times=windows,
+        attention=times * forward.attention,
+        total=times * (forward.attention + forward.rest),
+        memory=denoiser.weights + forward.activations,
+    )
+
+
+def device_rate(config: CostConfig) -> tuple[float, str]:
+    """Operations a second in 10^12, and whose they are."""
+    if config.tflops:
+        return config.tflops, "as given"
+    import torch
+
+    from worldsim.eval.speed import matrix_rate
+    from worldsim.video.hub import DTYPES
+
+    if torch.cuda.is_available():
+        rate = matrix_rate(torch.device("cuda"), DTYPES[config.dtype])
+        return rate / 1000, f"measured on {torch.cuda.get_device_name()} in {config.dtype}"
+    rate = matrix_rate(torch.device("cpu"))
+    return rate / 1000, f"measured on this CPU in fp32, threads: {torch.get_num_threads()}"
+
+
+def scheme_table(denoiser: Denoiser, schemes: Mapping[str, Scheme], tflops: float) -> Table:
+    """What each scheme costs in all, a column each, and one sequence by chained."""
+    table = Table(title="The whole video")
+    table.add_column("")
+    for name in schemes:
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("one / chained", justify="right", no_wrap=True)
+
+    def row(label: str, values: Sequence[float], form: Callable[[float], str]) -> None:
+        cells = [form(value) for value in values]
+        table.add_row(label, *cells, f"{values[0] / values[1]:.2f}")
+
+    every = list(schemes.values())
+    row("seconds", [s.seconds for s in every], "{:,.2f}".format)
+    tokens = [f"{s.times:,} x {s.tokens:,}" if s.times > 1 else f"{s.tokens:,}" for s in every]
+    table.add_row("tokens", *tokens, f"{every[0].tokens / every[1].tokens:.2f}")
+    row("attention, TFLOP", [s.attention / 1e12 for s in every], _figure)
+    row("total, TFLOP", [s.total / 1e12 for s in every], _figure)
+    row("attention's share", [s.attention / s.total for s in every], "{:.1%}".format)
+    row("peak memory, MB", [s.memory / 1e6 for s in every], "{:,.1f}".format)
+    row("time", [s.total / 1e12 / tflops for s in every], _duration)
+    return table
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds:.3g} s"
+
+
+def draw(path: Path, name: str, curves: Mapping[str, Sequence[Scheme]]) -> None:
+    """Arithmetic and memory against duration, a line for each scheme."""
+    import matplotlib
+
+    matplotlib.use("Agg")  # before pyplot, which else looks for a display
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.8))
+    for label, schemes in curves.items():
+        seconds = [scheme.seconds for scheme in schemes]
+        totals, peaks = [s.total / 1e12 for s in schemes], [s.memory / 1e6 for s in schemes]
+        for axis, values in zip(axes, (totals, peaks), strict=True):
+            axis.plot(seconds, values, "o-", color=COLOURS[label], markersize=4, label=label)
+    for axis, title in zip(axes, ("total, TFLOP", "peak memory, MB"), strict=True):
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("duration, seconds")
+        axis.set_xlim(left=0)
+        axis.set_ylim(bottom=0)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].legend(frameon=False)
+    figure.suptitle(f"{name}: one sequence or chained windows")
+    figure.tight_layout()
+    with written_aside(path) as aside:
+        figure.savefig(aside, dpi=110, format="png")
+    plt.close(figure)

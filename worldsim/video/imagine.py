@@ -1,0 +1,335 @@
+"""``worldsim imagine``: a video of words, of a picture, or of a world left to itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+from numpy.typing import NDArray
+
+from worldsim.find_world import BUNDLED
+from worldsim.media import filmstrip, read_frames
+from worldsim.system.files import write_json
+from worldsim.system.options import (
+    Count,
+    FramesPerSecond,
+    InFile,
+    NotNegative,
+    OutVideo,
+    Seconds,
+    parse,
+)
+from worldsim.video.chain import Chain, MakeWindow
+from worldsim.video.film import Film, PipelineConfig, load_pipeline, progress_bar, write_film
+from worldsim.video.seams import Seams, measure_seams
+
+Frames = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class ImagineConfig(PipelineConfig):
+    """Make a video of words, of a picture, or of both, with any video pipeline of diffusers.
+
+    CogVideoX, LTX-Video, Wan, HunyuanVideo, Mochi and StableVideoDiffusion among them: the model's
+    own index says which it is. With --seconds beyond one window, windows are chained: each begins
+    from the tail of the one before, where they overlap one fades into the other, and memory stays
+    that of one window. A world of ours (pong, or the folder of one) goes on by itself in the same
+    way, without words and without actions. Beside OUT.mp4 are written OUT_sheet.png and OUT.json,
+    which tells how much the video flickers, at the seams of its windows and elsewhere.
+    """
+
+    prompt: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="PROMPT")] = None
+    """What is to be seen, in words."""
+    model: str = "Lightricks/LTX-Video"
+    """Id on the Hub, or the folder, of a video pipeline; or a world of ours."""
+    image: InFile | None = None
+    """A picture to begin from, or a video whose end is gone on from."""
+    negative_prompt: str | None = None
+    """What is not to be seen, in words."""
+    guidance_scale: NotNegative | None = None
+    """How closely to keep to the words; by default the pipeline's own."""
+    fps: FramesPerSecond | None = None
+    """Frames a second; by default those that the model was trained on."""
+    seconds: Seconds | None = None
+    """Length of the video; by default one window."""
+    overlap: Count | None = None
+    """Frames that neighbouring windows share; by default as many as the pipeline takes well: 1
+    picture, 9 frames of a video, half of a world's memory."""
+    continue_with: str | None = None
+    """Id or folder of the pipeline that makes the windows after the first, where the model reads
+    words alone and has no sister of the same weights that begins from a picture."""
+    decode_chunk_size: Count | None = None
+    """Frames decoded at once, where the pipeline can be told (StableVideoDiffusion)."""
+    out: OutVideo = Path("out.mp4")
+    """The video to write."""
+
+
+@dataclass
+class Plan:
+    """What makes the windows of a video.
+
+    Attributes:
+        make_window: As `Chain` wants it.
+        window: Frames of a window.
+        overlap: Frames that neighbouring windows share.
+        fps: Frames a second.
+        context: What the first window begins from; None for nothing.
+        steps: Ticks of the progress bar for each window.
+    """
+
+    make_window: MakeWindow
+    window: int
+    overlap: int
+    fps: float
+    context: Frames | None
+    steps: int
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command.
+
+    Args:
+        argv: What follows ``worldsim imagine``.
+
+    Returns:
+        The exit status: 130 if it was interrupted; what was made by then is kept.
+
+    Raises:
+        ValueError: If the model, the picture or an option does not serve.
+    """
+    config = parse(ImagineConfig, argv, "worldsim imagine")
+    with progress_bar() as bar:
+        task = bar.add_task("loading", total=None)
+        plan = make_plan(config, lambda: bar.advance(task))
+        wanted = plan.window if config.seconds is None else round(config.seconds * plan.fps)
+        wanted = max(1, wanted)
+        windows = count_windows(wanted, plan.window, plan.overlap)
+        bar.update(task, total=windows * plan.steps)
+
+        def make_window(context: Frames | None, index: int) -> Frames:
+            bar.update(task, description=f"window {index + 1} of {windows}")
+            return plan.make_window(context, index)
+
+        chain = Chain(make_window, wanted, plan.overlap, plan.context)
+        interrupted: list[bool] = []
+        film = write_film(config.out, until_interrupted(chain, interrupted), plan.fps, wanted)
+    for line in write_results(config, film, chain, plan):
+        print(line)
+    return 130 if interrupted else 0
+
+
+def make_plan(config: ImagineConfig, on_step: Callable[[], None]) -> Plan:
+    """Find out what the model is, and how windows are made with it.
+
+    Raises:
+        ValueError: If there is no such model or it cannot be asked for this.
+    """
+    context = None
+    if config.image is not None:
+        context = read_frames(config.image, last=config.overlap or 64)
+    if is_world(config.model):
+        return plan_world(config, context, on_step)
+    return plan_pipeline(config, context, on_step)
+
+
+def is_world(model: str) -> bool:
+    """Whether this names a world of ours and not a pipeline."""
+    folder = Path(model)
+    if folder.is_dir():
+        return not (folder / "model_index.json").is_file()
+    return (BUNDLED / model).is_dir()
+
+
+def plan_world(config: ImagineConfig, context: Frames | None, on_step: Callable[[], None]) -> Plan:
+    """Windows of a world of ours, which goes on without being told the actions."""
+    from worldsim.rollout import Rollout
+    from worldsim.start import start_from
+    from worldsim.world_folder import load
+
+    for name in ("prompt", "negative_prompt", "guidance_scale", "continue_with"):
+        if getattr(config, name) is not None:
+            raise ValueError(
+                f"a world reads no words, so {config.model} has no use for the "
+                f"{name.replace('_', ' ')}: leave it out"
+            )
+    world = load(config.model)
+    rollout = Rollout(world, num_passes=config.num_inference_steps)
+    unknown = np.array([world.game.num_actions])
+    window = config.num_frames or 4 * world.window
+    overlap = config.overlap or max(1, world.window // 2)
+    if context is None:
+        chosen = int(np.random.default_rng(config.seed).integers(len(world.starts.frames)))
+        context = world.starts.frames[chosen][-overlap:]
+    else:
+        start = start_from(context, world)
+        print(start.note)
+        context = start.frames[-overlap:]
+
+    def make_window(given: Frames | None, index: int) -> Frames:
+        assert given is not None
+        actions = np.full((1, len(given) - 1), unknown[0])
+        rollout.reset(given[None], actions, [config.seed + index])
+        frames = list(given)
+        for _ in range(window - len(given)):
+            frames.append(rollout.step(unknown).frames[0])
+            if len(frames) > overlap:  # the first window may be given less
+                on_step()
+        return np.stack(frames)
+
+    fps = config.fps or world.game.fps
+    return Plan(make_window, window, overlap, fps, context, window - overlap)
+
+
+def plan_pipeline(
+    config: ImagineConfig, context: Frames | None, on_step: Callable[[], None]
+) -> Plan:
+    """Windows of a pipeline of diffusers."""
+    pipeline = load_pipeline(config.model, config)
+    check_words(config, pipeline)
+    if context is not None and not pipeline.takes_image and pipeline.sibling:
+        pipeline.become_sibling()
+    if context is None and pipeline.needs_image:
+        raise ValueError(f"{pipeline.name} begins from a picture: give one with --image")
+    window = config.num_frames or pipeline.num_frames
+    pipeline.check_num_frames(window)
+    fps = config.fps or pipeline.fps
+    steps = config.num_inference_steps or pipeline.default("num_inference_steps")
+    is_long = config.seconds is not None and round(config.seconds * fps) > window
+    if is_long and not (pipeline.can_continue() or config.continue_with):
+        raise ValueError(
+            f"{pipeline.name} begins from words alone and cannot go on from a window: give with "
+            "--continue-with a model that begins from a picture, or leave out --seconds"
+        )
+    takes_video = pipeline.continues_video
+    overlap = config.overlap or (pipeline.stride + 1 if takes_video else 1)
+    frame_size = config.frame_size or pipeline.frame_size_for(context)
+    if context is not None:
+        context = context[-overlap:] if takes_video else context[-1:]
+
+    def make_window(given: Frames | None, index: int) -> Frames:
+        nonlocal pipeline
+        if index == 1 and config.continue_with is not None:
+            pipeline = load_pipeline(config.continue_with, config)
+        elif given is not None and not pipeline.takes_image:
+            pipeline.become_sibling()
+        options: dict[str, Any] = {
+            "prompt": config.prompt,
+            "negative_prompt": config.negative_prompt,
+            "guidance_scale": config.guidance_scale,
+            "decode_chunk_size": config.decode_chunk_size,
+        }
+        if pipeline.takes("frame_rate"):
+            options["frame_rate"] = round(fps)
+        elif pipeline.takes("fps"):
+            options["fps"] = round(fps)
+        if not pipeline.takes("prompt"):  # the words were for the first window's pipeline
+            options["prompt"] = options["negative_prompt"] = options["guidance_scale"] = None
+        return pipeline.generate(
+            given,
+            num_frames=window,
+            frame_size=frame_size,
+            num_inference_steps=steps,
+            seed=config.seed + index,
+            on_step=on_step,
+            **options,
+        )
+
+    return Plan(make_window, window, overlap, fps, context, steps)
+
+
+def check_words(config: ImagineConfig, pipeline: Any) -> None:
+    """Raise ValueError for words that are missing or that would not be read."""
+    if pipeline.takes("prompt") and config.prompt is None:
+        raise ValueError(
+            f'{pipeline.name} reads words: say what is to be seen, as in worldsim imagine "a ball '
+            f'that rolls over the grass" --model {config.model}'
+        )
+    for name in ("prompt", "negative_prompt", "guidance_scale"):
+        if getattr(config, name) is not None and not pipeline.takes(name):
+            raise ValueError(
+                f"{pipeline.name} has no use for the {name.replace('_', ' ')}: leave it out"
+            )
+
+
+def count_windows(num_frames: int, window: int, overlap: int) -> int:
+    """How many windows a video takes."""
+    if num_frames <= window:
+        return 1
+    if window <= overlap:
+        raise ValueError(
+            f"windows must be longer than what they share, got {window} frames with an overlap of "
+            f"{overlap}; take more --num-frames or a smaller --overlap"
+        )
+    return 1 + math.ceil((num_frames - window) / (window - overlap))
+
+
+def until_interrupted(frames: Chain, interrupted: list[bool]) -> Iterator[Frames]:
+    """Pass frames on until Ctrl-C, so that those made by then are written."""
+    given = 0
+    try:
+        for frame in frames:
+            yield frame
+            given += 1
+    except KeyboardInterrupt:
+        if not given:
+            raise
+        interrupted.append(True)
+
+
+def write_results(config: ImagineConfig, film: Film, chain: Chain, plan: Plan) -> list[str]:
+    """Write the sheet and the figures.
+
+    Returns:
+        Lines that say what was found and where everything is.
+    """
+    out = config.out
+    sheet, figures = (out.with_name(out.stem + end) for end in ("_sheet.png", ".json"))
+    filmstrip([np.stack(film.thumbnails)], sheet, scale=1)
+    found: dict[str, Any] = {
+        "model": config.model,
+        "prompt": config.prompt,
+        "seed": config.seed,
+        "num_frames": film.num_frames,
+        "fps": plan.fps,
+        "windows": len(chain.seams) + 1,
+        "overlap": plan.overlap,
+    }
+    lines = []
+    if film.num_frames > 1:
+        found["warping_error"] = float(np.nanmean(film.steps.errors))
+        found["flow"] = float(film.steps.magnitudes.mean())
+        lines.append(
+            f"warping error {found['warping_error']:.2f} of 255, mean flow {found['flow']:.2f} "
+            "pixels a step"
+        )
+    if chain.seams:
+        seams = measure_seams(film.steps, chain.seams)
+        found["seams"] = seams._asdict()
+        lines.extend(describe_seams(seams, chain.seams, plan.fps))
+    write_json(figures, found)
+    seconds = film.num_frames / plan.fps
+    lines.append(f"wrote {out} ({film.num_frames} frames, {seconds:.1f} s), {sheet} and {figures}")
+    return lines
+
+
+def describe_seams(seams: Seams, places: list[range], fps: float) -> Iterator[str]:
+    """Say in words how the seams of a video compare with the rest of it."""
+    plural = "s" if len(places) > 1 else ""
+    yield (
+        f"at the {len(places)} seam{plural} of its windows: warping error "
+        f"{seams.warping_error:.2f} "
+        f"(elsewhere {seams.warping_error_elsewhere:.2f}), shift of the mean colour "
+        f"{seams.colour_shift:.2f} (elsewhere {seams.colour_shift_elsewhere:.2f})"
+    )
+    if seams.cuts:
+        at = sum(any(cut in place for place in places) for cut in seams.cuts)
+        seconds = ", ".join(f"{(cut + 1) / fps:.1f}" for cut in seams.cuts[:8])
+        more = ", …" if len(seams.cuts) > 8 else ""
+        yield f"{len(seams.cuts)} steps look like cuts, {at} of them at seams: at {seconds}{more} s"
+    else:
+        yield "no step looks like a cut"
