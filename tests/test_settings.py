@@ -72,7 +72,7 @@ def test_words_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Path) 
         ("[recipe]\nobject_focus = [0.5]", "recipe.object_focus must be 2 values, got"),
         ("seed: 1", "is damaged (Expected '=' after a key"),
         ("a = " + "[" * 9999, "is damaged ("),
-        ("#" * 70_000, "has 70,000 bytes, and at most 65,536 are read"),
+        ("#" * 20_000, "has 20,000 bytes, and at most 16,384 are read"),
     ],
 )
 def test_what_a_file_cannot_say_is_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:

@@ -136,8 +136,10 @@ def _usage(option: Option) -> str:
     if option.is_positional:
         return option.flag
     if _plain(option.annotation) is bool:
-        return option.flag.replace("--", "--no-", 1) if option.value is True else option.flag
-    return f"{option.flag} {_word(option.annotation, option.path[-1])}"
+        return option.flag.replace("--", "--[no-]", 1) if option.value is True else option.flag
+    aliases = [alias for mark in _marks(option) for alias in getattr(mark, "aliases", None) or ()]
+    flags = ", ".join([option.flag, *aliases])
+    return f"{flags} {_word(option.annotation, option.path[-1])}"
 
 
 def _explain(option: Option) -> str:

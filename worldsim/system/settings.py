@@ -26,7 +26,7 @@ else:
     import tomli as tomllib
 
 Config = TypeVar("Config")
-MAX_BYTES = 2**16  # of a file of settings: ten times a full one
+MAX_BYTES = 2**14  # of a file of settings: four times a full one; long keys take TOML long
 
 
 def values_of(config: Any) -> dict[str, Any]:
