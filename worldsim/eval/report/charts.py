@@ -18,6 +18,7 @@ from worldsim.eval.bootstrap import Estimate
 NUM_COLOURS = 5
 WIDTH, HEIGHT = 360, 236
 LEFT, RIGHT, TOP, BOTTOM = 44, 10, 34, 40  # margins around what is drawn
+UNLABELLED = 24  # the margin at the bottom without a label of the axis
 TURNED = 60  # height of labels that stand upright
 LETTER = 6.2  # width of a letter of a label, about
 
@@ -77,7 +78,7 @@ def world_style(index: int) -> str:
 def draw(chart: Chart) -> str:
     """Draw a chart, as an ``<svg>`` element."""
     turned = bool(chart.groups) and _turned(chart)
-    bottom = TURNED if turned else BOTTOM
+    bottom = TURNED if turned else BOTTOM if chart.x_label else UNLABELLED
     low, high, ticks = _y_range(chart)
 
     def y(value: float) -> float:
