@@ -19,7 +19,7 @@ NUM_COLOURS = 5
 WIDTH, HEIGHT = 360, 236
 LEFT, RIGHT, TOP, BOTTOM = 44, 10, 34, 40  # margins around what is drawn
 UNLABELLED = 24  # the margin at the bottom without a label of the axis
-TURNED = 60  # height of labels that stand upright
+TURNED = 76  # height of labels that stand upright
 LETTER = 6.2  # width of a letter of a label, about
 
 
