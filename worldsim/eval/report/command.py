@@ -40,10 +40,10 @@ if TYPE_CHECKING:
 class EvalConfig:
     """Measure a world on the episodes of a recording of its game that it was not trained on.
 
-    Writes report.html, which needs nothing else, report.json and report.txt: how true it is by
-    horizon (beside the last frame copied, the median frame, and the real game played again with
-    other chance), whether it flickers, obeys, drifts, remembers, predicts rewards and ends, and
-    how fast it is, with a sentence on each.
+    Writes report.html, which needs nothing else, report.json and report.txt: how close it is to
+    the real game by horizon (beside the last frame copied, the background, and the real game
+    played again with other chance), whether it flickers, obeys, drifts, remembers, predicts
+    rewards and ends, and how fast it is, with a grade and a sentence on each.
     """
 
     world: tyro.conf.Positional[str]
