@@ -178,7 +178,7 @@ def _curves(chart: Chart, y: Callable[[float], float]) -> list[str]:
 
 
 def _columns(chart: Chart, x: Callable[[float], float]) -> list[str]:
-    """Unseen stripes, one at each place, that tell the values of all curves there."""
+    """Unseen stripes, one at each place, which show the values of all curves there on hovering."""
     places = sorted({place for one in chart.series for place in one.x})
     edges = [(x(a) + x(b)) / 2 for a, b in itertools.pairwise(places)]
     edges = [float(LEFT), *edges, float(WIDTH - RIGHT)] if places else []

@@ -42,7 +42,7 @@ class EvalConfig:
 
     Writes report.html, which needs nothing else, report.json and report.txt: how close it is to
     the real game by horizon (beside the last frame copied, the background, and the real game
-    played again with other chance), whether it flickers, obeys, drifts, remembers, predicts
+    played again with another seed), whether it flickers, obeys, drifts, remembers, predicts
     rewards and ends, and how fast it is, with a grade and a sentence on each.
     """
 

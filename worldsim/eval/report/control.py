@@ -75,7 +75,7 @@ class ControlSection(Section):
             pixels that holding an action changes, beside doing nothing.
         noop_pixels_a_step: Of the same: the pixels that change in a step in which nothing is done.
         no_real_counterfactuals: Why the real game could not be tried; empty where it was.
-        tried: The frames of every action held.
+        counterfactuals: The frames of every action held.
     """
 
     windows: int = field(metadata=UNSAVED)
@@ -86,7 +86,7 @@ class ControlSection(Section):
     effect_by_action: dict[str, ByAction]
     noop_pixels_a_step: dict[str, Estimate]
     no_real_counterfactuals: str
-    tried: Counterfactuals | None = field(default=None, metadata=UNSAVED)
+    counterfactuals: Counterfactuals | None = field(default=None, metadata=UNSAVED)
 
     key = "control"
     title = "Control"
@@ -111,7 +111,7 @@ class ControlSection(Section):
             )
         starts = study.held_out.first(max(2, LANES // game.num_actions), 1)
         with study.stage("trying every action", STEPS) as advance:
-            tried = counterfactuals(
+            found = counterfactuals(
                 study.world,
                 study.recording,
                 starts,
@@ -120,7 +120,7 @@ class ControlSection(Section):
                 seed=study.seed,
                 on_step=advance,
             )
-        sides = {"world": tried.imagined} | ({} if tried.real is None else {"real": tried.real})
+        sides = {"world": found.imagined} | ({} if found.real is None else {"real": found.real})
         noop = game.noop_action
         return cls(
             windows=study.num_windows,
@@ -140,8 +140,8 @@ class ControlSection(Section):
                 )
                 for name, frames in sides.items()
             },
-            no_real_counterfactuals=tried.why_not,
-            tried=tried,
+            no_real_counterfactuals=found.why_not,
+            counterfactuals=found,
         )
 
     def verdict(self) -> Verdict:
@@ -154,15 +154,15 @@ class ControlSection(Section):
         if not math.isfinite(ratio):
             sentence = "No step could be tried with another action."
             return Verdict(Grade.NOT_MEASURED, sentence, basis)
-        told = (
+        figures = (
             f"with wrong actions its error is {ratio:.1f} times as large, and "
             f"{known.world.value:.0%} of the actions are recognised in its frames "
             f"({known.real.value:.0%} in real ones)"
         )
         if self.episodes < ENOUGH_EPISODES:
-            return Verdict(Grade.UNCLEAR, f"Too few episodes to judge: {told}.", basis)
+            return Verdict(Grade.UNCLEAR, f"Too few episodes to judge: {figures}.", basis)
         if ratio < LISTENS:
-            return Verdict(Grade.POOR, f"It hardly obeys: {told}.", basis)
+            return Verdict(Grade.POOR, f"It hardly obeys: {figures}.", basis)
         losses = {
             name: real - known.world_by_action[name]
             for name, real in known.real_by_action.items()
@@ -171,8 +171,8 @@ class ControlSection(Section):
         }
         worst = max(losses, key=lambda name: losses[name], default="")
         if losses and losses[worst] > WORSE:
-            return Verdict(Grade.FAIR, f"It obeys, {worst} least: {told}.", basis)
-        return Verdict(Grade.GOOD, f"It obeys: {told}.", basis)
+            return Verdict(Grade.FAIR, f"It obeys, {worst} least: {figures}.", basis)
+        return Verdict(Grade.GOOD, f"It obeys: {figures}.", basis)
 
     def lines(self) -> list[str]:
         """The ratio by action, and the share that is recognised."""
@@ -182,11 +182,11 @@ class ControlSection(Section):
             for name, value in self.action_shuffle_ratio_by_action.items()
             if math.isfinite(value)
         )
-        told = f"{ratio:.3f}; by the last action: {by_action}"
+        figures = f"{ratio:.3f}; by the last action: {by_action}"
         if not math.isfinite(ratio):
-            told = "undefined, since no step could be tried with another action"
+            figures = "undefined, since no step could be tried with another action"
         return [
-            f"action-shuffle ratio: {told}",
+            f"action-shuffle ratio: {figures}",
             f"actions recognised: in imagined frames {with_band(self.recognised.world)}, in real "
             f"ones {with_band(self.recognised.real)}",
         ]
@@ -216,8 +216,8 @@ class ControlSection(Section):
     def notes(cls, found: Mapping[str, ControlSection]) -> list[str]:
         """What the charts show, and what moves when nothing is done."""
         notes = [
-            "Recognised: how often a network that was trained on real frames tells the action from "
-            "the frames. Action-shuffle ratio: the error under other windows' actions over the "
+            "Recognised: how often a network, trained on real frames, finds the action in the "
+            "frames. Action-shuffle ratio: the error under other windows' actions over the "
             "error under the true ones. Changed: the pixels that differ after holding the action, "
             "from those after doing nothing."
         ]

@@ -26,7 +26,7 @@ from .study import Frames, Study
 
 AS_GOOD = 1.0  # dB: a difference in PSNR that an eye may miss
 CLEAR = 3.0  # dB: half the squared error
-SOON = 16  # steps: the horizon that is told, or the nearest to it
+SOON = 16  # steps: the horizon of the headline, or the nearest to it
 PERFECT = 58.0  # dB: equal but for rounding
 
 BASELINES = {
@@ -82,7 +82,7 @@ class FidelitySection(Section):
         windows: How many windows were predicted.
         episodes: How many episodes they are of.
         horizons: Scores of the world, the baselines and, where it can be had, of the real game
-            played again with other random numbers.
+            played again with another seed.
         frechet: Frechet distances.
         fvd: Frechet video distance; None without its network.
         no_game_again: Why the real game was not played again; empty where it was.
@@ -174,7 +174,7 @@ class FidelitySection(Section):
         )
 
     def _beside_the_game(self, horizon: int) -> str:
-        """How much of the error is the game's own chance, in a sentence after a space."""
+        """How much of the error is due to randomness of the game, in a sentence after a space."""
         again = {
             h: (scores.psnr_moving["game_again"].value, scores.psnr_moving["world"].value)
             for h, scores in self.horizons.items()
@@ -183,12 +183,12 @@ class FidelitySection(Section):
         if not again:
             return ""
         if all(game > PERFECT for game, _ in again.values()):
-            return " The game leaves nothing to chance, so every error is the world's own."
+            return " The game is deterministic, so every error is the world's own."
         gaps = {h: game - world for h, (game, world) in again.items()}
         reached = [h for h, gap in gaps.items() if gap <= AS_GOOD]
         rest = f"and no closer after {min(reached)}" if reached else "and closer at every step"
         return (
-            f" The real game, played again with other chance, is {gaps[horizon]:.1f} dB closer "
+            f" The real game, played again with another seed, is {gaps[horizon]:.1f} dB closer "
             f"after {horizon} steps, {rest}."
         )
 
@@ -197,7 +197,7 @@ class FidelitySection(Section):
         lines = [
             "moving: pixels where the real or the last given frame differs from the background of "
             "the (first) world, the median frame of what it was trained on; game again: the real "
-            "game, played on from there with other chance; last copied: the last given frame"
+            "game, played on from there with another seed; last copied: the last given frame"
         ]
         lines += [f"Note: {why}" for why in (self.no_game_again, self.no_lpips) if why]
         similar = [
@@ -259,20 +259,20 @@ class FidelitySection(Section):
         if first.no_lpips:
             notes.append(f"{first.no_lpips}.")
         if math.isfinite(first.frechet.world):
-            told = "; ".join(f"{name} {one.frechet.world:.3g}" for name, one in found.items())
+            distances = "; ".join(f"{name} {one.frechet.world:.3g}" for name, one in found.items())
             notes.append(
                 "Fréchet distance to recorded play, on 64 features of a small network that was "
-                f"trained on this recording (neither FID nor FVD): {told}; held-out play "
+                f"trained on this recording (neither FID nor FVD): {distances}; held-out play "
                 f"{first.frechet.held_out:.3g}, last frame copied {first.frechet.copy_last:.3g}."
             )
-        told = "; ".join(
+        videos = "; ".join(
             f"{name} {one.fvd:.1f}" for name, one in found.items() if one.fvd is not None
         )
-        return [*notes, f"FVD of clips of 16 frames: {told}."] if told else notes
+        return [*notes, f"FVD of clips of 16 frames: {videos}."] if videos else notes
 
 
 def _play_again(study: Study) -> Frames:
-    """The real game, played on from where predictions begin, with other random numbers."""
+    """The real game, played on from where predictions begin, with another seed."""
     held_out = study.held_out
     places = [(episode, first + held_out.context - 1) for episode, first in held_out.places]
     with study.stage("playing the real game again", len(places)) as advance:

@@ -42,7 +42,7 @@ class FlickerSection(Section):
     def measure(cls, study: Study) -> FlickerSection:
         """Follow the flow of the first windows."""
         some = study.held_out.first(study.effort.flicker_windows, STEPS)
-        with study.stage("following the flow", 2 * len(some.real)) as advance:
+        with study.stage("measuring flicker", 2 * len(some.real)) as advance:
             return cls.of(some, study.imagined, advance)
 
     @classmethod
@@ -68,16 +68,16 @@ class FlickerSection(Section):
         basis = f"videos of {count(episodes, 'episode')}{' only' * few}"
         if not math.isfinite(ratio):
             return Verdict(Grade.NOT_MEASURED, "Nothing moves in these videos.", basis)
-        told = f"its warping error is {ours.value:.2f} of 255, the game's {real:.2f}"
+        figures = f"its warping error is {ours.value:.2f} of 255, the game's {real:.2f}"
         if few:
-            return Verdict(Grade.UNCLEAR, f"Too few episodes to judge: {told}.", basis)
+            return Verdict(Grade.UNCLEAR, f"Too few episodes to judge: {figures}.", basis)
         if ratio > TOO_MUCH and ours.value - real > SEEN and ours.low > real:
             grade = Grade.POOR if ratio >= FAR_TOO_MUCH else Grade.FAIR
-            return Verdict(grade, f"It flickers or blurs where it moves: {told}.", basis)
+            return Verdict(grade, f"It flickers or blurs where it moves: {figures}.", basis)
         if ratio < 1 / TOO_MUCH and ours.high < real:
-            sentence = f"It is calmer than the game, so something may be missing: {told}."
+            sentence = f"It is calmer than the game, so something may be missing: {figures}."
             return Verdict(Grade.FAIR, sentence, basis)
-        return Verdict(Grade.GOOD, f"No more flicker than an eye can see: {told}.", basis)
+        return Verdict(Grade.GOOD, f"No more flicker than an eye can see: {figures}.", basis)
 
     def lines(self) -> list[str]:
         """The warping errors."""

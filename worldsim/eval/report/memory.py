@@ -38,7 +38,7 @@ class MemorySection(Section):
     def measure(cls, study: Study) -> MemorySection:
         """Compare with the same world when it was shown only the newest frames."""
         near = study.held_out.first(study.num_windows, STEPS)
-        with study.stage("asking what it remembers", num_batches(near) * near.horizon) as advance:
+        with study.stage("measuring memory", num_batches(near) * near.horizon) as advance:
             return cls(
                 remember(
                     study.world,

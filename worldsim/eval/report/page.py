@@ -45,12 +45,12 @@ def write_page(path: Path, title: str, lead: str, measured: Sequence[Measured], 
 
 def _sections(measured: Sequence[Measured]) -> list[dict[str, Any]]:
     """Each section of all worlds: verdicts, charts and notes."""
-    shown = []
+    rendered = []
     for sections in zip(*(one.sections for one in measured), strict=True):
         kind: type[Section] = type(sections[0])
         found = {one.study.name: section for one, section in zip(measured, sections, strict=True)}
         charts = kind.charts(found)
-        shown.append(
+        rendered.append(
             {
                 "key": kind.key,
                 "title": kind.title,
@@ -61,14 +61,15 @@ def _sections(measured: Sequence[Measured]) -> list[dict[str, Any]]:
                 "notes": kind.notes(found),
             }
         )
-    return shown
+    return rendered
 
 
 def _world(one: Measured, style: str) -> dict[str, Any]:
     """What is shown of a world: its score, facts, clips and filmstrips."""
     study = one.study
     fidelity = next((s for s in one.sections if isinstance(s, FidelitySection)), None)
-    tried = next((s.tried for s in one.sections if isinstance(s, ControlSection)), None)
+    control = next((s for s in one.sections if isinstance(s, ControlSection)), None)
+    counterfactuals = control.counterfactuals if control else None
     grades = Counter(verdict.grade for verdict in one.verdicts().values())
     return {
         "name": study.name,
@@ -81,7 +82,7 @@ def _world(one: Measured, style: str) -> dict[str, Any]:
         "grades": [(grade, grades[grade]) for grade in Grade if grades[grade]],
         "clips": clips_of(study),
         "strip": strip_of(study),
-        "tried": strip_of_actions(study, tried) if tried else "",
+        "every_action": strip_of_actions(study, counterfactuals) if counterfactuals else "",
     }
 
 

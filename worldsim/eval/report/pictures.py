@@ -105,14 +105,14 @@ def strip_of(study: Study, path: Path | None = None) -> str:
     return _strip(rows, labels, steps, path)
 
 
-def strip_of_actions(study: Study, tried: Counterfactuals) -> str:
+def strip_of_actions(study: Study, counterfactuals: Counterfactuals) -> str:
     """One moment, every action held: the game above, the world below."""
-    steps = _strip_steps(tried.imagined.shape[2])
+    steps = _strip_steps(counterfactuals.imagined.shape[2])
     columns = [step - 1 for step in steps]
     given = study.held_out.last_context[0][None]
     rows, labels = [], []
     for action, name in enumerate(study.world.game.action_meanings):
-        for label, frames in (("real", tried.real), (name, tried.imagined)):
+        for label, frames in (("real", counterfactuals.real), (name, counterfactuals.imagined)):
             if frames is not None:
                 rows.append(np.concatenate([given, frames[0, action, columns]]))
                 labels.append(label)

@@ -1,4 +1,4 @@
-"""Speed: how long a step takes, early and late in a session, and in how much memory."""
+"""Speed: how long a step takes, early and late in a rollout, and in how much memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BINS = 24
 
 @dataclass(frozen=True)
 class StepTimes:
-    """Milliseconds of the steps that were timed at one place of a session.
+    """Milliseconds of the steps that were timed at one place of a rollout.
 
     Attributes:
         steps: How many they are.
@@ -44,7 +44,7 @@ class StepTimes:
 
 @dataclass(frozen=True)
 class SpeedSection(Section):
-    """Times and memory of a step of a single session.
+    """Times and memory of a step of a single lane.
 
     Attributes:
         step_ms: Times by steps after the reset.
@@ -100,7 +100,7 @@ class SpeedSection(Section):
         )
 
     def lines(self) -> list[str]:
-        """Times by place in the session, and memory."""
+        """Times by place in the rollout, and memory."""
         lines = [
             f"step {step:>5,}: {times.p50:.1f} ms p50, {times.p95:.1f} ms p95 "
             f"({1000 / times.p50:.0f} frames per second, {self.device}, {self.threads} threads)"

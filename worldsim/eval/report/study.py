@@ -106,7 +106,7 @@ def train_judge(
     device: torch.device | str = "cpu",
 ) -> InverseDynamics:
     """Train the inverse dynamics model, which judges all worlds, on some episodes."""
-    with stage("learning what actions look like", effort.inverse_steps) as advance:
+    with stage("training an inverse dynamics model", effort.inverse_steps) as advance:
         return train_inverse_dynamics(
             recording, episodes, steps=effort.inverse_steps, device=device, on_step=advance
         )
