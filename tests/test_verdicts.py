@@ -188,6 +188,12 @@ def test_a_band_that_holds_the_real_figure_proves_nothing() -> None:
     assert FlickerSection(found).verdict().grade is GOOD
 
 
+def test_where_the_real_game_comes_out_the_same_every_error_is_the_worlds() -> None:
+    same = {h: scores(world=exact(25.0), game_again=exact(58.9)) for h in (1, 16)}
+    verdict = with_change(FAULTLESS["fidelity"], ["horizons"], same).verdict()
+    assert "shows the same frames, so every error is the world's own" in verdict.sentence
+
+
 def test_one_episode_proves_nothing() -> None:
     for path, basis in (
         ("fidelity.episodes", "32 windows of 1 episode only"),

@@ -29,7 +29,7 @@ class Series:
 
     Attributes:
         label: Its name.
-        values: Figures, plain or with a band; nan leaves a gap.
+        values: Figures, plain or with a confidence interval; nan leaves a gap.
         style: Classes of the style sheet: ``w0`` to ``w4`` for worlds, ``real``, ``baseline``,
             ``dashed``, ``dotted``, ``pale``.
         x: Places of a curve's points; empty for bars.

@@ -94,7 +94,7 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
 
     Returns:
         What ``report.json`` holds: about the recording, and a list of ``worlds``. Figures with a
-        confidence band are [value, low, high].
+        confidence interval are [value, low, high].
 
     Raises:
         ValueError: If there is no such world or recording, they do not fit, or an option is out

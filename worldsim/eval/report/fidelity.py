@@ -60,7 +60,7 @@ class Lead:
         horizon: The steps.
         world: PSNR of the world, in dB.
         baseline: PSNR of the better baseline, in dB.
-        sure: Whether the whole confidence band of the world lies above the baseline.
+        sure: Whether the whole confidence interval of the world lies above the baseline.
     """
 
     horizon: int
@@ -183,7 +183,10 @@ class FidelitySection(Section):
         if not again:
             return ""
         if all(game > PERFECT for game, _ in again.values()):
-            return " The game is deterministic, so every error is the world's own."
+            return (
+                " The real game, played again with another seed, shows the same frames, so every "
+                "error is the world's own."
+            )
         gaps = {h: game - world for h, (game, world) in again.items()}
         reached = [h for h, gap in gaps.items() if gap <= AS_GOOD]
         rest = f"and no closer after {min(reached)}" if reached else "and closer at every step"
@@ -250,7 +253,7 @@ class FidelitySection(Section):
         """Bands, moving pixels, what could not be had, and Frechet distances."""
         first = next(iter(found.values()))
         notes = [
-            "Shades are 95 % confidence bands, bootstrapped over episodes. Moving pixels are those "
+            "Shades are 95 % confidence intervals, bootstrapped over episodes. Moving pixels are those "
             "where the real or the last given frame differs from the background: the median frame "
             "of the episodes that the (first) world was trained on."
         ]

@@ -36,7 +36,7 @@ class Verdict(NamedTuple):
 
     Attributes:
         grade: In a word.
-        sentence: In a sentence, which claims no more than the confidence bands bear out.
+        sentence: In a sentence, which claims no more than the confidence intervals bear out.
         basis: How much data it rests on, such as "32 windows of 12 episodes".
     """
 
@@ -128,6 +128,6 @@ def basis_of(windows: int, episodes: int) -> str:
 
 
 def with_band(figure: Estimate) -> str:
-    """A figure and its confidence band, where there is one."""
+    """A figure and its confidence interval, where there is one."""
     band = f" ({figure.low:.3g} to {figure.high:.3g})" if math.isfinite(figure.low) else ""
     return f"{figure.value:.3g}{band}"
