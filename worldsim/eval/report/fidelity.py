@@ -253,9 +253,9 @@ class FidelitySection(Section):
         """Bands, moving pixels, what could not be had, and Frechet distances."""
         first = next(iter(found.values()))
         notes = [
-            "Shades are 95 % confidence intervals, bootstrapped over episodes. Moving pixels are those "
-            "where the real or the last given frame differs from the background: the median frame "
-            "of the episodes that the (first) world was trained on."
+            "Shades are 95 % confidence intervals, bootstrapped over episodes. Moving pixels are "
+            "those where the real or the last given frame differs from the background: the median "
+            "frame of the episodes that the (first) world was trained on."
         ]
         if first.no_game_again:
             notes.append(f"The real game was not played again: {first.no_game_again}.")
