@@ -28,6 +28,7 @@ from worldsim.system.interrupt import StopOnSignal
 from worldsim.system.options import (
     Count,
     FewFrames,
+    Heading,
     OutFolder,
     Place,
     Range,
@@ -47,9 +48,15 @@ SECONDS_BETWEEN_INDEXES = 2.0
 
 @dataclass(frozen=True)
 class RecordConfig:
-    """Record a Gymnasium game: what was seen and done, as a recording to train on."""
+    """Record a Gymnasium game, frames and actions, as a recording to train on.
 
-    env_id: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ENV_ID")]
+    Examples:
+        worldsim record ALE/Pong-v5 --out recordings/pong
+        worldsim record worldsim/Maze-v0 --steps 60000 --policy random=0.5 scripted=0.5
+        worldsim record mygames:my/Game-v0 --policy mygames:play --frame-size 96 96
+    """
+
+    env_id: Annotated[tyro.conf.Positional[str], Heading("what to record, and where")]
     """Gymnasium id, such as ALE/Pong-v5; module:id imports the module that registers it first,
     which may be a file in the current folder (mygames:my/Game-v0 for mygames.py)."""
     steps: Count = 20_000
@@ -57,23 +64,23 @@ class RecordConfig:
     out: OutFolder | None = None
     """Folder of the recording; recordings/NAME if not given. An unfinished one is continued.
     Minari lists NAME-v0 as NAME-v0 and NAME as NAME/recording-v0."""
-    policy: tuple[str, ...] = ("random=0.5", "sticky=0.5")
+    policy: Annotated[tuple[str, ...], Heading("who plays")] = ("random=0.5", "sticky=0.5")
     """Who plays: random, sticky (holds random actions), scripted (the game's own player,
     with one random move in ten), module:function (also of a file in the current folder), or
     several with their parts: random=0.3 sticky=0.7."""
-    frame_size: tuple[Side, Side] = (64, 64)
-    """Height and width of the recorded frames."""
-    frame_skip: FewFrames | None = None
-    """Game steps for one recorded step; the game's own if not given."""
-    grey: bool = False
-    """Record grey frames instead of colour."""
-    workers: Annotated[int, Range(1, 1024)] | None = None
-    """Parallel processes; as many as there are cores if not given."""
-    seed: Seed = 0
-    """The same seed gives the same recording."""
     max_episode_steps: Count = 1000
     """Steps after which an episode is cut, and counts as truncated."""
-    env_kwargs: tuple[str, ...] = ()
+    seed: Seed = 0
+    """The same seed gives the same recording."""
+    workers: Annotated[int, Range(1, 1024)] | None = None
+    """Parallel processes; as many as there are cores if not given."""
+    frame_size: Annotated[tuple[Side, Side], Heading("what the game looks like")] = (64, 64)
+    """Height and width of the recorded frames."""
+    frame_skip: FewFrames | None = None
+    """Game steps for one recorded step; the game's own number if not given."""
+    grey: bool = False
+    """Record grey frames instead of colour."""
+    env_kwargs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE ...")] = ()
     """Settings of the game, name=value with JSON values: continuous=false difficulty=1."""
 
 

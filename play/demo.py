@@ -32,18 +32,24 @@ NO_WINDOW_DRIVERS = ("dummy", "offscreen")
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Play a world that ships, in a window; without a display it is played into demo.mp4."""
+    """Play a world that ships, in a window; without a display it is played into demo.mp4.
+
+    Examples:
+        worldsim demo
+        worldsim demo --world maze
+        worldsim demo --world runs/pong --gif pong.gif
+    """
 
     world: str = "pong"
     """A world that ships (pong, maze, balls), or the folder of a world or of a run."""
     out: OutFolder = Path()
     """Folder for demo.mp4 and demo.png."""
+    gif: OutFile | None = None
+    """Write the scripted play as this GIF, and nothing else."""
     seconds: Seconds = 20.0
     """How long the scripted player plays, in seconds of the game."""
     seed: Seed = 0
-    """Of the scripted player's session."""
-    gif: OutFile | None = None
-    """Write the scripted play as this GIF, and nothing else."""
+    """Seed of the scripted player's session."""
     window: bool = True
     """Open a window where there is a display; without one the scripted player plays."""
 

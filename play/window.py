@@ -17,6 +17,7 @@ from worldsim.system.extras import require
 from worldsim.system.options import (
     Count,
     FewFrames,
+    Heading,
     InFile,
     OutFolder,
     Passes,
@@ -33,36 +34,43 @@ from .sources import find_sources
 
 @dataclass(frozen=True)
 class PlayConfig:
-    """Play a world or a game in a window; the panel there shows the keys."""
+    """Play a world or a game in a window; the panel there shows the keys.
 
-    target: Annotated[str, tyro.conf.Positional]
+    Examples:
+        worldsim play runs/pong
+        worldsim play pong --agent runs/pong_agent --speed 2
+        worldsim play pong --start drawing.png
+        worldsim play ALE/Pong-v5 --record recordings/mine
+    """
+
+    target: Annotated[str, tyro.conf.Positional, Heading("what to play")]
     """A world that ships (pong, maze, balls), the folder of a world or of a run, or the id of a
     Gymnasium environment (ALE/Pong-v5)."""
     start: InFile | None = None
     """Begin in a world from this picture (a photo, a drawing, a screenshot), or from the end of
     this video."""
-    record: OutFolder | None = None
-    """Keep what is played as a recording in this folder; it grows with each session."""
-    policy: Annotated[str | None, tyro.conf.arg(aliases=["--agent"])] = None
+    seed: Seed | None = None
+    """Seed of starts and chance; each session differs if not given."""
+    policy: Annotated[str | None, tyro.conf.arg(aliases=["--agent"]), Heading("how")] = None
     """Who plays instead of the keys, until a key takes over: random, sticky, scripted, the folder
     of an agent (of `worldsim agent`), or module:function. An agent's folder is code: play none that
     you do not trust."""
     speed: Annotated[float, Range(0.01, 100)] = 1.0
     """Factor on the game's own pace."""
     passes: Passes | None = None
-    """Denoising passes a frame; by default the world's own number."""
-    seed: Seed | None = None
-    """Repeats a session's starts and chances; by default each session is another."""
+    """Denoising passes of a frame; the world's own number if not given."""
     steps: Count | None = None
     """Stop after so many steps."""
     headless: bool = False
     """Play without a window, at the same pace; needs --steps, and no pygame."""
+    record: Annotated[OutFolder | None, Heading("what to keep")] = None
+    """Keep what is played as a recording in this folder; it grows with each session."""
     screenshots: OutFolder = Path()
     """Folder for screenshots."""
-    frame_size: tuple[Side, Side] = (64, 64)
+    frame_size: Annotated[tuple[Side, Side], Heading("how a real game is shown")] = (64, 64)
     """Height and width of a real game's frames; a world has its own."""
     frame_skip: FewFrames | None = None
-    """Game steps a frame of a real game; by default the game's own number."""
+    """Game steps for one frame of a real game; the game's own number if not given."""
     grey: bool = False
     """Show and record a real game in grey."""
 

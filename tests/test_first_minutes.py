@@ -19,7 +19,7 @@ MISTAKES = [
     ("train square --out run --steps 0", "--steps must be a whole number"),
     ("train square --out run --steps 5 --minutes 1", "give --steps or --minutes, not both"),
     ("agent nowhere --out agent", "no world at 'nowhere'"),
-    ("agent pong --out agent --num-envs 3", "--num-envs must divide 1024"),
+    ("agent pong --out agent --num-envs 3", "--num-envs must be a divisor of 1,024"),
     ("eval nowhere square", "no world at 'nowhere'"),
     ("eval pong nowhere", "nowhere is no recording"),
     ("eval pong square --windows 0", "--windows must be a whole number"),

@@ -234,7 +234,7 @@ class TestAgents:
     @pytest.mark.parametrize(
         ("flag", "value", "words"),
         [
-            ("--num-envs", "7", "--num-envs must divide 1024, got 7"),
+            ("--num-envs", "7", "--num-envs must be a divisor of 1,024, got 7"),
             ("--frame-skip", "0", "--frame-skip must be a whole number from 1 to 1,000, got 0"),
         ],
     )

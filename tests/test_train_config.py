@@ -75,7 +75,7 @@ def test_the_recipe_changes_with_time() -> None:
         ("--steps 0", "--steps must be a whole number from 1 to .*, got 0"),
         ("--optim.lr nan", r"--optim\.lr must be a number above 0 and .*, got nan"),
         ("--recipe.action-dropout 1.5", "-dropout must be a number from 0 to 1, got 1.5"),
-        ("--recipe.tau-mixture 0.6 0.5", "add up to 1 at most, got 0.6 and 0.5"),
+        ("--recipe.tau-mixture 0.6 0.5", "add up to 1 at most, got .0.6, 0.5."),
         ("--run.num-evals -1", r"--run\.num-evals must be a whole number from 0 to .*, got -1"),
         ("--run.held-out 1", r"--run\.held-out must be a number above 0 and below 1, got 1\.0"),
         ("--device abacus", "the device 'abacus' cannot be used here: "),

@@ -23,6 +23,7 @@ from worldsim.system.options import (
     OutFolder,
     Passes,
     Positive,
+    Rule,
     Seed,
     check_options,
     parse,
@@ -32,6 +33,7 @@ from worldsim.system.settings import current_names, values_of, with_values
 from .run_log import Logging, check_log
 
 BATCH = 1024  # decisions between two updates
+NumEnvs = Annotated[Count, Rule(f"a divisor of {BATCH:,}", lambda number: BATCH % number == 0)]
 
 
 PROG = "worldsim agent"
@@ -78,7 +80,7 @@ class AgentConfig:
     """Evaluations, evenly spaced, the last one at the end."""
     eval_episodes: Count = 16
     """Episodes of an evaluation, in the world and in the real game."""
-    num_envs: Annotated[Count, Heading("how it plays")] = 16
+    num_envs: Annotated[NumEnvs, Heading("how it plays")] = 16
     """Environments played at once: lanes of one batch in the world."""
     frame_skip: FewFrames = 3
     """Frames for which a decision holds."""
@@ -142,8 +144,6 @@ def check(config: AgentConfig) -> None:
     """Refuse settings that make no sense, in one sentence."""
     check_options(config)
     check_log(config.logging.log)
-    if BATCH % config.num_envs:
-        raise ValueError(f"--num-envs must divide {BATCH}, got {config.num_envs}")
     exists = (config.out / AGENT_FILE).exists()
     if exists and not config.resume:
         raise ValueError(f"{config.out} holds an agent: go on with --resume, or choose another")

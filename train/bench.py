@@ -21,22 +21,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """Time the steps of a world: milliseconds, frames a second, share of the machine's rate."""
+    """Time the steps of a world: milliseconds, frames a second, share of the machine's rate.
+
+    Examples:
+        worldsim bench pong
+        worldsim bench runs/pong --batch-sizes 1 32 --passes 1 2
+        worldsim bench pong --device cuda --compile
+    """
 
     world: tyro.conf.Positional[str]
     """A world that ships (pong, maze, balls), or the folder of a world or of a run."""
     batch_sizes: tuple[Count, ...] = (1, 8, 32, 128)
-    """Sessions stepped together, each a line of the table."""
+    """Lanes stepped together, each number a line of the table."""
     passes: tuple[Passes, ...] = (1, 2, 4)
-    """Denoising passes a frame, each a line of the table."""
+    """Denoising passes of a frame, each number a line of the table."""
     seconds: Seconds = 2.0
     """How long each line is measured, about; two steps at least."""
     threads: Threads = 1
     """Threads of the CPU; for small worlds one is fastest."""
     device: str | None = None
-    """Where the world runs, such as cpu or cuda; none: a GPU if there is one."""
+    """Where the world runs, such as cpu or cuda; a GPU if there is one."""
     compile: bool = False
-    """Time the compiled network as well; compiling takes a minute or so."""
+    """Time the compiled network as well; compiling takes about a minute."""
 
 
 def main(argv: Sequence[str]) -> int:

@@ -180,12 +180,6 @@ def check(config: TrainConfig) -> None:
         raise ValueError(
             f"give --steps or --minutes, not both (got {config.steps} and {config.minutes})"
         )
-    clean, noise = config.recipe.tau_mixture
-    if clean + noise > 1:
-        raise ValueError(
-            "--recipe.tau-mixture holds two parts of the same frames, which add up to 1 at most, "
-            f"got {clean} and {noise}"
-        )
 
 
 def resumed_config(config: TrainConfig, settings: dict[str, Any]) -> TrainConfig:

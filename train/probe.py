@@ -44,7 +44,6 @@ SeveralEpisodes = Annotated[int, Range(2, ASKED_SEED)]  # one has no spread
 SCENE_NAMES = ("all", *SCENES)
 SceneName = Annotated[
     str,
-    tyro.conf.arg(metavar=f"{{{','.join(SCENE_NAMES)}}}"),
     Rule(f"one of {', '.join(SCENE_NAMES)}", SCENE_NAMES.__contains__),
 ]
 SHOWN = {"reader": "reader", "world": "world", "copy_last": "copied"}
@@ -58,6 +57,10 @@ class ProbeConfig:
     band and beyond it. What it draws is read back into numbers: velocity, momentum and energy,
     whether what was hidden comes out, whether a total is kept, how many there are. Beyond the band
     it should fail, and the table tells by how much.
+
+    Examples:
+        worldsim probe motion
+        worldsim probe all --episodes 512 --size small --device cuda
     """
 
     scene: tyro.conf.Positional[SceneName]

@@ -6,9 +6,14 @@ Nothing here needs torch, so that `worldsim train --help` answers at once.
 from __future__ import annotations
 
 import dataclasses
+from typing import Annotated
 
-from worldsim.system.options import Fraction, NotNegative
+from worldsim.system.options import Fraction, NotNegative, Rule
 
+TauMixture = Annotated[
+    tuple[Fraction, Fraction],
+    Rule("two fractions that add up to 1 at most", lambda fractions: sum(fractions) <= 1),
+]
 FOCUS_DECAY = 0.4  # last part of a run, in which object_focus goes from its start to its end
 
 
@@ -22,7 +27,7 @@ class Recipe:
     """Share of that weight on the objects themselves, at the start and at the end of the run; the
     rest lies on every place that an object may reach in a step. Lower the second number (0.15) if
     objects multiply in long play, raise it if they fade."""
-    tau_mixture: tuple[Fraction, Fraction] = (0.25, 0.35)
+    tau_mixture: TauMixture = (0.25, 0.35)
     """Fractions of frames that are clean, as the frames given in play, and pure noise, as the
     frame to predict. The others have a level in between."""
     history_noise: NotNegative = 0.1

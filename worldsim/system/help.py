@@ -18,7 +18,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from worldsim.system.options import Advanced, Heading, Option, Place, options_of
+from worldsim.system.options import Advanced, Heading, Option, Place, Rule, options_of
 
 WIDTH = 100  # columns, at most
 COLUMN = 26  # in which the sentences begin, at most
@@ -39,7 +39,7 @@ def help_text(config: type, prog: str, everything: bool) -> str:
     """
     width = min(shutil.get_terminal_size().columns, WIDTH)
     about, examples = _about(config)
-    options = list(options_of(config))
+    options = sorted(options_of(config), key=lambda option: not option.is_positional)
     shown = [option for option in options if everything or not is_hidden(option)]
     hidden = [option for option in options if option not in shown]
 
@@ -47,10 +47,10 @@ def help_text(config: type, prog: str, everything: bool) -> str:
     sections: dict[str, list[tuple[str, str]]] = {}
     title = "options"
     for option in shown:
-        title = _title(config, option) or title
+        title = _title(option) or title
         sections.setdefault(title, []).append((_usage(option), _explain(option)))
     if hidden:
-        sections["more options, shown by --help-all"] = list(_summaries(config, hidden))
+        sections["more options, shown by --help-all"] = list(_summaries(hidden))
 
     longest = max(len(left) for rows in sections.values() for left, _ in rows)
     column = min(longest + 4, COLUMN)
@@ -103,7 +103,7 @@ def _about(config: type) -> tuple[list[str], list[str]]:
     return [p for p in paragraphs if p], textwrap.dedent(examples).strip().splitlines()
 
 
-def _title(config: type, option: Option) -> str | None:
+def _title(option: Option) -> str | None:
     """The heading that an option brings, or None if it belongs to the one before."""
     if "." in option.name:
         group = option.name.partition(".")[0]
@@ -111,14 +111,12 @@ def _title(config: type, option: Option) -> str | None:
     return next((mark.title for mark in _marks(option) if isinstance(mark, Heading)), None)
 
 
-def _summaries(config: type, hidden: Sequence[Option]) -> Iterator[tuple[str, str]]:
-    """A row for each group of options, and for each option that is in none."""
-    groups: dict[str, type] = {}
-    for option in hidden:
-        if "." not in option.name:
-            yield _usage(option), _explain(option)
-        else:
-            groups[option.name.partition(".")[0]] = option.owner
+def _summaries(hidden: Sequence[Option]) -> Iterator[tuple[str, str]]:
+    """The names of hidden options that are in no group, and a row for each group."""
+    alone = ", ".join(option.flag for option in hidden if "." not in option.name)
+    for line in textwrap.wrap(alone, 76, break_on_hyphens=False):
+        yield line, ""
+    groups = {o.name.partition(".")[0]: o.owner for o in hidden if "." in o.name}
     for group, owner in groups.items():
         yield f"--{group}.*", first_sentence(owner)
 
@@ -139,16 +137,20 @@ def _usage(option: Option) -> str:
         return option.flag.replace("--", "--[no-]", 1) if option.value is True else option.flag
     aliases = [alias for mark in _marks(option) for alias in getattr(mark, "aliases", None) or ()]
     flags = ", ".join([option.flag, *aliases])
-    return f"{flags} {_word(option.annotation, option.path[-1])}"
+    named = next((mark.metavar for mark in _marks(option) if getattr(mark, "metavar", None)), None)
+    return f"{flags} {named or _word(option.annotation, option.path[-1])}"
 
 
 def _explain(option: Option) -> str:
-    """The sentence of an option, and its default where there is one to show."""
+    """The sentence of an option, with its rule and its default where there is one to show."""
     sentence = sentences(option.owner).get(option.path[-1], "")
     values = option.value if isinstance(option.value, tuple) else (option.value,)
     is_shown = not _is_required(option) and not set(map(type, values)) & {bool, NoneType}
     shown = " ".join(map(str, values))
-    return f"{sentence} (default: {shown})" if is_shown and shown not in ("", ".") else sentence
+    notes = [mark.words for mark in _marks(option) if isinstance(mark, Rule)]
+    if is_shown and shown not in ("", "."):
+        notes.append(f"default: {shown}")
+    return f"{sentence} ({'; '.join(notes)})" if notes else sentence
 
 
 def _word(annotation: Any, name: str) -> str:
@@ -196,7 +198,9 @@ def _row(left: str, right: str, column: int, width: int) -> list[str]:
     """An option, and its sentence beside it or, where it is long, below it."""
     wrapped = textwrap.wrap(right, max(width - column, 20)) or [""]
     first = f"  {left}"
-    if len(first) + 2 <= column:
+    if not right:
+        lines = [first]
+    elif len(first) + 2 <= column:
         lines = [f"{first:<{column}}{wrapped[0]}", *(" " * column + each for each in wrapped[1:])]
     else:
         lines = [first, *(" " * column + each for each in wrapped)]

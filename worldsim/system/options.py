@@ -223,12 +223,12 @@ def check_value(name: str, value: Any, annotation: Any) -> None:
         place = next((mark for mark in inner[1:] if isinstance(mark, Place)), None)
         bounds = next((mark for mark in inner[1:] if isinstance(mark, Range)), None)
         rule = next((mark for mark in inner[1:] if isinstance(mark, Rule)), None)
-        if rule is not None:
-            _require(rule.holds(value), name, rule.words, value)
-        elif bounds is not None:
+        if bounds is not None:
             _check_number(name, value, inner[0], bounds)
         else:
             check_value(name, value, inner[0])
+        if rule is not None:
+            _require(rule.holds(value), name, rule.words, value)
         if place is not None:
             check_place(name, Path(value), place)
     elif origin in (Union, UnionType):

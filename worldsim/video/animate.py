@@ -17,12 +17,25 @@ from rich.table import Table
 from worldsim.eval.flicker import measure_steps
 from worldsim.media import filmstrip, fit_frame, read_frames, write_mp4
 from worldsim.system.files import write_json, written_aside
-from worldsim.system.options import Count, InFile, NotNegative, OutVideo, Range, parse
+from worldsim.system.options import (
+    Advanced,
+    Count,
+    Heading,
+    InFile,
+    NotNegative,
+    OutVideo,
+    Range,
+    Rule,
+    parse,
+)
 from worldsim.video.families import find_family
 from worldsim.video.film import PipelineConfig, load_pipeline, progress_bar, spread
 
 FPS = int(find_family("StableVideoDiffusionPipeline").fps)
-MotionBucket = Annotated[int, Range(0, 255)]
+MotionBuckets = Annotated[
+    tuple[Annotated[int, Range(0, 255)], ...],
+    Rule("different numbers", lambda numbers: len(set(numbers)) == len(numbers)),
+]
 
 
 @dataclass(frozen=True)
@@ -34,26 +47,30 @@ class AnimateConfig(PipelineConfig):
     is at most --flicker-limit; where there is none, the one with the smallest error. Beside OUT.mp4
     are written OUT_sheet.png, OUT_trade_off.png and OUT.json. For longer videos, and for other
     models, see `worldsim imagine --image PHOTO`.
+
+    Examples:
+        worldsim animate photo.jpg --out clip.mp4
+        worldsim animate photo.jpg --motion-bucket-ids 20 60 120 --flicker-limit 3
     """
 
-    photo: Annotated[InFile, tyro.conf.Positional, tyro.conf.arg(metavar="PHOTO")] = tyro.MISSING
+    photo: Annotated[InFile, tyro.conf.Positional, Heading("what to make")] = tyro.MISSING
     """The photo; what does not fit the shape of the frames is cut off at the sides."""
+    out: Annotated[OutVideo, Heading("what to make")] = Path("out.mp4")
+    """The video to write."""
     model: str = "stabilityai/stable-video-diffusion-img2vid-xt"
     """Id on the Hub, or the folder, of a StableVideoDiffusionPipeline."""
-    motion_bucket_ids: tuple[MotionBucket, ...] = (50, 127, 200)
+    motion_bucket_ids: Annotated[MotionBuckets, Heading("motion and flicker")] = (50, 127, 200)
     """Strengths of motion to try, from 0 to 255."""
     noise_aug_strength: NotNegative = 0.02
     """Noise on the photo: with more the clip moves more and keeps less to it."""
-    fps: Annotated[int, Range(1, 1000)] = FPS
-    """Frames a second, of the clip and as the model is told."""
-    decode_chunk_size: Count = 4
-    """Frames decoded at once: fewer need less memory, more flicker less."""
     flicker_limit: NotNegative = 4.0
     """Largest warping error, in values of 255, of a clip that is chosen for its motion."""
     max_warping_error: NotNegative | None = None
     """For a nightly check: exit with status 1 where the chosen clip has a larger warping error."""
-    out: OutVideo = Path("out.mp4")
-    """The video to write."""
+    fps: Annotated[int, Range(1, 1000), Heading("size and length")] = FPS
+    """Frames a second, of the clip and as a condition of the model."""
+    decode_chunk_size: Annotated[Count, Advanced(), Heading("precision and memory")] = 4
+    """Frames decoded at once: fewer need less memory, more flicker less."""
 
 
 class Clip(NamedTuple):
@@ -100,9 +117,6 @@ def main(argv: Sequence[str]) -> int:
 
 def check(config: AnimateConfig) -> None:
     """Raise ValueError for what no model need be loaded to refuse."""
-    ids = config.motion_bucket_ids
-    if len(set(ids)) < len(ids):
-        raise ValueError(f"--motion-bucket-ids must be different numbers, got {ids}")
     if config.num_frames == 1:
         raise ValueError("a clip has at least 2 frames, got --num-frames 1")
 

@@ -43,29 +43,34 @@ class CostConfig:
 
     Counts tokens, FLOPs, memory and time of a diffusers video pipeline or of a world, for a frame
     size and a duration. No weights of a pipeline are read, and none of it is run.
+
+    Examples:
+        worldsim cost LTXPipeline --seconds 20
+        worldsim cost Lightricks/LTX-Video --frame-size 704 1216 --tflops 990
+        worldsim cost pong --seconds 60
     """
 
-    target: tyro.conf.Positional[str]
+    target: Annotated[tyro.conf.Positional[str], options.Heading("the video")]
     """A world (pong, maze, balls, a folder), the folder or Hub id of a diffusers video pipeline,
     of which only the configs are read, or the name of its class, such as LTXPipeline."""
     frame_size: tuple[options.Side, options.Side] | None = None
-    """Height and width in pixels; the pipeline's own if none."""
+    """Height and width in pixels; the pipeline's own if not given."""
     seconds: options.Seconds | None = None
-    """Duration of the one sequence; if none, all windows have the pipeline's own length."""
+    """Duration of the one sequence; if not given, all windows have the pipeline's own length."""
     windows: Annotated[int, options.Range(1, 10_000)] = 4
     """Windows of the chained scheme, which together have as many tokens as the one sequence."""
     overlap: options.Number = 1
     """Frames of each window but the first that are given again from the one before."""
     num_inference_steps: options.Passes | None = None
-    """Denoising steps; the pipeline's own if none."""
-    dtype: Literal["fp32", "fp16", "bf16"] = "bf16"
-    """Precision of weights and activations of a pipeline; a world has single precision."""
-    tflops: options.Positive | None = None
-    """Rate of the device in 10^12 operations a second; measured on this machine if none."""
-    utilisation: Annotated[float, options.Range(0, 1, above=True)] = 0.4
-    """Share of that rate that is reached."""
+    """Denoising steps; the pipeline's own number if not given."""
     out: Path = Path("cost.png")
     """The plot: a PNG, or a folder for it."""
+    dtype: Annotated[Literal["fp32", "fp16", "bf16"], options.Heading("the device")] = "bf16"
+    """Precision of weights and activations of a pipeline; a world has single precision."""
+    tflops: options.Positive | None = None
+    """Rate of the device in 10^12 operations a second; measured on this machine if not given."""
+    utilisation: Annotated[float, options.Range(0, 1, above=True)] = 0.4
+    """Share of that rate that is reached."""
 
 
 class Scheme(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,14 @@ from rich.progress import (
 from worldsim.eval.flicker import Steps, Watch
 from worldsim.media import write_mp4
 from worldsim.system.extras import require
-from worldsim.system.options import Count, Passes, Seed, Side
+from worldsim.system.options import (
+    Advanced,
+    Count,
+    Heading,
+    Passes,
+    Seed,
+    Side,
+)
 
 if TYPE_CHECKING:
     from worldsim.video.pipelines import VideoPipeline
@@ -35,25 +42,27 @@ Frames = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class PipelineConfig:
-    """What every command that runs a pipeline can be told about it."""
+    """What every command that runs a pipeline can be given for it."""
 
-    dtype: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
+    frame_size: Annotated[tuple[Side, Side] | None, Heading("size and length")] = None
+    """Height and width; the model's own if not given, upright for an upright picture."""
+    num_frames: Count | None = None
+    """Frames of a window; what the model was trained on if not given."""
+    num_inference_steps: Annotated[Passes | None, Heading("denoising")] = None
+    """Denoising steps of a window; the pipeline's own number if not given."""
+    seed: Seed = 0
+    """Seed of the noise: the same one makes the same video on the same machine."""
+    dtype: Annotated[
+        Literal["auto", "fp32", "fp16", "bf16"], Advanced(), Heading("precision and memory")
+    ] = "auto"
     """Precision: fp32, fp16, bf16, or auto: bf16 on a GPU that has it, fp32 on a CPU."""
-    offload: Literal["auto", "none", "model", "sequential"] = "auto"
+    offload: Annotated[Literal["auto", "none", "model", "sequential"], Advanced()] = "auto"
     """What waits outside the GPU's memory while it rests: none, each model (little slower), each
     layer (sequential: least memory, slow), or auto: each model where there is a GPU."""
-    variant: str | None = None
+    variant: Annotated[str | None, Advanced()] = None
     """Variant of the weights to fetch or read, such as fp16, where a model has several."""
-    tiled: bool = False
+    tiled: Annotated[bool, Advanced()] = False
     """Encode and decode tile by tile, which needs less memory."""
-    frame_size: tuple[Side, Side] | None = None
-    """Height and width; by default the model's own, upright for an upright picture."""
-    num_frames: Count | None = None
-    """Frames of a window; by default what the model was trained on."""
-    num_inference_steps: Passes | None = None
-    """Denoising steps of a window; by default the pipeline's own number."""
-    seed: Seed = 0
-    """Of the noise: the same seed makes the same video on the same machine."""
 
 
 def load_pipeline(model: str, config: PipelineConfig) -> VideoPipeline:

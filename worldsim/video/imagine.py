@@ -16,8 +16,10 @@ from worldsim.find_world import BUNDLED
 from worldsim.media import filmstrip, read_frames
 from worldsim.system.files import write_json
 from worldsim.system.options import (
+    Advanced,
     Count,
     FramesPerSecond,
+    Heading,
     InFile,
     NotNegative,
     OutVideo,
@@ -38,35 +40,40 @@ class ImagineConfig(PipelineConfig):
     CogVideoX, LTX-Video, Wan, HunyuanVideo, Mochi and StableVideoDiffusion among them: the model's
     own index says which it is. With --seconds beyond one window, windows are chained: each begins
     from the tail of the one before, where they overlap one fades into the other, and memory stays
-    that of one window. A world of ours (pong, or the folder of one) goes on by itself in the same
-    way, without words and without actions. Beside OUT.mp4 are written OUT_sheet.png and OUT.json,
-    which tells how much the video flickers, at the seams of its windows and elsewhere.
+    that of one window. A world (pong, or the folder of one) continues by itself in the same way,
+    without words and without actions. Beside OUT.mp4 are written OUT_sheet.png and OUT.json, which
+    says how much the video flickers, at the seams of its windows and elsewhere.
+
+    Examples:
+        worldsim imagine "a boat in the fog" --out boat.mp4
+        worldsim imagine --image photo.jpg --model Wan-AI/Wan2.1-I2V-14B-480P-Diffusers
+        worldsim imagine --model pong --seconds 30
     """
 
-    prompt: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="PROMPT")] = None
+    prompt: Annotated[str | None, tyro.conf.Positional, Heading("what to make")] = None
     """What is to be seen, in words."""
-    model: str = "Lightricks/LTX-Video"
-    """Id on the Hub, or the folder, of a video pipeline; or a world of ours."""
+    model: Annotated[str, Heading("what to make")] = "Lightricks/LTX-Video"
+    """Id on the Hub, or the folder, of a video pipeline; or a world."""
     image: InFile | None = None
-    """A picture to begin from, or a video whose end is gone on from."""
-    negative_prompt: str | None = None
-    """What is not to be seen, in words."""
-    guidance_scale: NotNegative | None = None
-    """How closely to keep to the words; by default the pipeline's own."""
-    fps: FramesPerSecond | None = None
-    """Frames a second; by default those that the model was trained on."""
-    seconds: Seconds | None = None
-    """Length of the video; by default one window."""
-    overlap: Count | None = None
-    """Frames that neighbouring windows share; by default as many as the pipeline takes well: 1
-    picture, 9 frames of a video, half of a world's memory."""
-    continue_with: str | None = None
-    """Id or folder of the pipeline that makes the windows after the first, where the model reads
-    words alone and has no sister of the same weights that begins from a picture."""
-    decode_chunk_size: Count | None = None
-    """Frames decoded at once, where the pipeline can be told (StableVideoDiffusion)."""
+    """A picture to begin from, or a video to continue."""
     out: OutVideo = Path("out.mp4")
     """The video to write."""
+    negative_prompt: Annotated[str | None, Advanced()] = None
+    """What is not to be seen, in words."""
+    continue_with: Annotated[str | None, Advanced()] = None
+    """Id or folder of the pipeline that makes the windows after the first, where the model reads
+    words alone and has no sister of the same weights that begins from a picture."""
+    seconds: Annotated[Seconds | None, Heading("size and length")] = None
+    """Length of the video; one window if not given."""
+    fps: FramesPerSecond | None = None
+    """Frames a second; those that the model was trained on if not given."""
+    overlap: Count | None = None
+    """Frames that neighbouring windows share. If not given, as many as the pipeline takes well: 1
+    picture, 9 frames of a video, half of a world's memory."""
+    guidance_scale: Annotated[NotNegative | None, Heading("denoising")] = None
+    """How closely to keep to the words; the pipeline's own if not given."""
+    decode_chunk_size: Annotated[Count | None, Advanced(), Heading("precision and memory")] = None
+    """Frames decoded at once, where the pipeline has this (StableVideoDiffusion)."""
 
 
 @dataclass

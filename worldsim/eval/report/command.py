@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -18,6 +18,7 @@ from worldsim.find_world import find_world
 from worldsim.system.files import write_json, write_text
 from worldsim.system.options import (
     Count,
+    Heading,
     InFile,
     OutFolder,
     Passes,
@@ -44,30 +45,34 @@ class EvalConfig:
     the real game by horizon (beside the last frame copied, the background, and the real game
     played again with another seed), whether it flickers, obeys, drifts, remembers, predicts
     rewards and ends, and how fast it is, with a grade and a sentence on each.
+
+    Examples:
+        worldsim eval runs/pong recordings/pong --quick
+        worldsim eval runs/pong recordings/pong --beside pong runs/other
     """
 
-    world: tyro.conf.Positional[str]
+    world: Annotated[tyro.conf.Positional[str], Heading("what to measure")]
     """A world that ships (pong, maze, balls), or the folder of a world or of a run."""
     recording: tyro.conf.Positional[Path]
     """Folder of a recording of the same game, made with the same settings."""
-    beside: tuple[str, ...] = ()
+    beside: Annotated[tuple[str, ...], tyro.conf.arg(metavar="WORLD ...")] = ()
     """More worlds of the same game, to stand beside it in the report."""
     out: OutFolder | None = None
-    """Folder for the report; none: `eval` in the world's folder, or `runs/NAME_eval`."""
-    quick: bool = False
+    """Folder for the report; `eval` in the world's folder, or `runs/NAME_eval`, if not given."""
+    quick: Annotated[bool, Heading("how")] = False
     """A look instead of a study: fewer and shorter windows, in about a tenth of the time."""
     windows: Count | None = None
-    """Held-out windows to predict; none: 32, or 16 for a quick look."""
+    """Held-out windows to predict; 32, or 16 with --quick, if not given."""
     passes: Passes | None = None
-    """Denoising passes a frame; none: the world's own number."""
+    """Denoising passes of a frame; the world's own number if not given."""
+    seed: Seed = 0
+    """Seed of the windows, of the permutations of actions and of the noise."""
+    device: str | None = None
+    """Where the world runs, such as cpu or cuda; a GPU if there is one."""
     i3d: InFile | None = None
     """The network of FVD, as the TorchScript file i3d_torchscript.pt that is in common use (it is
-    not part of worldsim); none: no FVD. TorchScript is a program that runs when it is loaded: give
-    only a file that you trust. Slow without a GPU."""
-    seed: Seed = 0
-    """Decides the windows, the permutations of actions and the noise."""
-    device: str | None = None
-    """Where the world runs, such as `cpu` or `cuda`; none: a GPU if there is one."""
+    not part of worldsim); no FVD if not given. TorchScript is a program that runs when it is
+    loaded: give only a file that you trust. Slow without a GPU."""
 
 
 def main(argv: Sequence[str]) -> int:
