@@ -23,6 +23,7 @@ import tyro
 from worldsim.data.writer import RecordingWriter
 from worldsim.game.describe import describe_game
 from worldsim.game.policy import load_policy
+from worldsim.system.command_line import parse
 from worldsim.system.devices import check_memory
 from worldsim.system.interrupt import StopOnSignal
 from worldsim.system.options import (
@@ -35,7 +36,6 @@ from worldsim.system.options import (
     Seed,
     Side,
     check_place,
-    parse,
 )
 
 from .policies import parse_weights

@@ -16,8 +16,9 @@ from rich.progress import track
 
 from worldsim.game.policy import has_script, load_policy
 from worldsim.media import filmstrip, write_gif, write_mp4
+from worldsim.system.command_line import parse
 from worldsim.system.devices import check_memory
-from worldsim.system.options import OutFile, OutFolder, Seconds, Seed, parse
+from worldsim.system.options import OutFile, OutFolder, Seconds, Seed
 
 from .session import Session, Source
 from .sources import find_sources

@@ -13,6 +13,7 @@ import tyro
 
 from worldsim.game.config import GameConfig
 from worldsim.game.policy import Policy, load_policy
+from worldsim.system.command_line import parse
 from worldsim.system.extras import require
 from worldsim.system.options import (
     Count,
@@ -24,7 +25,6 @@ from worldsim.system.options import (
     Range,
     Seed,
     Side,
-    parse,
 )
 
 from .controller import Controller

@@ -196,7 +196,7 @@ def test_few_files_turn_a_name_into_code_and_none_data(path: str) -> None:
 
 @pytest.mark.parametrize("path", SOURCES)
 def test_every_command_reads_and_checks_its_options_in_one_place(path: str) -> None:
-    assert "tyro.cli" not in (ROOT / path).read_text() or path == "worldsim/system/options.py"
+    assert "tyro.cli" not in (ROOT / path).read_text() or path == "worldsim/system/command_line.py"
 
 
 @pytest.mark.parametrize("name", MODEL_FILES)

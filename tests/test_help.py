@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from worldsim.__main__ import COMMANDS
+from worldsim.system.command_line import parse
 from worldsim.system.help import help_text, is_hidden, sentences
-from worldsim.system.options import options_of, parse
+from worldsim.system.options import options_of
 
 
 def config_of(command: str) -> type:

@@ -13,6 +13,7 @@ import pytest
 import tyro
 
 from tests.edits import ordinary_user
+from worldsim.system.command_line import parse
 from worldsim.system.options import (
     Count,
     Fraction,
@@ -27,7 +28,6 @@ from worldsim.system.options import (
     Seed,
     check_options,
     check_value,
-    parse,
 )
 from worldsim.system.settings import with_values
 from worldsim.train import agent_config

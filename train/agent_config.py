@@ -12,6 +12,7 @@ import tyro
 
 from worldsim.find_world import find_world
 from worldsim.game.agent_policy import AGENT_FILE, SETTINGS_FILE
+from worldsim.system.command_line import parse
 from worldsim.system.extras import require
 from worldsim.system.files import read_object, reading
 from worldsim.system.options import (
@@ -26,7 +27,6 @@ from worldsim.system.options import (
     Rule,
     Seed,
     check_options,
-    parse,
 )
 from worldsim.system.settings import current_names, values_of, with_values
 

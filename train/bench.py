@@ -13,7 +13,8 @@ from rich.live import Live
 from rich.table import Table
 
 from worldsim.find_world import find_world
-from worldsim.system.options import Count, Passes, Seconds, Threads, parse
+from worldsim.system.command_line import parse
+from worldsim.system.options import Count, Passes, Seconds, Threads
 
 if TYPE_CHECKING:
     from worldsim.eval.speed import StepCost

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from worldsim.data.metadata import read_metadata
+from worldsim.system.command_line import parse
 from worldsim.system.files import naming_damage, write_text
 from worldsim.system.options import (
     Count,
@@ -27,7 +28,6 @@ from worldsim.system.options import (
     Range,
     Seed,
     check_options,
-    parse,
 )
 from worldsim.system.settings import (
     command_words,

@@ -26,9 +26,10 @@ from worldsim.eval.bootstrap import Estimate, estimate
 from worldsim.game.describe import describe_game, make_game
 from worldsim.media import filmstrip
 from worldsim.registration import SCENE_ID
+from worldsim.system.command_line import parse
 from worldsim.system.devices import pick_device
 from worldsim.system.files import write_json, write_text
-from worldsim.system.options import Count, OutFolder, Range, Rule, Seed, parse
+from worldsim.system.options import Count, OutFolder, Range, Rule, Seed
 
 from .config import Model, RunOptions, TrainConfig
 from .run_log import Logging

@@ -18,6 +18,8 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+import tyro
+
 from worldsim.system.options import Advanced, Heading, Option, Place, Rule, options_of
 
 WIDTH = 100  # columns, at most
@@ -189,8 +191,6 @@ def _marks(option: Option) -> tuple[Any, ...]:
 
 
 def _is_required(option: Option) -> bool:
-    import tyro
-
     return option.value is dataclasses.MISSING or option.value is tyro.MISSING
 
 

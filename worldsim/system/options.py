@@ -1,11 +1,11 @@
 """What an option may be, said once: on the type of its field in a command's dataclass.
 
-A command's settings are a dataclass whose fields have the types below; `parse` reads the command
-line into it and refuses, in one sentence, what a type does not allow. A field that is a dataclass
-itself holds a group of options, such as ``--optim.lr``. `check_value` checks the arguments of a
-function by the same types. Each upper bound is where something below fails or where more changes
-nothing; the comment beside it says what. Torch is not imported here: whether a device is there is
-for `worldsim.system.devices`.
+A command's settings are a dataclass whose fields have the types below. A field that is a dataclass
+itself holds a group of options, such as ``--optim.lr``. `check_options` refuses, in one sentence,
+what a type does not allow; `check_value` does so for the arguments of a function.
+
+Each upper bound is where something below fails or where more changes nothing; the comment beside it
+says what. Torch is not imported here: whether a device is there is for `worldsim.system.devices`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ import operator
 import os
 import reprlib
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import MappingProxyType, NoneType, UnionType
+from types import NoneType, UnionType
 from typing import (
     Annotated,
     Any,
@@ -116,9 +115,6 @@ OutVideo = Annotated[Path, Place("file", suffix=".mp4")]
 OutFolder = Annotated[Path, Place("folder")]
 
 
-NOT_RENAMED: Mapping[str, str] = MappingProxyType({})
-
-
 class Option(NamedTuple):
     """An option of a command: a field of its dataclass, or of one nested in it.
 
@@ -142,43 +138,6 @@ class Option(NamedTuple):
     def is_positional(self) -> bool:
         """Whether its place on the command line says what it is."""
         return not self.flag.startswith("--")
-
-
-def parse(
-    config: type[Config],
-    argv: Sequence[str],
-    prog: str,
-    default: Config | None = None,
-    renamed: Mapping[str, str] = NOT_RENAMED,
-) -> Config:
-    """Read a command line into a dataclass, and check every value of it.
-
-    Args:
-        config: The dataclass: its fields are the options.
-        argv: What follows the command.
-        prog: The command.
-        default: Values of what is not given, in place of the dataclass's own.
-        renamed: The new name of each option that had another, as `Option.name`.
-
-    Raises:
-        ValueError: In one sentence, if a value is out of range or an option has a new name.
-        SystemExit: With status 2, if the words cannot be read, and 0 after ``--help``.
-    """
-    import tyro
-
-    from worldsim.system.help import asks_for_help, help_text  # which reads this file's types
-
-    if asked := asks_for_help(argv):
-        print(help_text(config, prog, everything=asked == "--help-all"))
-        raise SystemExit(0)
-    _refuse_old_names(renamed, argv)
-    _check_no_path_is_empty(config, argv)
-    if default is None:
-        parsed = tyro.cli(config, args=list(argv), prog=prog)
-    else:
-        parsed = tyro.cli(config, args=list(argv), prog=prog, default=default)
-    check_options(parsed)
-    return parsed
 
 
 def options_of(config: type, values: Any = None) -> Iterator[Option]:
@@ -319,16 +278,6 @@ def _options(config: type, values: Any, path: tuple[str, ...], prefix: str) -> I
             yield Option(config, (*path, field.name), name, flag, hint, value)
 
 
-def _refuse_old_names(renamed: Mapping[str, str], argv: Sequence[str]) -> None:
-    for word in argv:
-        name = word.partition("=")[0].removeprefix("--").replace("-", "_")
-        if word.startswith("--") and name in renamed:
-            old, new = (f"--{each.replace('_', '-')}" for each in (name, renamed[name]))
-            parts = [each for each in renamed if renamed[each] == renamed[name]]
-            which = f"value {parts.index(name) + 1} of " if len(parts) > 1 else ""
-            raise ValueError(f"{old} is now {which}{new}")
-
-
 def _check_number(name: str, value: Any, kind: type, bounds: Range) -> None:
     rule = "a whole number" if kind is int else "a number"
     if not math.isinf(bounds.low):
@@ -358,20 +307,6 @@ def _check_tuple(name: str, value: Any, inner: tuple[Any, ...]) -> None:
         _require(len(value) > 0, name, "one value or more", value)
     for entry in value:
         check_value(name, entry, inner[0])
-
-
-def _check_no_path_is_empty(config: type, argv: Sequence[str]) -> None:
-    """Refuse ``--out ""``, as an unset variable of a shell gives it; a Path takes it for ``.``."""
-    for option in options_of(config):
-        flag = option.flag
-        kinds = {option.annotation, *get_args(option.annotation)}
-        kinds |= {inner for kind in kinds for inner in get_args(kind)}
-        names = {flag, flag.replace("-", "_").replace("__", "--", 1)}
-        is_empty = any(f"{name}=" in argv for name in names) or any(
-            word in names and following == "" for word, following in pairwise(argv)
-        )
-        if Path in kinds and is_empty:
-            raise ValueError(f"{flag} is empty: give it a path, or leave it out")
 
 
 def _has_controls(text: str, allowed: str) -> bool:

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from worldsim.system.files import read_text, reading
+from worldsim.system.help import first_sentence, sentences
 from worldsim.system.options import check_value, options_of
-
-from .help import first_sentence, sentences
 
 if sys.version_info >= (3, 11):
     import tomllib

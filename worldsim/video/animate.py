@@ -16,6 +16,7 @@ from rich.table import Table
 
 from worldsim.eval.flicker import measure_steps
 from worldsim.media import filmstrip, fit_frame, read_frames, write_mp4
+from worldsim.system.command_line import parse
 from worldsim.system.files import write_json, written_aside
 from worldsim.system.options import (
     Advanced,
@@ -26,7 +27,6 @@ from worldsim.system.options import (
     OutVideo,
     Range,
     Rule,
-    parse,
 )
 from worldsim.video.families import find_family
 from worldsim.video.film import PipelineConfig, load_pipeline, progress_bar, spread

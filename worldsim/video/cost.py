@@ -15,6 +15,7 @@ from rich.progress import track
 from rich.table import Table
 
 from worldsim.system import options
+from worldsim.system.command_line import parse
 from worldsim.system.files import written_aside
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         ValueError: In one sentence, if the target or an option does not serve.
     """
-    cost(options.parse(CostConfig, argv, "worldsim cost"))
+    cost(parse(CostConfig, argv, "worldsim cost"))
     return 0
 
 

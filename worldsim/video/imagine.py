@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from worldsim.find_world import BUNDLED
 from worldsim.media import filmstrip, read_frames
+from worldsim.system.command_line import parse
 from worldsim.system.files import write_json
 from worldsim.system.options import (
     Advanced,
@@ -24,7 +25,6 @@ from worldsim.system.options import (
     NotNegative,
     OutVideo,
     Seconds,
-    parse,
 )
 from worldsim.video.chain import Chain, MakeWindow
 from worldsim.video.film import Film, PipelineConfig, load_pipeline, progress_bar, write_film

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from worldsim.data.recording import Recording
 from worldsim.find_world import find_world
+from worldsim.system.command_line import parse
 from worldsim.system.files import write_json, write_text
 from worldsim.system.options import (
     Count,
@@ -25,7 +26,6 @@ from worldsim.system.options import (
     Place,
     Seed,
     check_place,
-    parse,
 )
 
 from .effort import FULL, QUICK

@@ -1,0 +1,74 @@
+"""From the words of a command line to the dataclass of its options, every value checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from types import MappingProxyType
+from typing import TypeVar, get_args
+
+import tyro
+
+from worldsim.system.help import asks_for_help, help_text
+from worldsim.system.options import check_options, options_of
+
+Config = TypeVar("Config")
+NOT_RENAMED: Mapping[str, str] = MappingProxyType({})
+
+
+def parse(
+    config: type[Config],
+    argv: Sequence[str],
+    prog: str,
+    default: Config | None = None,
+    renamed: Mapping[str, str] = NOT_RENAMED,
+) -> Config:
+    """Read a command line into a dataclass, and check every value of it.
+
+    Args:
+        config: The dataclass: its fields are the options.
+        argv: What follows the command.
+        prog: The command.
+        default: Values of what is not given, in place of the dataclass's own.
+        renamed: The new name of each option that had another, as `Option.name`.
+
+    Raises:
+        ValueError: In one sentence, if a value is out of range or an option has a new name.
+        SystemExit: With status 2, if the words cannot be read, and 0 after ``--help``.
+    """
+    if asked := asks_for_help(argv):
+        print(help_text(config, prog, everything=asked == "--help-all"))
+        raise SystemExit(0)
+    _refuse_old_names(renamed, argv)
+    _check_no_path_is_empty(config, argv)
+    if default is None:
+        parsed = tyro.cli(config, args=list(argv), prog=prog)
+    else:
+        parsed = tyro.cli(config, args=list(argv), prog=prog, default=default)
+    check_options(parsed)
+    return parsed
+
+
+def _refuse_old_names(renamed: Mapping[str, str], argv: Sequence[str]) -> None:
+    for word in argv:
+        name = word.partition("=")[0].removeprefix("--").replace("-", "_")
+        if word.startswith("--") and name in renamed:
+            old, new = (f"--{each.replace('_', '-')}" for each in (name, renamed[name]))
+            parts = [each for each in renamed if renamed[each] == renamed[name]]
+            which = f"value {parts.index(name) + 1} of " if len(parts) > 1 else ""
+            raise ValueError(f"{old} is now {which}{new}")
+
+
+def _check_no_path_is_empty(config: type, argv: Sequence[str]) -> None:
+    """Refuse ``--out ""``, as an unset variable of a shell gives it; a Path takes it for ``.``."""
+    for option in options_of(config):
+        flag = option.flag
+        kinds = {option.annotation, *get_args(option.annotation)}
+        kinds |= {inner for kind in kinds for inner in get_args(kind)}
+        names = {flag, flag.replace("-", "_").replace("__", "--", 1)}
+        is_empty = any(f"{name}=" in argv for name in names) or any(
+            word in names and following == "" for word, following in pairwise(argv)
+        )
+        if Path in kinds and is_empty:
+            raise ValueError(f"{flag} is empty: give it a path, or leave it out")
