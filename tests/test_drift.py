@@ -201,7 +201,7 @@ class TestTheGameAgain:
             episode = pong_recording.episode(0)
             episode.seed = 12345
             writer.write_episode(episode)
-        with pytest.raises(CannotReplayError, match="does not come again"):
+        with pytest.raises(CannotReplayError, match="differs when replayed"):
             replay(Recording(tmp_path / "other"), [(0, 5)], np.zeros((1, 3), int))
 
     def test_a_game_that_is_not_installed_is_told(self, recording: Recording) -> None:

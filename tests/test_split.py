@@ -153,7 +153,9 @@ class TestMeasurable:
         world = make_tiny_world()
         found = unseen([world], recording)
         assert found.unseen == list(Split.of(recording, RunOptions.held_out).held_out)
-        assert found.sentences[0].startswith("It does not say which episodes it was trained on")
+        assert found.sentences[0].startswith(
+            "An older version wrote it without its training episodes"
+        )
         world.card = "- command: `worldsim train data --out runs/x --held-out 0.3 --passes 1`"
         found = unseen([world], recording)
         assert found.unseen == list(Split.of(recording, 0.3).held_out)
