@@ -21,7 +21,7 @@ from worldsim.data.episode import Episode
 from worldsim.data.recording import Recording
 from worldsim.data.split import Measurable
 from worldsim.data.writer import RecordingWriter
-from worldsim.eval.control import commotion, counterfactuals, effect
+from worldsim.eval.control import counterfactuals, effect, motion
 from worldsim.eval.drift import _known, _measure, drift, nearest, shrink
 from worldsim.eval.held_out import HeldOutWindows, choose_windows, roll_out
 from worldsim.eval.memory import hidden_for, remember
@@ -53,7 +53,7 @@ class TestDrift:
             recording,
             EPISODES,
             bounds=(5, 110, 120, 130),
-            num_sessions=3,
+            num_lanes=3,
             on_step=lambda: walked.append(1),
         )
         assert found.steps == [5, 110, 120, 130]
@@ -65,7 +65,7 @@ class TestDrift:
 
     def test_same_seed_same_figures(self, world: WorldModel, recording: Recording) -> None:
         first, again, other = (
-            drift(world, recording, EPISODES, bounds=(3,), num_sessions=2, seed=seed).nearest
+            drift(world, recording, EPISODES, bounds=(3,), num_lanes=2, seed=seed).nearest
             for seed in (0, 0, 1)
         )
         assert np.array_equal(first, again)
@@ -208,14 +208,14 @@ class TestTheGameAgain:
         with pytest.raises(CannotReplayError, match=r"tests/Square-v0 cannot be made here"):
             replay(recording, [(0, 5)], np.zeros((1, 3), int))
 
-    def test_a_game_that_fails_is_told(self, recording: Recording, tmp_path: Path) -> None:
+    def test_a_game_that_fails_is_named(self, recording: Recording, tmp_path: Path) -> None:
         gymnasium.register("tests/Broken-v0", Broken)
         try:
             with RecordingWriter(tmp_path, make_tiny_game(env_id="tests/Broken-v0")) as writer:
                 episode = recording.episode(0)
                 episode.frames[:] = 0
                 writer.write_episode(episode)
-            with pytest.raises(CannotReplayError, match=r"Broken-v0 fails .* again: .*Error$"):
+            with pytest.raises(CannotReplayError, match=r"Broken-v0 fails .* replayed: .*Error$"):
                 replay(Recording(tmp_path), [(0, 5)], np.zeros((1, 3), int))
         finally:
             del gymnasium.registry["tests/Broken-v0"]
@@ -267,7 +267,7 @@ class TestCounterfactuals:
         assert "cannot be made here" in found.why_not
         assert found.imagined.shape == (2, 3, 3, SIDE, SIDE, 3)
 
-    def test_commotion_counts_the_pixels_that_change(self) -> None:
+    def test_motion_counts_the_pixels_that_change(self) -> None:
         frames = np.zeros((1, 3, 4, 4, 3), np.uint8)
         frames[0, 1, 0, 0] = 99  # on for one frame: two changes over three steps
-        assert commotion(frames, frames[:, 0]).tolist() == [pytest.approx(2 / 3)]
+        assert motion(frames, frames[:, 0]).tolist() == [pytest.approx(2 / 3)]

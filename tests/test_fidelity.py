@@ -13,7 +13,6 @@ from tests.tiny_worlds import SIDE, make_tiny_world, write_tiny_recording
 from worldsim.data.recording import Recording
 from worldsim.data.windows import Windows
 from worldsim.eval.fidelity import (
-    beside_baselines,
     fidelity,
     frechet,
     frechet_video_distance,
@@ -21,6 +20,7 @@ from worldsim.eval.fidelity import (
     moving_mask,
     psnr,
     ssim_map,
+    with_baselines,
 )
 from worldsim.eval.flicker import flicker
 from worldsim.eval.held_out import HeldOutWindows, choose_windows
@@ -113,7 +113,7 @@ class TestFidelity:
         held_out = HeldOutWindows(windows, context=1, horizon=1, places=((0, 0),))
         background = np.zeros((1, 4, 3), np.uint8)
         imagined = np.full((1, 1, 1, 4, 3), 50, np.uint8)
-        predictions = beside_baselines(imagined, held_out, background)
+        predictions = with_baselines(imagined, held_out, background)
         row = fidelity(predictions, held_out, background, (1,), with_ssim=False)[1]
         assert row.moving_fraction == 0.5
         assert list(row.by_metric()) == ["psnr", "psnr_moving"]
@@ -131,7 +131,7 @@ class TestFidelity:
         """Whoever predicts the truth is perfect; whoever copies scores as copy-last does."""
         background = recording.median_frame()
         copied = np.repeat(held_out.last_context[:, None], STEPS, axis=1)
-        baselines = beside_baselines(copied, held_out, background)
+        baselines = with_baselines(copied, held_out, background)
         predictions = {**baselines, "perfect": held_out.real}
         found = fidelity(predictions, held_out, background, (1, 4, 999))
         assert list(found) == [1, 4]

@@ -15,7 +15,7 @@ from worldsim.data.recording import Recording
 from worldsim.data.split import Split
 from worldsim.eval import events
 from worldsim.eval.control import action_shuffle_ratio
-from worldsim.eval.fidelity import HorizonScores, beside_baselines, fidelity
+from worldsim.eval.fidelity import HorizonScores, fidelity, with_baselines
 from worldsim.eval.held_out import HeldOutWindows, choose_windows, roll_out
 from worldsim.eval.report.events import EventsSection
 from worldsim.eval.report.flicker import FlickerSection
@@ -109,7 +109,7 @@ def evaluate_run(
         on_step(min(1.0, next(done) / total))
 
     imagined = roll_out(world, held_out, on_step=advance)
-    predictions = beside_baselines(imagined, held_out, world.background)
+    predictions = with_baselines(imagined, held_out, world.background)
     horizons = fidelity(predictions, held_out, world.background, EVAL_HORIZONS, with_ssim=False)
     ratio = action_shuffle_ratio(world, recording, episodes, num_batches=4).overall
     figures = {

@@ -46,7 +46,7 @@ def main(
             recording,
             unseen([world], recording),
             bounds=[part for part in PARTS if part <= steps],
-            num_sessions=sessions,
+            num_lanes=sessions,
             num_passes=passes,
             restart=restart,
             on_step=lambda: progress.advance(bar),

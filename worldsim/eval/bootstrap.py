@@ -1,4 +1,4 @@
-"""Figures with a confidence band: episodes, not frames, are what was drawn at random."""
+"""Bootstrap confidence intervals over episodes, which are the independent samples."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _NORMAL = 1.96  # standard deviations on either side that hold 95 %
 
 
 class Estimate(NamedTuple):
-    """A figure and its 95 % confidence band; all three are nan where there is nothing to measure.
+    """A figure and its 95 % confidence interval; all three are nan if nothing was measured.
 
     Attributes:
         value: The figure.
-        low: Lower end of the band.
+        low: Lower end of the interval.
         high: Upper end.
     """
 
@@ -32,20 +32,20 @@ def estimate(
     episodes: ArrayLike,
     transform: Callable[[NDArray[Any]], NDArray[Any]] = np.asarray,
 ) -> Estimate:
-    """The ratio of two sums, with a band by the bootstrap over whole episodes.
+    """The ratio of two sums, with a bootstrap confidence interval over episodes.
 
-    Windows of one episode resemble one another, so episodes are drawn anew, with replacement, and
-    not windows (the cluster bootstrap, Davison and Hinkley 1997). The same call gives the same
-    band.
+    Windows of one episode resemble one another. So episodes, not windows, are resampled with
+    replacement (the cluster bootstrap, Davison and Hinkley 1997). The same call gives the same
+    interval.
 
     Args:
-        sums: What each window adds above the line, (n), such as its squared error.
-        counts: What it adds below, (n), such as its pixels.
-        episodes: The episode that each comes from, (n).
-        transform: Applied to the ratio, such as the way from squared error to decibels.
+        sums: Each window's part of the numerator, (n), such as its squared error.
+        counts: Its part of the denominator, (n), such as its number of pixels.
+        episodes: The episode of each window, (n).
+        transform: Applied to the ratio, such as from squared error to decibels.
 
     Returns:
-        The figure of all windows. With a single episode the band is nan.
+        The figure of all windows. With a single episode the interval is nan.
 
     Example:
         >>> estimate([1.0, 3.0], [1, 1], [0, 1])
@@ -68,14 +68,14 @@ def estimate(
 
 
 def wilson(share: float, number: float) -> Estimate:
-    """The share of independent cases in which something holds, with Wilson's band (1927).
+    """A share of independent cases, with Wilson's confidence interval (1927).
 
     Args:
-        share: Of the cases, between 0 and 1.
-        number: How many cases there are.
+        share: The share, between 0 and 1.
+        number: The number of cases.
 
     Returns:
-        The share and its band; nan where there is no case.
+        The share and its interval; nan without cases.
 
     Example:
         >>> [round(float(value), 2) for value in wilson(1.0, 5)]

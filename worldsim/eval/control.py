@@ -1,7 +1,7 @@
 """Control: whether the actions decide what a world predicts.
 
-The action-shuffle ratio compares the error under other actions with the error under the true ones;
-counterfactuals hold every action in turn from the same moment, in the world and in the real game.
+The action-shuffle ratio compares the error under other actions with the error under the true ones.
+Counterfactuals hold each action from the same moment, in the world and in the real game.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ Frames = NDArray[np.uint8]
 
 
 class ShuffleRatio(NamedTuple):
-    """How much worse a world predicts the next frame when it is given the wrong actions.
+    """How much wrong actions raise a world's error of the next frame.
 
     Attributes:
-        overall: Error under other windows' actions over the error under the true ones; 1 means
-            that the world does not listen, nan that the recording's actions never differ.
-        by_action: The same by the meaning of the true last action, over the windows in which the
-            other last action differs; nan for an action that was never taken.
+        overall: Error under other windows' actions divided by the error under the true ones.
+            1: actions are ignored; nan: the recorded actions never differ.
+        by_action: The same by the meaning of the true last action, over windows whose other last
+            action differs; nan for an action that was never taken.
     """
 
     overall: float
@@ -52,22 +52,24 @@ def action_shuffle_ratio(
 ) -> ShuffleRatio:
     """Divide the error under other windows' actions by the error under the true ones.
 
-    Both see the same windows and noise; batches in which every window has the same actions are
+    Both use the same windows and noise. A batch in which all windows have the same actions is
     drawn again.
 
     Args:
         world: The world.
         recording: The game's recording.
         episodes: Episodes to draw windows from.
-        seed: Decides windows, permutations and noise.
-        num_batches: Batches.
-        batch_size: Windows a batch, at least 2.
+        seed: Seed of windows, permutations and noise.
+        num_batches: Number of batches.
+        batch_size: Windows per batch, at least 2.
         on_batch: Called after each batch, for a progress bar.
     """
     rng = np.random.default_rng(seed)
     length = world.num_history + world.window
+    # Prefer complete windows. Padding may only come first: the last frame is the one measured.
     whole = [index for index in episodes if recording.episode_lengths[index] + 1 >= length]
-    padding = 0 if whole else length - 2  # a window that ends in padding has no last frame to judge
+    padding = 0 if whole else length - 2
+    # Some batches cannot be shuffled, so draw up to four times as many as are needed.
     batches: list[tuple[NDArray[Any], ...]] = []
     for _ in range(4 * num_batches):
         windows = recording.sample_windows(
@@ -89,6 +91,7 @@ def action_shuffle_ratio(
             on_batch()
         if len(batches) == num_batches:
             break
+    # Divide sums, not batch means, so that all windows count alike.
     meanings = world.game.action_meanings
     if not batches:
         return ShuffleRatio(float("nan"), dict.fromkeys(meanings, float("nan")))
@@ -109,7 +112,7 @@ def action_shuffle_ratio(
 def _shuffle_actions(
     actions: NDArray[np.int64], rng: np.random.Generator
 ) -> NDArray[np.int64] | None:
-    """Give each row (b t) the actions of another row, None if that changes nothing."""
+    """Give each row (b t) the actions of another row; None if that changes nothing."""
     rows = rng.permutation(len(actions))
     shuffled = np.empty_like(actions)
     shuffled[rows] = actions[np.roll(rows, 1)]
@@ -125,14 +128,14 @@ def next_frame_errors(
 ) -> torch.Tensor:
     """Error of the last frame of each window, predicted as in play.
 
-    One pass makes it from pure noise, after a clean past. At other levels the noisy frame itself
-    shows what the action did.
+    It is predicted in one pass from pure noise, after a clean history. At lower noise levels the
+    noisy frame itself reveals the effect of the action.
 
     Args:
         world: The world.
         windows: Recorded windows of ``num_history + t`` frames.
         generator: Source of noise; the same seed gives the same draws.
-        actions: Actions (b t-1) in the place of the recorded ones.
+        actions: Actions (b t-1) instead of the recorded ones.
 
     Returns:
         The mean squared error of each window (b), 0 where the last frame is padding.
@@ -151,12 +154,12 @@ def next_frame_errors(
 
 
 class Counterfactuals(NamedTuple):
-    """From each of n moments, every action a held for t steps.
+    """Each action a held for t steps from each of n moments.
 
     Attributes:
         imagined: The world's frames, ``uint8`` (n a t h w c); all actions share their noise.
-        real: The game's, or None where it cannot be brought back to those moments.
-        why_not: What kept the game from being played again; empty where it was.
+        real: The game's frames, or None if it cannot be replayed to those moments.
+        why_not: Why the game cannot be replayed; empty if it can.
     """
 
     imagined: Frames
@@ -174,22 +177,23 @@ def counterfactuals(
     seed: int = 0,
     on_step: Callable[[], None] | None = None,
 ) -> Counterfactuals:
-    """Hold every action in turn, in the world and in the real game.
+    """Hold each action from the same moments, in the world and in the real game.
 
     Args:
         world: The world.
         recording: The game's recording.
-        held_out: The moments to begin from: the ends of the contexts.
-        num_steps: For how long.
-        num_passes: Denoising passes a frame; None takes the world's own number.
-        seed: Of the noise.
+        held_out: Windows whose contexts end at those moments.
+        num_steps: Steps to hold each action.
+        num_passes: Denoising passes per frame; None takes the world's own number.
+        seed: Seed of the noise.
         on_step: Called after each of the world's steps, for a progress bar.
     """
+    # All actions of a moment are lanes of one batch, with the same context and noise.
     n, a = len(held_out.real), world.game.num_actions
     context = held_out.context
     held = repeat(np.arange(a), "a -> (n a) t", n=n, t=num_steps)
     given = repeat(held_out.windows.actions[:, : context - 1], "n t -> (n a) t", a=a)
-    shown = imagine(
+    rollout = imagine(
         world,
         repeat(held_out.windows.frames[:, :context], "n t h w c -> (n a) t h w c", a=a),
         np.concatenate((given, held), axis=1),
@@ -197,7 +201,8 @@ def counterfactuals(
         num_passes=num_passes,
         on_step=on_step,
     )
-    imagined = rearrange(shown.frames, "(n a) t h w c -> n a t h w c", n=n)
+    imagined = rearrange(rollout.frames, "(n a) t h w c -> n a t h w c", n=n)
+    # The true effect, where the game can be replayed.
     moments = [(episode, first + context - 1) for episode, first in held_out.places]
     try:
         real = replay(
@@ -211,12 +216,12 @@ def counterfactuals(
 
 
 def effect(frames: Frames, noop: int) -> NDArray[np.float64]:
-    """What actions change beside doing nothing: pixels that differ at the end, (n a)."""
+    """Share of pixels that differ from the noop's in the last frame, (n a)."""
     last = frames[:, :, -1].astype(np.int16)
     return (np.abs(last - last[:, noop, None]).max(-1) > MOVING_THRESHOLD).mean((-2, -1))
 
 
-def commotion(frames: Frames, first: Frames) -> NDArray[np.float64]:
-    """How much changes from frame to frame, pixels a step (n), of videos (n t h w c)."""
+def motion(frames: Frames, first: Frames) -> NDArray[np.float64]:
+    """Mean number of pixels that change per step, (n), of videos (n t h w c) after ``first``."""
     whole = np.concatenate((first[:, None], frames), axis=1).astype(np.int16)
     return (np.abs(np.diff(whole, axis=1)).max(-1) > MOVING_THRESHOLD).mean(1).sum((-2, -1))

@@ -21,27 +21,27 @@ from worldsim.world_model import WorldModel
 
 Frames = NDArray[np.uint8]
 
-SIDE = 16  # frames are compared at 16 by 16, where a thing may lie a pixel off
+SIDE = 16  # frames are compared at 16 by 16, so that objects may be a pixel off
 MOST = 20_000  # recorded frames to compare with
-STILL = 0.999  # of the frames, in which a pixel that never moves is as in the background
-PART = 100  # steps, at most, that each part of a session is measured over
-SETTLED = 100  # steps after which the slope is taken
+STILL = 0.999  # share of frames in which a still pixel equals the background
+PART = 100  # steps, at most, over which each part of a lane is measured
+SETTLED = 100  # first step that counts for the slope
 
 
 @dataclass(frozen=True)
 class Drift:
-    """Sessions, part by part (k), and held-out play as they should look.
+    """Measures of long lanes in k parts, and of held-out play for comparison.
 
     Attributes:
         steps: Last step of each part.
-        nearest: Distance to the nearest recorded frame, (k sessions): root mean square over a
-            frame of 16 by 16, in values of 255.
-        objects: Pixels unlike the background, over those of the recording (k sessions): above 1
-            where things multiply, below where they vanish.
-        motion: Pixels that change in a step, over those of the recording (k sessions).
-        still: PSNR of what never moves against the background, in dB, (k).
-        held_out_nearest: Distance of held-out frames to the recorded ones.
-        held_out_still: PSNR of what never moves in held-out frames.
+        nearest: Distance to the nearest recorded frame, (k lanes): root mean square over a frame
+            of 16 by 16, in values of 255.
+        objects: Pixels that differ from the background, divided by those of held-out play,
+            (k lanes). Above 1 objects multiply, below 1 they vanish.
+        motion: Pixels that change per step, divided by those of held-out play, (k lanes).
+        still: PSNR of still pixels against the background, in dB, (k).
+        held_out_nearest: Distance of held-out frames to the nearest recorded ones.
+        held_out_still: PSNR of still pixels in held-out frames, in dB.
         ends: Episodes that the world ended.
     """
 
@@ -55,7 +55,7 @@ class Drift:
     ends: int
 
     def at_last(self, parts: NDArray[np.float64]) -> Estimate:
-        """The last of such figures as objects or motion, with a band over the sessions."""
+        """The last part of ``objects`` or ``motion``, with an interval over the lanes."""
         last = parts[-1]
         if not np.isfinite(last).all():
             return Estimate(*3 * (float("nan"),))
@@ -63,9 +63,9 @@ class Drift:
 
     @property
     def slope(self) -> Estimate:
-        """How much farther from the recording each 1,000 steps lead, after the first hundred.
+        """Growth of ``nearest`` per 1,000 steps, after the first 100.
 
-        The band is bootstrapped over the sessions; nan where fewer than three parts are left.
+        The interval is bootstrapped over the lanes; nan if fewer than three parts are left.
         """
         late = [i for i, step in enumerate(self.steps) if step >= SETTLED]
         if len(late) < 3:
@@ -85,70 +85,72 @@ def drift(
     *,
     background: Frames | None = None,
     bounds: Sequence[int] = (10, 100, 200, 500, 1000, 1500, 2000),
-    num_sessions: int = 4,
+    num_lanes: int = 4,
     num_passes: int | None = None,
     restart: bool = True,
     seed: int = 0,
     on_step: Callable[[], None] | None = None,
 ) -> Drift:
-    """Play long sessions under recorded actions and measure parts of them.
+    """Play long lanes under recorded actions and measure them part by part.
 
     Args:
         world: The world.
         recording: A recording of its game.
-        episodes: Those whose actions are played and whose frames show how play should look
-            (unseen), and those whose frames are known (reference).
-        background: What never moves, ``uint8`` (h w c); None takes the world's.
-        bounds: Steps at which the parts end; each is the hundred steps before, or fewer.
-        num_sessions: Sessions, from the world's starts in turn.
-        num_passes: Denoising passes a frame; None takes the world's own number.
-        restart: Whether a session begins anew where the world says that a game is over, as in its
-            environment, or goes on through the end.
-        seed: Decides which actions are played, and the noise.
+        episodes: ``unseen`` gives the actions and the held-out frames, ``reference`` the frames
+            for the nearest neighbours.
+        background: The background, ``uint8`` (h w c); None takes the world's.
+        bounds: Last step of each part, which is the 100 steps before it, or fewer.
+        num_lanes: Number of lanes; they begin from the world's starts in turn.
+        num_passes: Denoising passes per frame; None takes the world's own number.
+        restart: Whether a lane restarts when the world ends its episode, as in its environment,
+            or continues.
+        seed: Seed of the actions and the noise.
         on_step: Called after each step, for a progress bar.
 
     Raises:
-        ValueError: If ``bounds`` or ``num_sessions`` is below 1.
+        ValueError: If ``bounds`` or ``num_lanes`` is below 1.
     """
     bounds = sorted(set(bounds))
-    if not bounds or bounds[0] < 1 or num_sessions < 1:
-        raise ValueError(
-            f"bounds and num_sessions must be 1 or more, got {bounds} and {num_sessions}"
-        )
+    if not bounds or bounds[0] < 1 or num_lanes < 1:
+        raise ValueError(f"bounds and num_lanes must be 1 or more, got {bounds} and {num_lanes}")
+    # What frames should look like: recorded frames, still pixels and held-out play.
     background = world.background if background is None else background
     known, still = _known(recording, episodes.reference, background)
     real, before, actions = _held_out(recording, episodes.unseen)
+    # Each lane plays the recorded actions from a random place on.
     rng = np.random.default_rng(seed)
-    begins = rng.integers(len(actions), size=num_sessions)
-    rollout = Rollout(world, num_sessions, num_passes=num_passes)
-    rollout.begin(range(num_sessions), range(seed, seed + num_sessions))
-    rows = np.arange(num_sessions) % len(world.starts.frames)
+    begins = rng.integers(len(actions), size=num_lanes)
+    rollout = Rollout(world, num_lanes, num_passes=num_passes)
+    rollout.begin(range(num_lanes), range(seed, seed + num_lanes))
+    rows = np.arange(num_lanes) % len(world.starts.frames)
     last, ends = world.starts.frames[rows, -1], 0
     parts: list[tuple[Any, ...]] = []
-    shown: list[Frames] = []
+    imagined: list[Frames] = []
     previous: list[Frames] = []
     for step in range(1, bounds[-1] + 1):
         played = rollout.step(actions[(begins + step) % len(actions)])
         bound = next(b for b in bounds if b >= step)
         if step > bound - PART:
-            shown.append(played.frames)
+            imagined.append(played.frames)
             previous.append(last)
         last = played.frames
+        # Restart ended lanes, with starts and seeds that no lane has had.
         if restart and played.terminations.any():
             lanes = np.flatnonzero(played.terminations)
             rollout.begin(
                 (lanes + step).tolist(),
-                (lanes + seed + step * num_sessions).tolist(),
+                (lanes + seed + step * num_lanes).tolist(),
                 lanes.tolist(),
             )
             ends += len(lanes)
         if step == bound:
             parts.append(
-                _measure(np.stack(shown, 1), np.stack(previous, 1), known, background, still)
+                _measure(np.stack(imagined, 1), np.stack(previous, 1), known, background, still)
             )
-            shown, previous = [], []
+            imagined, previous = [], []
         if on_step is not None:
             on_step()
+    # Objects and motion are relative to held-out play, in which games may have none.
     nearest, differing, changing, quiet = (np.array(column) for column in zip(*parts, strict=True))
     reference = _measure(real[None], before[None], known, background, still)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -168,7 +170,7 @@ def drift(
 def _known(
     recording: Recording, episodes: Sequence[int], background: Frames
 ) -> tuple[torch.Tensor, NDArray[np.bool_]]:
-    """Recorded frames made small, and the pixels (h w) that hardly ever move."""
+    """Small copies (n d) of recorded frames, and the pixels (h w) that almost never move."""
     stride = -(-int((recording.episode_lengths[episodes] + 1).sum()) // MOST)
     small, same, count = [], np.zeros(background.shape[:2]), 0
     for index in episodes:
@@ -182,7 +184,7 @@ def _known(
 def _held_out(
     recording: Recording, episodes: Sequence[int], most: int = 800
 ) -> tuple[Frames, Frames, NDArray[np.int64]]:
-    """Held-out frames spread over the episodes, the one before each, and all the actions."""
+    """Held-out frames spread over the episodes, the frame before each, and all actions."""
     read = [recording.episode(index) for index in episodes]
     stride = max(1, sum(len(episode.actions) for episode in read) // most)
     return (
@@ -193,19 +195,19 @@ def _held_out(
 
 
 def _measure(
-    shown: Frames,
+    frames: Frames,
     previous: Frames,
     known: torch.Tensor,
     background: Frames,
     still: NDArray[np.bool_],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], float]:
-    """By session: nearest, share unlike the background, share that changes; frames (b t h w c)."""
-    distances = np.array([nearest(shrink(frames), known) for frames in shown])
-    flat = shown.reshape(-1, *shown.shape[2:])
+    """Of frames (b t h w c): nearest, objects and motion by lane (b), and PSNR of still pixels."""
+    distances = np.array([nearest(shrink(lane), known) for lane in frames])
+    flat = frames.reshape(-1, *frames.shape[2:])
     quiet = psnr(
         flat, np.broadcast_to(background, flat.shape), np.repeat(still[None], len(flat), 0)
     )
-    return distances, _differing(shown, background), _differing(shown, previous), float(quiet)
+    return distances, _differing(frames, background), _differing(frames, previous), float(quiet)
 
 
 def shrink(frames: Frames) -> torch.Tensor:
@@ -215,7 +217,7 @@ def shrink(frames: Frames) -> torch.Tensor:
 
 
 def nearest(small: torch.Tensor, known: torch.Tensor) -> float:
-    """Mean distance of each to its nearest neighbour, root mean square over pixels."""
+    """Mean distance to the nearest neighbour, root mean square over pixels."""
     distances = torch.cat([torch.cdist(part, known).min(1).values for part in small.split(64)])
     return float(distances.mean() / known.shape[1] ** 0.5)
 

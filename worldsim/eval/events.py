@@ -1,7 +1,7 @@
-"""Rewards and ends that a world predicts, beside those that were recorded.
+"""Events: rewards and ends that a world predicts, compared with the recorded ones.
 
-Both are rare, so stretches of held-out play in which something happens are all looked at, and of
-the others a few, which then count for the rest.
+Both are rare. So stretches with an event are all measured, up to half of the total, and a sample of
+the others, weighted to stand for the rest.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from worldsim.eval.bootstrap import wilson
 if TYPE_CHECKING:
     from worldsim.world_model import WorldModel
 
-STRETCH = 8  # steps predicted in a row, each from what the world itself has made of those before
+STRETCH = 8  # steps predicted in a row, each from the world's own frames
 _BATCH = 32
 _BINS = 10
 
@@ -28,11 +28,11 @@ class Predicted(NamedTuple):
     """Steps of held-out play, recorded and predicted, (n).
 
     Attributes:
-        rewards: Recorded.
-        predicted_rewards: Expected by the world.
-        terminations: Recorded.
-        termination_probs: By the world.
-        weights: How many recorded steps each stands for.
+        rewards: Recorded rewards.
+        predicted_rewards: The world's expected rewards.
+        terminations: Recorded ends.
+        termination_probs: The world's probabilities of ends.
+        weights: The number of recorded steps that each stands for.
     """
 
     rewards: NDArray[np.float32]
@@ -43,16 +43,16 @@ class Predicted(NamedTuple):
 
 
 class Found(NamedTuple):
-    """How well rare things are found.
+    """How well a kind of rare event is predicted.
 
     Attributes:
-        number: How many there were.
-        predicted: How many were predicted.
-        precision: Of those predicted, the part that happened; nan if none was predicted.
-        recall: Of those that happened, the part predicted; nan if there were none.
-        f1: Their harmonic mean; nan if there was none of either.
-        low: Lower end of the 95 % band of F1. F1 grows with the share of all that happened or was
-            predicted which did both, and that share's band is Wilson's.
+        number: Events that happened.
+        predicted: Events that were predicted.
+        precision: Share of the predicted events that happened; nan if none was predicted.
+        recall: Share of the events that were predicted; nan if none happened.
+        f1: Harmonic mean of both; nan if none happened or was predicted.
+        low: Lower end of the 95 % confidence interval of F1. It follows from Wilson's interval of
+            the Jaccard index, with which F1 grows.
         high: Upper end.
     """
 
@@ -66,12 +66,12 @@ class Found(NamedTuple):
 
 
 class ReliabilityBin(NamedTuple):
-    """Steps whose ends have about the same predicted probability.
+    """Steps with about the same predicted probability of an end.
 
     Attributes:
-        predicted: Their mean probability.
-        happened: The share of them that ended.
-        steps: How many there are.
+        predicted: Mean predicted probability.
+        happened: Share of the steps that ended.
+        steps: Number of steps.
     """
 
     predicted: float
@@ -81,19 +81,18 @@ class ReliabilityBin(NamedTuple):
 
 @dataclass(frozen=True)
 class EventSummary:
-    """How rewards and ends are predicted.
+    """How well rewards and ends are predicted.
 
     Attributes:
-        steps: How many steps were looked at.
+        steps: Number of steps measured.
         reward_positive: Rewards above 0.
         reward_negative: Rewards below 0.
-        reward_mean: Mean recorded reward a step.
-        predicted_reward_mean: Mean predicted reward a step.
+        reward_mean: Mean recorded reward per step.
+        predicted_reward_mean: Mean predicted reward per step.
         termination: Ends.
         termination_brier: Brier score of the probabilities of ends.
-        termination_brier_of_mean: Brier score of predicting the mean rate of ends.
-        termination_calibration_error: How far probabilities are from frequencies, the mean over
-            ten bins of probability.
+        termination_brier_of_mean: Brier score of always predicting the mean rate of ends.
+        termination_calibration_error: Expected calibration error over ten bins of probability.
         termination_reliability: The bins that are not empty.
     """
 
@@ -124,18 +123,18 @@ def predict(
     Args:
         world: The world.
         recording: A recording of its game.
-        episodes: Episodes to take stretches from, each cut into stretches from its first step on.
-        num_stretches: Stretches, at most; half of them are kept for those in which something
-            happens.
-        num_passes: Denoising passes a frame; None takes the world's own number.
-        seed: Decides the stretches and the noise.
+        episodes: Episodes to cut into stretches, from their first steps on.
+        num_stretches: Number of stretches, at most; up to half of them have an event.
+        num_passes: Denoising passes per frame; None takes the world's own number.
+        seed: Seed of the choice of stretches and of the noise.
         on_step: Called after each step of a batch of 32, for a progress bar.
 
     Returns:
-        Every step of them that was recorded.
+        All recorded steps of the stretches.
     """
     from worldsim.eval.held_out import imagine  # torch takes seconds
 
+    # Oversample the stretches with an event; the weights undo it.
     rng = np.random.default_rng(seed)
     places, eventful = _stretches(recording, episodes)
     chosen: list[int] = []
@@ -147,6 +146,7 @@ def predict(
         room -= len(picks)
         chosen += picks.tolist()
         weights += [len(members) / len(picks)] * len(picks) if len(picks) else []
+    # Predict the stretches in batches, each after a full context.
     context = world.window
     parts: list[list[NDArray[Any]]] = []
     for begin in range(0, len(chosen), _BATCH):
@@ -156,7 +156,7 @@ def predict(
             [places[i][1] + 1 - context for i in batch],
             context + STRETCH,
         )
-        made = imagine(
+        imagined = imagine(
             world,
             windows.frames[:, :context],
             windows.actions,
@@ -164,12 +164,13 @@ def predict(
             num_passes=num_passes,
             on_step=on_step,
         )
+        # Stretches at the end of an episode are padded: keep the recorded steps.
         valid = windows.valid[:, context:]
         columns = (
             windows.rewards[:, context - 1 :],
-            made.rewards,
+            imagined.rewards,
             windows.terminations[:, context - 1 :],
-            made.termination_probs,
+            imagined.termination_probs,
             np.repeat([weights[begin : begin + _BATCH]], STRETCH, axis=0).T,
         )
         parts.append([values.T[valid.T] for values in columns])  # step by step
@@ -177,14 +178,14 @@ def predict(
 
 
 def num_batches(num_stretches: int) -> int:
-    """How often ``predict`` calls ``on_step``, at most."""
+    """How often `predict` calls ``on_step``, at most."""
     return -(-num_stretches // _BATCH) * STRETCH
 
 
 def _stretches(
     recording: Recording, episodes: Sequence[int]
 ) -> tuple[list[tuple[int, int]], NDArray[np.bool_]]:
-    """Episode and first step of each stretch, and whether anything happens in it."""
+    """Episode and first step of each stretch, and whether it has an event."""
     places, eventful = [], []
     for index in episodes:
         episode = recording.episode(index)
@@ -198,7 +199,7 @@ def _stretches(
 def find(
     happened: NDArray[np.bool_], predicted: NDArray[np.bool_], weights: NDArray[np.float64]
 ) -> Found:
-    """Count what happened and was predicted, at the same step.
+    """Compare the steps of events with the steps at which they were predicted.
 
     Example:
         >>> yes, no = True, False
@@ -206,17 +207,17 @@ def find(
         (2, 2, 0.5, 0.5, 0.5)
     """
     both = weights[happened & predicted].sum()
-    real, said = weights[happened].sum(), weights[predicted].sum()
+    real, guessed = weights[happened].sum(), weights[predicted].sum()
 
     def part(of: float) -> float:
         return float(both / of) if of else float("nan")
 
-    f1 = part((real + said) / 2)
+    f1 = part((real + guessed) / 2)
     _, low, high = wilson(f1 / (2 - f1), int((happened | predicted).sum()))
     return Found(
         number=int(happened.sum()),
         predicted=int(predicted.sum()),
-        precision=part(said),
+        precision=part(guessed),
         recall=part(real),
         f1=f1,
         low=2 * low / (1 + low),
@@ -225,10 +226,10 @@ def find(
 
 
 def summarize(steps: Predicted) -> EventSummary:
-    """Measure how rewards and ends are predicted.
+    """Measure how well rewards and ends are predicted.
 
-    A reward counts as predicted where at least half of the recording's usual reward (the median of
-    those that are not 0) is expected, an end where its probability is at least a half.
+    A reward counts as predicted if its expectation is at least half of the median nonzero reward.
+    An end counts as predicted if its probability is at least 0.5.
     """
     rewards, expected, ended, probs, weights = steps
     sizes = np.abs(rewards[rewards != 0])

@@ -1,11 +1,11 @@
-"""How close a rollout is to the real frames: PSNR, SSIM and LPIPS by horizon, Frechet distances.
+"""Fidelity: how close a rollout is to the real frames.
 
-Every figure stands beside two baselines that know nothing of the game: *copy-last* repeats the last
-context frame, *median* shows the world's background, the median frame of the episodes that it was
-trained on. An empty court of Pong already reaches 34 dB over all pixels, so the **moving pixels**
-are measured apart: those where the real frame at the horizon or the last context frame differs
-from that background. SSIM, LPIPS and Frechet distances are those of torchmetrics; each figure has a
-confidence band over episodes (`worldsim.eval.bootstrap`).
+Measured are PSNR, SSIM and LPIPS by horizon, and Frechet distances, by torchmetrics. There are two
+baselines: *copy-last* repeats the last context frame, and *median* is the world's background, the
+median frame of its training episodes. On Pong an empty court already scores 34 dB over all pixels.
+So figures are also given on **moving pixels**: those where the real frame or the last context frame
+differs from the background. Each figure has a confidence interval over episodes
+(`worldsim.eval.bootstrap`).
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ ROUNDING_ERROR = 1 / 12  # mean squared error of rounding to whole pixel values
 
 @dataclass(frozen=True)
 class HorizonScores:
-    """How close predictions are to the real frames after so many steps.
+    """How close predictions are to the real frames at one horizon.
 
     Attributes:
-        moving_fraction: Share of the pixels that move, from 0 to 1.
+        moving_fraction: Share of moving pixels, from 0 to 1.
         psnr: Over all pixels, mean over the windows, in dB.
-        psnr_moving: Of the error pooled over the moving pixels of all windows, in dB; nan where
-            nothing moves.
-        ssim: Over all pixels; empty where it is not measured.
+        psnr_moving: Of the error pooled over the moving pixels of all windows, in dB; nan if there
+            are none.
+        ssim: Over all pixels; empty if not measured.
         ssim_moving: Over the moving pixels.
-        lpips: Over whole frames, lower is better; empty where its network cannot be had.
+        lpips: Over complete frames, lower is better; empty if its network is not available.
     """
 
     moving_fraction: float
@@ -67,7 +67,7 @@ class HorizonScores:
         return {metric: scores for metric, scores in every.items() if scores}
 
 
-def beside_baselines(
+def with_baselines(
     imagined: Frames, held_out: HeldOutWindows, background: Frames
 ) -> dict[str, Frames]:
     """A rollout and the two baselines, for `fidelity`."""
@@ -90,11 +90,11 @@ def fidelity(
     """Measure predictions of the same windows.
 
     Args:
-        predictions: By name, ``uint8`` (b horizon h w c) or of a shape that broadcasts to it.
-        held_out: What really followed.
-        background: The world's background, ``uint8`` (h w c): what differs from it moves.
-        horizons: Steps after which to measure; those beyond the windows' are left out.
-        lpips: From `load_lpips`, where it can be had.
+        predictions: Frames by name, ``uint8`` (b horizon h w c) or of a shape that broadcasts.
+        held_out: The windows, with their true continuations.
+        background: The world's background, ``uint8`` (h w c), for the moving pixels.
+        horizons: Steps after which to measure; those beyond the windows are left out.
+        lpips: From `load_lpips`; None leaves LPIPS out.
         with_ssim: Whether to measure SSIM, for which torchmetrics is imported (seconds).
 
     Returns:
@@ -108,31 +108,32 @@ def fidelity(
         ones, moving = np.ones(len(real)), mask.sum((1, 2))
         scores = HorizonScores(float(mask.mean()), {}, {})
         for name, frames in predictions.items():
-            shown = np.array(np.broadcast_to(frames, held_out.real.shape)[:, horizon - 1])
-            squares = np.square(real.astype(np.float64) - shown).mean(-1) * mask
-            scores.psnr[name] = estimate(np.asarray(psnr(real, shown)), ones, episodes)
+            predicted = np.array(np.broadcast_to(frames, held_out.real.shape)[:, horizon - 1])
+            squares = np.square(real.astype(np.float64) - predicted).mean(-1) * mask
+            scores.psnr[name] = estimate(np.asarray(psnr(real, predicted)), ones, episodes)
             scores.psnr_moving[name] = estimate(squares.sum((1, 2)), moving, episodes, to_decibels)
             if with_ssim:
-                similar = ssim_map(real, shown)
+                similar = ssim_map(real, predicted)
                 scores.ssim[name] = estimate(similar.mean((1, 2)), ones, episodes)
                 scores.ssim_moving[name] = estimate((similar * mask).sum((1, 2)), moving, episodes)
             if lpips is not None:
-                pair = [_three_channels(pixels_to_latents(side)) for side in (real, shown)]
+                pair = [_three_channels(pixels_to_latents(side)) for side in (real, predicted)]
                 scores.lpips[name] = estimate(lpips(*pair).cpu().numpy(), ones, episodes)
         results[horizon] = scores
     return results
 
 
 def moving_mask(real: Frames, last_context: Frames, background: Frames) -> NDArray[np.bool_]:
-    """Find the pixels where something is, or was when the context ended.
+    """Find the pixels where an object is, or was in the last context frame.
 
     Args:
         real: ``uint8`` (... h w c), the recorded frames at the horizon.
-        last_context: ``uint8`` (... h w c), the frames that the prediction started from.
+        last_context: ``uint8`` (... h w c), the frames that predictions start from.
         background: ``uint8`` (h w c), the world's background.
 
     Returns:
-        ``bool`` (... h w): a channel of either differs from the background by more than 12 of 255.
+        ``bool`` (... h w): whether a channel of either frame differs from the background by more
+        than 12 of 255.
 
     Example:
         >>> black, grey = np.zeros((1, 2, 3), np.uint8), np.full((1, 2, 3), 100, np.uint8)
@@ -150,8 +151,8 @@ def psnr(
 ) -> NDArray[np.float64] | float:
     """Peak signal-to-noise ratio in dB, higher is better.
 
-    The squared error is counted as at least 1/12, what rounding to whole pixel values costs: equal
-    pictures have 58.9 dB, not infinity.
+    The mean squared error counts as at least 1/12, the error of rounding to integer pixels. So
+    equal frames have 58.9 dB, not infinity.
 
     Args:
         real: ``uint8`` (b h w c).
@@ -159,12 +160,12 @@ def psnr(
         mask: ``bool`` (b h w), the pixels that count.
 
     Returns:
-        Without a mask one value a picture, (b,). With one a single value, of the error pooled over
-        all its pixels (pictures have very different numbers of them); nan if there are none.
+        Without a mask one value per frame, (b,). With a mask a single value, of the error pooled
+        over its pixels, since frames have very different numbers of them; nan if there are none.
 
     Example:
-        >>> picture = np.zeros((1, 8, 8, 3), np.uint8)
-        >>> psnr(picture, picture).round(1).tolist(), psnr(picture, picture + 255).tolist()
+        >>> frames = np.zeros((1, 8, 8, 3), np.uint8)
+        >>> psnr(frames, frames).round(1).tolist(), psnr(frames, frames + 255).tolist()
         ([58.9], [0.0])
     """
     error = (real.astype(np.float64) - predicted.astype(np.float64)) ** 2
@@ -180,12 +181,12 @@ def to_decibels(error: NDArray[np.float64] | np.float64) -> NDArray[np.float64]:
     return np.asarray(10 * np.log10(255**2 / np.maximum(error, ROUNDING_ERROR)))
 
 
-def ssim_map(real: Frames, shown: Frames) -> NDArray[np.float64]:
+def ssim_map(real: Frames, predicted: Frames) -> NDArray[np.float64]:
     """Structural similarity of each pixel (Wang et al. 2004), (b h w), of frames (b h w c).
 
-    A Gaussian of standard deviation 1.5 over 11 pixels, as in the paper.
+    The window is a Gaussian of standard deviation 1.5 over 11 pixels, as in the paper.
     """
-    sides = [pixels_to_latents(side).add(1).div(2) for side in (real, shown)]
+    sides = [pixels_to_latents(side).add(1).div(2) for side in (real, predicted)]
     from torchmetrics.functional.image import structural_similarity_index_measure  # takes seconds
 
     result = structural_similarity_index_measure(
@@ -195,22 +196,22 @@ def ssim_map(real: Frames, shown: Frames) -> NDArray[np.float64]:
 
 
 def load_lpips() -> tuple[Lpips | None, str]:
-    """LPIPS (Zhang et al. 2018) by torchmetrics, or why it cannot be had here.
+    """LPIPS (Zhang et al. 2018) by torchmetrics, or None and the reason why not.
 
-    Its network comes with torchvision, and its weights from the network or from torch's cache.
+    The network comes with torchvision, its weights from the internet or from torch's cache.
     """
     try:
         from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
         net = LearnedPerceptualImagePatchSimilarity("squeeze").net
-    except Exception as error:  # no torchvision, one of another torch, no network: each its own
+    except Exception as error:  # torchvision missing or unfit, no internet: all differ in class
         reason = one_line(error)
-        return None, f"LPIPS is not measured, since its network cannot be had here: {reason}"
+        return None, f"LPIPS is not measured, since its network is not available here: {reason}"
 
     @torch.no_grad()
-    def lpips(real: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
-        size = [max(64, side) for side in real.shape[-2:]]  # smaller ones vanish on the way
-        pair = [torch.nn.functional.interpolate(side, size) for side in (real, shown)]
+    def lpips(real: torch.Tensor, predicted: torch.Tensor) -> torch.Tensor:
+        size = [max(64, side) for side in real.shape[-2:]]  # smaller frames shrink to nothing
+        pair = [torch.nn.functional.interpolate(side, size) for side in (real, predicted)]
         return torch.stack([net(a[None], b[None]).flatten()[0] for a, b in zip(*pair, strict=True)])
 
     return lpips, ""
@@ -219,7 +220,7 @@ def load_lpips() -> tuple[Lpips | None, str]:
 def frechet(real: torch.Tensor, imagined: torch.Tensor) -> float:
     """Frechet distance between Gaussians of two sets of features (n d) (Heusel et al. 2017).
 
-    It is nan where a set has fewer than two members, which have no covariance.
+    It is nan if a set has fewer than two members, and so no covariance.
     """
     if min(len(real), len(imagined)) < 2:
         return float("nan")
@@ -231,7 +232,7 @@ def frechet(real: torch.Tensor, imagined: torch.Tensor) -> float:
     distance.set_dtype(torch.float64)
     distance.update(real.double().cpu(), real=True)
     distance.update(imagined.double().cpu(), real=False)
-    return max(0.0, float(distance.compute()))  # rounding takes equal sets below 0
+    return max(0.0, float(distance.compute()))  # rounding makes it negative for equal sets
 
 
 def frechet_video_distance(
@@ -240,22 +241,22 @@ def frechet_video_distance(
     """FVD (Unterthiner et al. 2019): the Frechet distance of features of an I3D network.
 
     Args:
-        i3d: The network as the TorchScript file ``i3d_torchscript.pt`` that is in common use (of
-            StyleGAN-V, Skorokhodov et al. 2022), which is not part of worldsim. TorchScript is a
-            program, which runs when it is loaded: give only a file that you trust.
+        i3d: The commonly used TorchScript file ``i3d_torchscript.pt`` (of StyleGAN-V, Skorokhodov
+            et al. 2022). It is not part of worldsim. TorchScript is a program that runs when it is
+            loaded: give only a file that you trust.
         real: Videos, ``uint8`` (b t h w c), cut into clips of 16 frames.
         imagined: The same.
-        batch_size: Clips looked at together.
+        batch_size: Clips per forward pass.
 
     Returns:
         The distance; nan if the videos are shorter than a clip.
 
     Raises:
-        ValueError: If there is no such file, or it is no such network.
+        ValueError: If the file does not exist or is not a TorchScript file.
     """
     try:
         if not Path(i3d).is_file():
-            raise ValueError("it is no file")
+            raise ValueError("not a file")
         network = torch.jit.load(str(i3d), map_location="cpu").eval()
     except (ValueError, RuntimeError) as error:
         raise ValueError(
@@ -273,9 +274,9 @@ def frechet_video_distance(
             some = rearrange(clips[begin : begin + batch_size], "n t h w c -> (n t) h w c")
             latents = _three_channels(pixels_to_latents(some))
             large = torch.nn.functional.interpolate(latents, (224, 224), mode="bilinear")
-            seen = rearrange(large, "(n t) c h w -> n c t h w", t=CLIP)
+            inputs = rearrange(large, "(n t) c h w -> n c t h w", t=CLIP)
             with torch.no_grad():
-                parts.append(network(seen, rescale=False, resize=False, return_features=True))
+                parts.append(network(inputs, rescale=False, resize=False, return_features=True))
         features.append(torch.cat(parts))
     return frechet(*features)
 

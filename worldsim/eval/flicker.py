@@ -1,7 +1,7 @@
-"""Flicker: how far a video is from its own past, moved along its optical flow.
+"""Flicker: the difference between a frame and the previous one warped by the optical flow.
 
-The flow warping error of Lai et al. (2018), "Learning blind video temporal consistency", with the
-flow of OpenCV's DIS (Kroeger et al. 2016), which needs no weights.
+This is the flow warping error of Lai et al. (2018), "Learning blind video temporal consistency".
+The flow is OpenCV's DIS (Kroeger et al. 2016), which needs no weights.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ from numpy.typing import NDArray
 
 from worldsim.eval.bootstrap import Estimate, estimate
 
-SMALLEST = 128  # pixels: DIS looks at patches of 8 on a pyramid, so smaller frames are enlarged
+SMALLEST = 128  # pixels: DIS matches patches of 8 on a pyramid, so smaller frames are enlarged
 
 
 class Steps(NamedTuple):
-    """What each step of a video is like, (t - 1).
+    """Flicker and motion of each step of a video, (t - 1).
 
     Attributes:
-        errors: Flow warping error: mean absolute difference between a frame and the one before it
-            moved along the flow, in values of 255, over what is seen in both; nan where nothing is.
+        errors: Flow warping error: mean absolute difference, in values of 255, between a frame and
+            the previous one warped by the flow. Only pixels visible in both count; nan if there
+            are none.
         magnitudes: Mean length of the flow, in pixels.
-        colour_shifts: Change of the mean colour, in values of 255, the mean over the channels.
+        colour_shifts: Change of the mean colour, in values of 255, mean over the channels.
     """
 
     errors: NDArray[np.float64]
@@ -33,11 +34,11 @@ class Steps(NamedTuple):
     colour_shifts: NDArray[np.float64]
 
 
-class Watch:
-    """Measures the steps of a video frame by frame, in memory for one frame.
+class FlickerMeter:
+    """Measures the steps of a video frame by frame, with memory for one frame.
 
-    A still video has no warping error and one that is merely shifted next to none; brightness that
-    flickers by x values of 255 adds about x.
+    A still or shifted video has almost no warping error. Brightness that flickers by x values adds
+    about x.
     """
 
     def __init__(self) -> None:
@@ -46,7 +47,7 @@ class Watch:
         self._steps: list[tuple[float, float, float]] = []
 
     def through(self, frames: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
-        """Pass frames (h w c) on, c of 1 or 3, and measure them on their way."""
+        """Yield the frames (h w c), c of 1 or 3, and measure each."""
         for frame in frames:
             self.add(frame)
             yield frame
@@ -59,7 +60,7 @@ class Watch:
 
     @property
     def steps(self) -> Steps:
-        """Of the frames until now."""
+        """The steps measured so far."""
         return Steps(*np.array(self._steps, np.float64).reshape(-1, 3).T)
 
     def _measure(
@@ -67,22 +68,24 @@ class Watch:
     ) -> tuple[float, float, float]:
         if np.array_equal(before, after):
             return 0.0, 0.0, 0.0
+        # The colour shift is measured on the original frames, the flow on enlarged ones.
         shift = np.abs(after.mean((0, 1)) - before.mean((0, 1))).mean()
         scale = -(-SMALLEST // min(before.shape[:2]))
         size = (before.shape[1] * scale, before.shape[0] * scale)
         before, after = (_enlarge(frame, size) for frame in (before, after))
         grey_before, grey_after = (cv2.cvtColor(p, cv2.COLOR_RGB2GRAY) for p in (before, after))
-        back = _flow(self._dis, grey_after, grey_before)  # where each pixel was
+        # The backward flow warps the previous frame; the forward flow finds the occluded pixels.
+        back = _flow(self._dis, grey_after, grey_before)
         forth = _flow(self._dis, grey_before, grey_after)
-        moved = _warp(before, back)
-        seen = ~_occluded(back, _warp(forth, back))
-        difference = np.abs(moved.astype(np.float64) - after).mean(-1)
-        error = float(difference[seen].mean()) if seen.any() else float("nan")
+        warped = _warp(before, back)
+        visible = ~_occluded(back, _warp(forth, back))
+        difference = np.abs(warped.astype(np.float64) - after).mean(-1)
+        error = float(difference[visible].mean()) if visible.any() else float("nan")
         return error, float(np.linalg.norm(back, axis=-1).mean()) / scale, float(shift)
 
 
 def measure_steps(frames: Iterable[NDArray[np.uint8]]) -> Steps:
-    """Measure the steps of a video, as `Watch` does.
+    """Measure the steps of a video, as `FlickerMeter` does.
 
     Args:
         frames: At least two of ``uint8`` (h w c), c of 1 or 3.
@@ -90,31 +93,31 @@ def measure_steps(frames: Iterable[NDArray[np.uint8]]) -> Steps:
     Raises:
         ValueError: If there are fewer than two frames.
     """
-    watch = Watch()
-    seen = sum(1 for _ in watch.through(frames))
-    if seen < 2:
-        raise ValueError(f"the flow warping error needs at least two frames, got {seen}")
-    return watch.steps
+    meter = FlickerMeter()
+    count = sum(1 for _ in meter.through(frames))
+    if count < 2:
+        raise ValueError(f"the flow warping error needs at least two frames, got {count}")
+    return meter.steps
 
 
 def _enlarge(frame: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     """A frame of three channels at another size (w, h)."""
-    picture = np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_LINEAR), np.uint8)
-    if picture.ndim == 3:
-        return picture
-    return np.repeat(picture[..., None], 3, axis=-1)  # OpenCV drops the axis of a single one
+    image = np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_LINEAR), np.uint8)
+    if image.ndim == 3:
+        return image
+    return np.repeat(image[..., None], 3, axis=-1)  # OpenCV drops the axis of a single channel
 
 
 class Flicker(NamedTuple):
-    """Real and imagined videos of the same moments.
+    """Flicker of real and imagined videos of the same moments.
 
     Attributes:
-        warping_error_real: Of the real ones, in values of 255.
-        warping_error_world: Of the imagined ones.
-        flow_real: Mean length of the flow, in pixels a step.
-        flow_world: The same.
-        ratio: Imagined warping error over the real one; nan where the real videos are still.
-        episodes: How many episodes the videos are of.
+        warping_error_real: Flow warping error of the real videos, in values of 255.
+        warping_error_world: The same of the imagined videos.
+        flow_real: Mean length of the flow in the real videos, in pixels per step.
+        flow_world: The same in the imagined videos.
+        ratio: Imagined warping error divided by the real one; nan if the real videos are still.
+        episodes: Number of episodes that the videos are from.
     """
 
     warping_error_real: Estimate
@@ -134,9 +137,9 @@ def flicker(
     """Measure the warping error of videos of the same moments.
 
     Args:
-        real: ``uint8`` (b t h w c).
-        imagined: The same.
-        episodes: The episode that each is from (b).
+        real: Real videos, ``uint8`` (b t h w c).
+        imagined: Imagined videos, of the same shape.
+        episodes: The episode of each video (b).
         on_video: Called after each of the 2b videos, for a progress bar.
     """
     found: dict[str, Estimate] = {}
@@ -157,23 +160,23 @@ def flicker(
 
 
 def _flow(dis: cv2.DISOpticalFlow, here: Any, there: Any) -> NDArray[np.float32]:
-    """For each pixel of one picture, how far away it is in the other, (h w 2) as (x, y)."""
+    """Optical flow from one grey image to another, (h w 2) as (x, y) in pixels."""
     return np.asarray(dis.calc(here, there, np.zeros((*here.shape, 2), np.float32)), np.float32)
 
 
-def _warp(picture: NDArray, flow: NDArray[np.float32]) -> NDArray:
-    """The picture as it looks when each pixel is fetched from where the flow points."""
+def _warp(image: NDArray, flow: NDArray[np.float32]) -> NDArray:
+    """Warp an image along the flow: each pixel is read where its flow points."""
     height, width = flow.shape[:2]
     x, y = np.meshgrid(
         np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32), indexing="xy"
     )
     return cv2.remap(
-        picture, x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR, None, cv2.BORDER_REPLICATE
+        image, x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR, None, cv2.BORDER_REPLICATE
     )
 
 
 def _occluded(back: NDArray, forth_there: NDArray) -> NDArray[np.bool_]:
-    """Pixels whose flow there and back does not come home (Sundaram et al. 2010)."""
+    """Pixels that fail the forward-backward consistency check (Sundaram et al. 2010)."""
     gap = np.square(back + forth_there).sum(-1)
     size = np.square(back).sum(-1) + np.square(forth_there).sum(-1)
     return gap > 0.01 * size + 0.5

@@ -1,4 +1,4 @@
-"""Held-out windows: recorded contexts for a world to continue, and what really followed."""
+"""Held-out windows: recorded contexts for a world to continue, with their true continuations."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from worldsim.world_model import WorldModel
 
 Frames = NDArray[np.uint8]
 
-_BATCH = 64  # windows rolled out together
+_BATCH = 64  # lanes of a rollout
 
 
 @dataclass(frozen=True)
 class HeldOutWindows:
-    """Recorded windows to predict: a context, and what really followed.
+    """Recorded windows to predict: context frames and true continuation.
 
     Attributes:
-        windows: Windows of ``context + horizon`` frames, all of those after the context valid.
-        context: Frames given.
-        horizon: Frames to predict.
-        places: Episode and first frame of each, which is negative where it begins before it.
+        windows: Windows of ``context + horizon`` frames; those after the context are all valid.
+        context: Number of given frames.
+        horizon: Number of frames to predict.
+        places: Episode and first frame of each window; a negative frame stands for padding before
+            the episode.
     """
 
     windows: Windows
@@ -42,7 +43,7 @@ class HeldOutWindows:
 
     @property
     def real(self) -> Frames:
-        """What followed, ``uint8`` (b horizon h w c)."""
+        """The true continuations, ``uint8`` (b horizon h w c)."""
         return self.windows.frames[:, self.context :]
 
     @property
@@ -51,12 +52,12 @@ class HeldOutWindows:
         return np.array([episode for episode, _ in self.places], np.int64)
 
     def with_context(self, frames: Frames, num_given: int) -> Frames:
-        """Put the last given frames before what followed, real or imagined (b t h w c)."""
+        """Prepend the last ``num_given`` context frames to frames (b t h w c)."""
         last = np.maximum(np.arange(self.context - num_given, self.context), 0)
         return np.concatenate((self.windows.frames[:, last], frames), axis=1)
 
     def first(self, num_windows: int, horizon: int) -> HeldOutWindows:
-        """The first windows alone, and fewer steps of them."""
+        """The first ``num_windows`` windows, with ``horizon`` steps at most."""
         horizon = min(horizon, self.horizon)
         windows = self.windows[:num_windows, : self.context + horizon]
         return HeldOutWindows(windows, self.context, horizon, self.places[:num_windows])
@@ -71,13 +72,19 @@ def choose_windows(
     num_windows: int = 64,
     seed: int = 0,
 ) -> HeldOutWindows:
-    """Draw windows, no position twice, whose frames up to the horizon are all recorded.
+    """Draw different windows whose frames up to the horizon are all recorded.
 
-    The first of them are of as many episodes as can be, for those who look at some alone.
+    Args:
+        world: The world.
+        recording: A recording of its game.
+        episodes: Episodes to draw from.
+        horizons: Candidates for the horizon; the largest that fits into an episode is used.
+        num_windows: Number of windows, at most.
+        seed: Seed of the choice.
 
-    The horizon is the largest of those asked for that an episode is long enough for. Contexts are
-    whole where an episode is long enough; else they may begin before it, with its first frame
-    repeated.
+    Returns:
+        The windows, whose first ones are from as many episodes as possible. Contexts are complete
+        if an episode is long enough; otherwise the episode's first frame is repeated before it.
 
     Raises:
         ValueError: If world and recording do not fit, or the episodes are too short.
@@ -109,7 +116,7 @@ def choose_windows(
 
 
 def _spread(places: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Reorder windows so that the first of them are of as many episodes as can be."""
+    """Reorder windows so that the first ones are from as many episodes as possible."""
     so_far: Counter[int] = Counter()
     ranks = []
     for episode, _ in places:
@@ -127,19 +134,19 @@ def imagine(
     num_passes: int | None = None,
     on_step: Callable[[], None] | None = None,
 ) -> RolloutStep:
-    """Let the world go on from recorded frames under given actions, in batches of up to 64.
+    """Continue recorded frames under given actions, in batches of up to 64 lanes.
 
     Args:
         world: The world.
         context_frames: Frames to begin from, ``uint8`` (b context h w c).
-        actions: ``actions[:, t]`` follows frame t, (b context-1+horizon): those between the
-            context's frames, then those to play.
-        seeds: Of the noise of each lane (b).
-        num_passes: Denoising passes a frame; None takes the world's own number.
+        actions: Actions (b context-1+horizon), where ``actions[:, t]`` follows frame t: first
+            those between the context frames, then those to play.
+        seeds: Seed of the noise of each lane (b).
+        num_passes: Denoising passes per frame; None takes the world's own number.
         on_step: Called after each step of a batch, for a progress bar.
 
     Returns:
-        What each step gives, along a second axis of time: frames (b horizon h w c), rewards
+        The steps, stacked along a second axis of time: frames (b horizon h w c), rewards
         (b horizon) and so on.
     """
     context = context_frames.shape[1]
@@ -158,7 +165,7 @@ def imagine(
 
 
 def lane_seeds(seed: int, num_lanes: int) -> list[int]:
-    """Seeds for lanes, drawn from one."""
+    """Draw seeds of lanes from one seed."""
     return np.random.default_rng(seed).integers(2**62, size=num_lanes).tolist()
 
 
@@ -175,10 +182,10 @@ def roll_out(
 
     Args:
         world: The world.
-        held_out: Where to begin and what the player did.
-        num_passes: Denoising passes a frame; None takes the world's own number.
-        seed: Of the noise.
-        newest: Frames of the context to show it, the newest ones; None for all.
+        held_out: The windows.
+        num_passes: Denoising passes per frame; None takes the world's own number.
+        seed: Seed of the noise.
+        newest: Number of context frames to give, the newest ones; None gives all.
         on_step: Called after each step of a batch, for a progress bar.
 
     Returns:
@@ -198,10 +205,10 @@ def roll_out(
 
 
 def check_match(world: WorldModel, recording: Recording) -> None:
-    """Refuse a recording of other frames or another number of actions than the world's.
+    """Check that a recording has the world's frame size, channels and number of actions.
 
     Raises:
-        ValueError: In one sentence, with both values.
+        ValueError: If they differ.
     """
     ours, theirs = world.game, recording.game
     kinds = {
@@ -214,7 +221,7 @@ def check_match(world: WorldModel, recording: Recording) -> None:
     for kind, (world_value, recording_value) in kinds.items():
         if world_value != recording_value:
             raise ValueError(
-                f"World and recording do not fit: the world of {ours.env_id} has {world_value} "
-                f"{kind} and the recording of {theirs.env_id} has {recording_value}; evaluate a "
-                "world on a recording of its own game, made with the same settings"
+                f"the world of {ours.env_id} has {world_value} {kind} and the recording of "
+                f"{theirs.env_id} has {recording_value}: evaluate a world on a recording of its "
+                "own game with the same settings"
             )

@@ -1,8 +1,8 @@
-"""Which action was taken? A small network that tells from frames, trained on the real game.
+"""Inverse dynamics: a small network that recognises actions in frames, trained on the real game.
 
-What it recognises in imagined frames, the world has drawn (the inverse dynamics model of Pathak et
-al. 2017; used to judge world models by Bruce et al. 2024, "Genie"). Since it must also tell where
-everything is, its features serve for a Frechet distance where no large network's weights are.
+An action that it recognises in imagined frames has had its effect there. Inverse dynamics models
+are from Pathak et al. (2017); Bruce et al. (2024, "Genie") judge world models with them. Its
+features also encode where objects are, and so serve for a Frechet distance.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from worldsim.frames import pixels_to_latents
 
 Frames = NDArray[np.uint8]
 
-FRAMES = 3  # the one before, the one in which the action is taken, and the one it leads to
+FRAMES = 3  # the frame before the action, the frame in which it is taken, and the next one
 FEATURES = 64
-MAP = 16  # side of the picture that the features must tell
-_WINDOWS, _LENGTH = 16, 10  # of a batch: 8 triples a window
+MAP = 16  # side of the small frame that the features must reconstruct
+_WINDOWS, _LENGTH = 16, 10  # of a batch: 8 triples per window
 
 
 class InverseDynamics(nn.Module):
-    """Convolutions over three frames to features, and from those the action and a small picture.
+    """Convolutions from three frames to features, and linear heads for action and small frame.
 
     Args:
-        num_actions: Actions of the game.
+        num_actions: Number of actions.
         channels: Channels of a frame.
         frame_size: Height and width of a frame.
     """
@@ -74,8 +74,8 @@ def train_inverse_dynamics(
         recording: The game's recording.
         episodes: Episodes to train on.
         steps: Optimizer steps, each of 128 triples.
-        seed: Decides weights and batches.
-        device: Where to train.
+        seed: Seed of weights and batches.
+        device: Device to train on.
         on_step: Called after each step, for a progress bar.
     """
     game = recording.game
@@ -94,6 +94,7 @@ def train_inverse_dynamics(
         taken = torch.from_numpy(windows.actions[:, 1:]).flatten().to(device)
         counts = torch.bincount(taken[known], minlength=game.num_actions).clamp(min=1)
         features = model(inputs[known])
+        # The reconstruction loss makes the features encode objects, not only the action.
         middle = inputs[known, game.channels : 2 * game.channels] - background
         picture = F.adaptive_avg_pool2d(middle, MAP).flatten(1)
         loss = F.cross_entropy(
@@ -109,7 +110,7 @@ def train_inverse_dynamics(
 
 
 def triples(frames: torch.Tensor) -> torch.Tensor:
-    """Each three frames in a row of videos (b t h w c): (b*(t-2) 3*c h w) in [-1, 1]."""
+    """All three successive frames of videos (b t h w c), as (b*(t-2) 3*c h w) in [-1, 1]."""
     latents = pixels_to_latents(frames)
     length = latents.shape[1] - FRAMES + 1
     stacked = torch.cat([latents[:, i : i + length] for i in range(FRAMES)], dim=2)
@@ -118,7 +119,7 @@ def triples(frames: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def recognise(model: InverseDynamics, frames: Frames) -> tuple[NDArray[np.int64], torch.Tensor]:
-    """Guess the actions of videos.
+    """Predict the actions of videos.
 
     Args:
         model: A trained model.
@@ -136,7 +137,7 @@ def recognise(model: InverseDynamics, frames: Frames) -> tuple[NDArray[np.int64]
 def accuracy_by_action(
     guessed: NDArray[np.int64], taken: NDArray[np.integer], num_actions: int
 ) -> NDArray[np.float64]:
-    """Share of each action's steps in which it was recognised, nan where it was never taken."""
+    """Share of each action's steps in which it was recognised; nan if it was never taken."""
     with np.errstate(invalid="ignore"):
         hits = np.bincount(taken[guessed == taken], minlength=num_actions)
         return hits / np.bincount(taken.ravel(), minlength=num_actions)

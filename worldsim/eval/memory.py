@@ -1,9 +1,8 @@
-"""What a world remembers of things that it no longer sees.
+"""Memory: how well a world draws what returns after it was out of sight.
 
-In held-out play, pixels are sought that show again what they showed before, after having been
-hidden for a while: a wall that the lamp finds again, a score behind a passing ball. A world that
-was shown the whole context is asked for them, and so is the same world shown only the newest
-frames, in which they were hidden already. What the first knows better, it remembers.
+In held-out play, some pixels return to an earlier value after being hidden: a wall that the lamp
+finds again, a score behind a passing ball. The world predicts them from the full context, and again
+from only the newest frames, in which they were hidden. The difference is its memory.
 """
 
 from __future__ import annotations
@@ -22,18 +21,18 @@ from worldsim.world_model import WorldModel
 
 Frames = NDArray[np.uint8]
 
-AGES = (4, 8, 16, 32, 64)  # steps since something was last seen, up to which it is counted
+AGES = (4, 8, 16, 32, 64)  # upper ends of the classes of steps out of sight
 
 
 class Remembered(NamedTuple):
-    """PSNR in dB of what comes back after so many steps out of sight.
+    """PSNR in dB of returning pixels, of one class of steps out of sight.
 
     Attributes:
-        pixels: How many there are.
-        episodes: How many episodes they are from.
-        world: Of the world.
-        forgetful: Of the same world when it was shown only the newest frames.
-        median: Of the world's background, a median frame.
+        pixels: Number of pixels.
+        episodes: Number of episodes that they are from.
+        world: PSNR of the world.
+        forgetful: PSNR of the same world from only the newest frames.
+        median: PSNR of the world's background, a median frame.
     """
 
     pixels: int
@@ -53,20 +52,19 @@ def remember(
     seed: int = 0,
     on_step: Callable[[], None] | None = None,
 ) -> dict[int, Remembered]:
-    """Measure what comes back, by how long it was out of sight.
+    """Measure returning pixels, by how long they were out of sight.
 
     Args:
         world: The world.
         held_out: Recorded windows.
-        imagined: What the world made of them with ``seed``, ``uint8`` (b horizon h w c).
+        imagined: The world's frames from the full context, ``uint8`` (b horizon h w c).
         background: The world's background, ``uint8`` (h w c).
-        num_passes: As ``imagined`` was made.
-        seed: As ``imagined`` was made.
+        num_passes: Denoising passes of ``imagined``.
+        seed: Seed of ``imagined``.
         on_step: Called after each step of the forgetful rollout, for a progress bar.
 
     Returns:
-        By the most steps out of sight of each class, (4, 8, 16, ...); classes without a pixel are
-        left out.
+        By the upper end of each class (4, 8, 16, ...); classes without a pixel are left out.
     """
     newest = max(1, world.num_history)
     ages = hidden_for(held_out, newest, background)
@@ -83,9 +81,9 @@ def remember(
         counts = mask.sum((1, 2, 3))
         estimates = []
         for predicted in (imagined, forgotten, np.broadcast_to(background, imagined.shape)):
-            errors = [  # a window at a time, since all at once would fill the memory
-                np.square(real[seen].astype(np.float64) - shown[seen]).mean(-1).sum()
-                for real, shown, seen in zip(held_out.real, predicted, mask, strict=True)
+            errors = [  # one window at a time, to save memory
+                np.square(real[inside].astype(np.float64) - frames[inside]).mean(-1).sum()
+                for real, frames, inside in zip(held_out.real, predicted, mask, strict=True)
             ]
             estimates.append(estimate(errors, counts, held_out.episodes, to_decibels))
         episodes = len(np.unique(held_out.episodes[counts > 0]))
@@ -94,31 +92,32 @@ def remember(
 
 
 def hidden_for(held_out: HeldOutWindows, newest: int, background: Frames) -> NDArray[np.int64]:
-    """For how many steps each pixel had been hidden that shows again what it showed before.
+    """Find returning pixels and for how many steps they were hidden.
 
     Args:
         held_out: Recorded windows.
-        newest: Frames at the end of the context in which it must have been hidden already.
-        background: The world's background: what looks like it needs no memory.
+        newest: Number of last context frames in which a pixel must have been hidden.
+        background: The world's background; pixels equal to it need no memory.
 
     Returns:
-        Steps since it was last seen, (b horizon h w); 0 for all other pixels.
+        Steps since the pixel was last visible, (b horizon h w); 0 for all other pixels.
     """
     frames = held_out.windows.frames
     first = held_out.context
     ages = np.zeros(held_out.real.shape[:-1], np.int64)
     for now in range(first, frames.shape[1]):
-        shown = frames[:, now].astype(np.int16)
+        current = frames[:, now].astype(np.int16)
 
-        def alike(other: Frames, shown: NDArray[np.int16] = shown) -> NDArray[np.bool_]:
-            return (np.abs(shown - other) <= MOVING_THRESHOLD).all(-1)
+        def alike(other: Frames, current: NDArray[np.int16] = current) -> NDArray[np.bool_]:
+            return (np.abs(current - other) <= MOVING_THRESHOLD).all(-1)
 
+        # Search back in time for the last frame in which each pixel had its current value.
         searched = ~alike(background)
         for before in range(now - 1, -1, -1):
             if not searched.any():
                 break
-            seen = searched & alike(frames[:, before])
-            searched &= ~seen
+            found = searched & alike(frames[:, before])
+            searched &= ~found
             if before < first - newest:
-                ages[:, now - first][seen] = now - before
+                ages[:, now - first][found] = now - before
     return ages

@@ -1,8 +1,8 @@
-"""The real game once more: from the same moment, with other chance or other actions.
+"""Replay the real game from a recorded moment, with other randomness or other actions.
 
-An episode's seed and actions are recorded, so most games can be brought back to any moment of it.
-Played on from there under the same actions but with other chance, a game shows how well any world
-could predict it; played on under other actions, what those would really have done.
+An episode's seed and actions are recorded, so most games can be replayed to any of its frames.
+With the same actions and other randomness, the game bounds how well any world can predict it. With
+other actions, it shows their true effect.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Frames = NDArray[np.uint8]
 
 
 class CannotReplayError(Exception):
-    """The game is not installed here, or does not come again with its seed and actions."""
+    """The game is not installed here, or differs when replayed with its seed and actions."""
 
 
 def replay(
@@ -30,26 +30,26 @@ def replay(
     places: Sequence[tuple[int, int]],
     actions: NDArray[np.integer],
     *,
-    chance: Sequence[int] | None = None,
+    other_seeds: Sequence[int] | None = None,
     on_place: Callable[[], None] | None = None,
 ) -> Frames:
-    """Play the real game on from recorded moments.
+    """Continue the real game from recorded moments.
 
     Args:
         recording: The game's recording.
         places: Episode and frame of each moment.
-        actions: What to do from there on (n t).
-        chance: A seed for each moment, of other random numbers from there on; None keeps those
-            that the game had.
+        actions: Actions to play from there on (n t).
+        other_seeds: A seed for each moment, to draw other random numbers from there on; None keeps
+            the game's own.
         on_place: Called after each moment, for a progress bar.
 
     Returns:
-        ``uint8`` (n t h w c); after an end the last frame is repeated.
+        ``uint8`` (n t h w c); after an end the last frame repeats.
 
     Raises:
-        CannotReplayError: In one sentence, if the game is not there or does not come again.
+        CannotReplayError: If the game is not available, fails, or differs from its recording.
     """
-    shown = np.empty(
+    frames = np.empty(
         (*actions.shape, *recording.game.frame_size, recording.game.channels), np.uint8
     )
     episodes = {index: recording.episode(index) for index in {index for index, _ in places}}
@@ -57,41 +57,41 @@ def replay(
         try:
             env = _game_at(recording, episodes[index], index, begin)
             try:
-                if chance is not None:
-                    _redraw_chance(env, int(chance[row]))
-                _play(env, actions[row], shown[row])
+                if other_seeds is not None:
+                    _reseed(env, int(other_seeds[row]))
+                _play(env, actions[row], frames[row])
             finally:
                 env.close()
         except CannotReplayError:
             raise
-        except Exception as error:  # of the game: whatever its author thought of
+        except Exception as error:  # a game may raise anything
             kind, words = type(error).__name__, one_line(error)
             raise CannotReplayError(
-                f"{recording.game.env_id} fails when it is played again: "
+                f"{recording.game.env_id} fails when it is replayed: "
                 + (words if words == kind else f"{kind}: {words}")
             ) from error
         if on_place is not None:
             on_place()
-    return shown
+    return frames
 
 
-def _play(env: gymnasium.Env, actions: NDArray[np.integer], shown: Frames) -> None:
-    """Play actions (t) and keep what is seen (t h w c); after an end the last frame stays."""
+def _play(env: gymnasium.Env, actions: NDArray[np.integer], frames: Frames) -> None:
+    """Play actions (t) and write the frames (t h w c); after an end the last one repeats."""
     over = False
     for step, action in enumerate(actions):
         if not over:
             frame, _, terminated, truncated, _ = env.step(int(action))
             over = terminated or truncated
-        shown[step] = frame
+        frames[step] = frame
 
 
 def _game_at(recording: Recording, episode: Episode, index: int, begin: int) -> gymnasium.Env:
-    """The game as it was at a frame of an episode."""
+    """The game replayed to a frame of an episode."""
     if episode.seed is None:
         raise CannotReplayError(f"episode {index} of {recording.path} has no recorded seed")
     try:
         env = make_game(recording.game)
-    except Exception as error:  # a missing package, another version: each says so in its own way
+    except Exception as error:  # a missing package or another version raises anything
         raise CannotReplayError(
             f"{recording.game.env_id} cannot be made here: {one_line(error)}"
         ) from error
@@ -105,14 +105,14 @@ def _game_at(recording: Recording, episode: Episode, index: int, begin: int) -> 
     if not np.array_equal(frame, episode.frames[begin]):
         env.close()
         raise CannotReplayError(
-            f"{recording.game.env_id} does not come again with its seed and actions (frame {begin} "
-            f"of episode {index} differs)"
+            f"{recording.game.env_id} differs when replayed with its seed and actions (frame "
+            f"{begin} of episode {index})"
         )
     return env
 
 
-def _redraw_chance(env: gymnasium.Env, seed: int) -> None:
-    """Give the game other random numbers from here on, and change nothing else of it."""
+def _reseed(env: gymnasium.Env, seed: int) -> None:
+    """Give the game other random numbers from here on, without any other change."""
     game = env.unwrapped
     if hasattr(game, "ale"):
         state = game.ale.cloneState()

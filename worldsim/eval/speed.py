@@ -1,4 +1,4 @@
-"""Speed: how fast a world steps on this machine, and how much memory that takes."""
+"""Speed: time and memory of a world's steps on this machine."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ WARM_UP = 3  # steps that are not timed
 
 
 class StepCost(NamedTuple):
-    """What a step of a batch of sessions costs, reward and end included.
+    """Cost of a step of a batch of lanes, reward and end included.
 
     Attributes:
-        p50: Milliseconds, median.
-        p95: Milliseconds, 95th percentile.
-        gflop: Arithmetic of the network's products and convolutions, in 10^9 operations.
-        peak_mb: Most memory in use up to now, in MB: of the process, or on its GPU.
+        p50: Median time in ms.
+        p95: 95th percentile of the time in ms.
+        gflop: Operations of the network's matrix products and convolutions, in 10^9.
+        peak_mb: Peak memory so far, in MB: of the process, or on its GPU.
     """
 
     p50: float
@@ -36,14 +36,14 @@ class StepCost(NamedTuple):
 
 
 def begin(world: WorldModel, batch_size: int, *, compiled: bool = False) -> Rollout:
-    """Sessions from the world's starts in turn."""
-    rollout = Rollout(world, batch_size, compiled=compiled)  # refuses what does not fit
+    """Begin a rollout whose lanes take the world's starts in turn."""
+    rollout = Rollout(world, batch_size, compiled=compiled)
     rollout.begin(range(batch_size), range(batch_size))
     return rollout
 
 
 def step_cost(rollout: Rollout, seconds: float) -> StepCost:
-    """Time the steps of sessions under random actions for about so many seconds."""
+    """Time the steps of a rollout under random actions for about ``seconds``."""
     world, size = rollout.world, rollout.batch_size
     rng = np.random.default_rng(0)
 
@@ -53,7 +53,8 @@ def step_cost(rollout: Rollout, seconds: float) -> StepCost:
         rollout.step(actions)  # ends on the CPU, so a GPU has finished by then
         return 1000 * (time.perf_counter() - begun)
 
-    alone = begin(world, 1)  # eager, since the counter does not see into what is compiled
+    # Count the operations of one eager lane: the counter does not see into a compiled network.
+    alone = begin(world, 1)
     alone.num_passes = rollout.num_passes
     with FlopCounterMode(display=False) as counter:
         alone.step(np.zeros(1, np.int64))
@@ -78,22 +79,17 @@ def step_latency(
     rounds: int = 8,
     on_step: Callable[[], None] | None = None,
 ) -> dict[int, NDArray[np.float64]]:
-    """Measure the milliseconds of a step of one session, early and late.
-
-    One session walks to the last of ``at`` (with a single denoising pass a frame, which fills the
-    same memory sooner) and leaves a snapshot at each. Then each snapshot in turn is restored and
-    timed for a few steps, ``rounds`` times over, so that a machine that slows down for a moment
-    slows all of them alike.
+    """Time steps of one lane, early and late in a rollout.
 
     Args:
         world: The world.
         at: Steps after the reset.
         num_passes: Denoising passes of the timed steps; None takes the world's own number.
-        rounds: Times each is measured, 10 steps each.
+        rounds: Rounds of 10 timed steps at each of ``at``.
         on_step: Called after each step on the way, for a progress bar.
 
     Returns:
-        By step: the milliseconds of each step that was timed, (10 * rounds).
+        By step: the time of each timed step in ms, (10 * rounds).
     """
     rng = np.random.default_rng(0)
     rollout = Rollout(world, 1, num_passes=1)
@@ -102,6 +98,7 @@ def step_latency(
     def play() -> None:
         rollout.step(rng.integers(world.game.num_actions, size=1))
 
+    # One rollout runs to the last step, with one pass per frame to save time.
     snapshots: dict[int, RolloutState] = {}
     for step in range(max(at) + 1):
         if step in at:
@@ -110,12 +107,13 @@ def step_latency(
         if on_step is not None:
             on_step()
 
+    # The snapshots are timed in turn, so that a slow moment of the machine affects all alike.
     rollout.num_passes = world.num_passes if num_passes is None else num_passes
     times: dict[int, list[float]] = {step: [] for step in snapshots}
     for _ in range(rounds):
         for step, snapshot in snapshots.items():
             rollout.restore_state(snapshot)
-            play()  # the first step after a copy finds cold caches
+            play()  # the first step after a copy has cold caches
             for _ in range(10):
                 begin = time.perf_counter()
                 play()
@@ -128,7 +126,7 @@ def matrix_rate(
     dtype: torch.dtype = torch.float32,
     clock: Callable[[], float] = time.perf_counter,
 ) -> float:
-    """Measure how fast large matrices are multiplied, in GFLOP per second of the clock."""
+    """Measure the speed of large matrix products, in GFLOP per second of the clock."""
     side = 8192 if device.type == "cuda" else 1024
     a, b = torch.randn(2, side, side, device=device, dtype=dtype)
     times = []
@@ -140,12 +138,12 @@ def matrix_rate(
 
 
 def peak_memory(device: torch.device) -> float:
-    """Most memory in use up to now, in MB (10^6 bytes): of the process, or on its GPU."""
+    """Peak memory so far, in MB (10^6 bytes): of the process, or on its GPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     if sys.platform == "win32":
         return psutil.Process().memory_info().peak_wset / 1e6
-    import resource  # not there on Windows, and psutil knows no peak elsewhere
+    import resource  # not on Windows; elsewhere psutil has no peak
 
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

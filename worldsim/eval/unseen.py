@@ -1,4 +1,4 @@
-"""Which episodes of a recording serve to measure worlds on, older worlds among them."""
+"""Find the episodes of a recording that are unseen, also by worlds of older versions."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from worldsim.data.split import Measurable, Split, measurable
 if TYPE_CHECKING:
     from worldsim.world_model import WorldModel
 
-HELD_OUT = 0.1  # what worlds of older versions held out unless their card's command says otherwise
+HELD_OUT = 0.1  # share that older versions held out, unless the card's command names another
 
 _OPTION = re.compile(r"--(?:run\.)?held-out[ =](0?\.\d+)")
 
 
 def unseen(worlds: Sequence[WorldModel], recording: Recording) -> Measurable:
-    """Find the episodes that none of some worlds was trained on.
+    """Find the episodes that no given world was trained on.
 
-    A world of an older version does not say what it was trained on. It is taken to have held out
-    what its card's command, or else the default of that time, holds out of this recording.
+    A world of an older version does not name its training episodes. They are inferred from the
+    held-out share in its card's command, or else from the default of that time.
 
     Raises:
         ValueError: As `worldsim.data.split.measurable`.
@@ -33,13 +33,12 @@ def unseen(worlds: Sequence[WorldModel], recording: Recording) -> Measurable:
         if world.game.env_id != recording.game.env_id:
             warning = f"It is a world of another game, {world.game.env_id}."
         elif split is None:
-            told = _OPTION.search(world.card)
-            fraction = float(told[1]) if told else HELD_OUT
+            option = _OPTION.search(world.card)
+            fraction = float(option[1]) if option else HELD_OUT
             split = Split.of(recording, fraction)
             warning = (
-                "It does not say which episodes it was trained on, since an older version wrote "
-                f"it. Those that --run.held-out {fraction:g} holds out of this recording are taken "
-                "to be unseen."
+                "An older version wrote it without its training episodes. The episodes that "
+                f"--run.held-out {fraction:g} holds out of this recording count as unseen."
             )
         splits.append(split)
         warnings.append(warning)

@@ -20,7 +20,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from worldsim.eval.flicker import Steps, Watch
+from worldsim.eval.flicker import FlickerMeter, Steps
 from worldsim.media import write_mp4
 from worldsim.system.extras import require
 from worldsim.system.options import (
@@ -108,21 +108,21 @@ def write_film(path: Path, frames: Iterable[Frames], fps: float, num_frames: int
         fps: Frames a second.
         num_frames: How many are to come, for the choice of the thumbnails.
     """
-    watch = Watch()
+    meter = FlickerMeter()
     chosen = set(np.linspace(0, num_frames - 1, SHEET_COLUMNS).round().astype(int).tolist())
     thumbnails: list[Frames] = []
     seen = 0
 
     def passing() -> Iterator[Frames]:
         nonlocal seen
-        for frame in watch.through(frames):
+        for frame in meter.through(frames):
             if seen in chosen:
                 thumbnails.append(thumbnail(frame))
             seen += 1
             yield frame
 
     write_mp4(path, passing(), fps)
-    return Film(watch.steps, seen, thumbnails)
+    return Film(meter.steps, seen, thumbnails)
 
 
 def thumbnail(frame: Frames) -> Frames:

@@ -14,9 +14,9 @@ from worldsim.eval.bootstrap import Estimate, estimate
 from worldsim.eval.control import (
     Counterfactuals,
     action_shuffle_ratio,
-    commotion,
     counterfactuals,
     effect,
+    motion,
 )
 from worldsim.eval.inverse_dynamics import accuracy_by_action
 
@@ -134,7 +134,7 @@ class ControlSection(Section):
             },
             noop_pixels_a_step={
                 name: estimate(
-                    commotion(frames[:, noop], starts.last_context),
+                    motion(frames[:, noop], starts.last_context),
                     np.ones(len(frames)),
                     starts.episodes,
                 )

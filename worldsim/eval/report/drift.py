@@ -75,7 +75,7 @@ class DriftSection(Section):
                 study.episodes,
                 background=study.background,
                 bounds=study.effort.drift_bounds,
-                num_sessions=sessions,
+                num_lanes=sessions,
                 num_passes=study.num_passes,
                 seed=study.seed,
                 on_step=advance,

@@ -11,11 +11,11 @@ import numpy as np
 
 from worldsim.eval.fidelity import (
     HorizonScores,
-    beside_baselines,
     fidelity,
     frechet,
     frechet_video_distance,
     load_lpips,
+    with_baselines,
 )
 from worldsim.eval.inverse_dynamics import FRAMES, recognise
 from worldsim.eval.real_game import CannotReplayError, replay
@@ -107,7 +107,7 @@ class FidelitySection(Section):
     @classmethod
     def measure(cls, study: Study) -> FidelitySection:
         """Compare the rollout, the baselines and the real game with what really followed."""
-        predictions = beside_baselines(study.imagined, study.held_out, study.background)
+        predictions = with_baselines(study.imagined, study.held_out, study.background)
         no_game_again = ""
         try:
             predictions["game_again"] = _play_again(study)
@@ -283,7 +283,7 @@ def _play_again(study: Study) -> Frames:
             study.recording,
             places,
             held_out.windows.actions[:, held_out.context - 1 :],
-            chance=range(study.seed + 1, study.seed + 1 + len(places)),
+            other_seeds=range(study.seed + 1, study.seed + 1 + len(places)),
             on_place=advance,
         )
 
