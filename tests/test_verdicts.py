@@ -85,7 +85,7 @@ FAULTLESS: dict[str, Section] = {
         still_db=[40.0] * 4,
         held_out_nearest=4.5,
         slope_per_1000_steps=Estimate(0.0, -0.1, 0.1),
-        sessions=4,
+        rollouts=4,
         episodes=12,
         ends=0,
     ),
@@ -120,7 +120,7 @@ def test_a_world_without_a_fault() -> None:
         ("fidelity", "up to step 64, by 17.0 dB after 16", "32 windows of 12 episodes"),
         ("flicker", "No more flicker than an eye can see", "videos of 6 episodes"),
         ("control", "It obeys: ", "32 windows of 12 episodes"),
-        ("stability", "It does not drift", "4 sessions beside 12 episodes"),
+        ("stability", "It does not drift", "4 rollouts beside 12 episodes"),
         ("memory", "up to 8 steps comes back better", "900 pixels in 9 episodes"),
         ("events", "ends 0.97 (0.91 to 0.99, of 40)", "120 events in 1,800 steps"),
         ("speed", "at step 5,000 1.01 times", "medians of 80 steps"),
@@ -159,7 +159,7 @@ def test_a_world_without_a_fault() -> None:
         ("fidelity.episodes", 1, UNCLEAR, "Too few episodes to judge: after 16 steps"),
         ("control.episodes", 1, UNCLEAR, "Too few episodes to judge"),
         ("control.recognised.steps_by_action.RIGHT", 3, GOOD, "It obeys: "),
-        ("stability.sessions", 2, UNCLEAR, "Too little play to judge"),
+        ("stability.rollouts", 2, UNCLEAR, "Too little play to judge"),
         ("stability.episodes", 1, UNCLEAR, "real frames 4.5"),
         ("stability.slope_per_1000_steps", Estimate(0.2, -1.0, 1.5), UNCLEAR, "Too little play"),
         ("stability.slope_per_1000_steps", NAN, UNCLEAR, "Too little play"),
@@ -199,7 +199,7 @@ def test_one_episode_proves_nothing() -> None:
         ("fidelity.episodes", "32 windows of 1 episode only"),
         ("flicker.found.episodes", "videos of 1 episode only"),
         ("control.episodes", "32 windows of 1 episode only"),
-        ("stability.episodes", "4 sessions beside 1 episode only"),
+        ("stability.episodes", "4 rollouts beside 1 episode only"),
     ):
         key, *rest = path.split(".")
         verdict = with_change(FAULTLESS[key], rest, 1).verdict()

@@ -1,4 +1,4 @@
-"""Drift: whether long sessions still look like the game."""
+"""Drift: whether long rollouts still look like the game."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .charts import Chart, Series, world_style
 from .section import ENOUGH_EPISODES, Grade, Section, Verdict, count, with_band
 from .study import Study
 
-ENOUGH_SESSIONS = 4  # of play without an end
+ENOUGH_ROLLOUTS = 4  # with fewer, an interval over rollouts means little
 RISE = 0.1  # of the held-out distance, over a thousand steps
 FAR = 2.0  # times the held-out distance
 FEW, MANY = 0.8, 1.25  # objects, over those of the recording
@@ -22,21 +22,21 @@ RESTS = 0.5  # motion, over that of the recording
 
 @dataclass(frozen=True)
 class DriftSection(Section):
-    """Long sessions, part by part.
+    """Long rollouts, part by part.
 
     Attributes:
         steps: Last step of each part.
-        nearest: Distance to the nearest recorded frame, mean over the sessions.
-        nearest_low: The smallest of the sessions.
+        nearest: Distance to the nearest recorded frame, mean over the rollouts.
+        nearest_low: The smallest of the rollouts.
         nearest_high: The largest.
         objects: Pixels unlike the background, over those of the recording.
-        objects_at_last: The same in the last part, with a band over the sessions.
+        objects_at_last: The same in the last part, with a confidence interval over the rollouts.
         motion: Pixels that change in a step, over those of the recording.
-        motion_at_last: The same in the last part, with a band over the sessions.
+        motion_at_last: The same in the last part, with a confidence interval over the rollouts.
         still_db: PSNR of what never moves against the background, in dB.
         held_out_nearest: Distance of held-out frames to the nearest recorded ones.
         slope_per_1000_steps: How much farther each 1,000 steps lead.
-        sessions: How many sessions were played.
+        rollouts: How many rollouts were played.
         episodes: How many episodes they are compared with.
         ends: Episodes that the world ended.
     """
@@ -52,7 +52,7 @@ class DriftSection(Section):
     still_db: list[float]
     held_out_nearest: float
     slope_per_1000_steps: Estimate
-    sessions: int
+    rollouts: int
     episodes: int
     ends: int
 
@@ -66,16 +66,16 @@ class DriftSection(Section):
 
     @classmethod
     def measure(cls, study: Study) -> DriftSection:
-        """Play long sessions under recorded actions."""
-        sessions, last = study.effort.drift_sessions, study.effort.drift_bounds[-1]
-        with study.stage(f"playing {sessions} sessions of {last:,} steps", last) as advance:
+        """Play long rollouts under recorded actions."""
+        rollouts, last = study.effort.drift_rollouts, study.effort.drift_bounds[-1]
+        with study.stage(f"playing {rollouts} rollouts of {last:,} steps", last) as advance:
             played = drift(
                 study.world,
                 study.recording,
                 study.episodes,
                 background=study.background,
                 bounds=study.effort.drift_bounds,
-                num_lanes=sessions,
+                num_lanes=rollouts,
                 num_passes=study.num_passes,
                 seed=study.seed,
                 on_step=advance,
@@ -92,34 +92,34 @@ class DriftSection(Section):
             still_db=played.still.tolist(),
             held_out_nearest=played.held_out_nearest,
             slope_per_1000_steps=played.slope,
-            sessions=sessions,
+            rollouts=rollouts,
             episodes=len(study.episodes.unseen),
             ends=played.ends,
         )
 
     def verdict(self) -> Verdict:
-        """Name the faults that the bands bear out."""
-        few = self.sessions < ENOUGH_SESSIONS or self.episodes < ENOUGH_EPISODES
+        """Name the faults that the confidence intervals bear out."""
+        few = self.rollouts < ENOUGH_ROLLOUTS or self.episodes < ENOUGH_EPISODES
         basis = (
-            f"{count(self.sessions, 'session')}{' only' * (self.sessions < ENOUGH_SESSIONS)} "
+            f"{count(self.rollouts, 'rollout')}{' only' * (self.rollouts < ENOUGH_ROLLOUTS)} "
             f"beside {count(self.episodes, 'episode')}"
             f"{' only' * (self.episodes < ENOUGH_EPISODES)}"
         )
         early = self.steps.index(100) if 100 in self.steps else 0
-        told = (
+        figures = (
             f"after {self.steps[-1]:,} steps its frames are {self.nearest[-1]:.1f} from the "
             f"nearest recorded ones ({self.nearest[early]:.1f} at step {self.steps[early]}, real "
             f"frames {self.held_out_nearest:.1f})"
         )
         if few:
-            return Verdict(Grade.UNCLEAR, f"Too little play to judge: {told}.", basis)
+            return Verdict(Grade.UNCLEAR, f"Too little play to judge: {figures}.", basis)
         faults, far = self._faults()
         slope = self.slope_per_1000_steps
         if not faults and not slope.high <= RISE * self.held_out_nearest:  # nan: no slope
-            return Verdict(Grade.UNCLEAR, f"Too little play to judge: {told}.", basis)
+            return Verdict(Grade.UNCLEAR, f"Too little play to judge: {figures}.", basis)
         start = " and ".join(faults) if faults else "it does not drift"
         grade = (Grade.GOOD, Grade.FAIR, Grade.POOR)[2 if far else min(2, len(faults))]
-        return Verdict(grade, f"{start[0].upper()}{start[1:]}: {told}.", basis)
+        return Verdict(grade, f"{start[0].upper()}{start[1:]}: {figures}.", basis)
 
     def _faults(self) -> tuple[list[str], bool]:
         """What is wrong, and whether the frames are far from those of the game."""
@@ -164,7 +164,7 @@ class DriftSection(Section):
             distances.append(Series(name, [Estimate(*ends) for ends in near], style, x=one.steps))
             objects.append(Series(name, one.objects, style, x=one.steps))
             motion.append(Series(name, one.motion, style, x=one.steps))
-        along = "steps of a session"
+        along = "steps of a rollout"
         return [
             Chart(
                 "distance to the recording",
@@ -182,6 +182,6 @@ class DriftSection(Section):
         """What is measured."""
         return [
             "Distance to the nearest recorded frame at 16 by 16 pixels, in values of 255; the "
-            "shade spans the sessions. Objects and motion: pixels unlike the background, and "
+            "shade spans the rollouts. Objects and motion: pixels unlike the background, and "
             "pixels that change in a step, over those of the recording."
         ]

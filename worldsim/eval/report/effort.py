@@ -16,7 +16,7 @@ class Effort(NamedTuple):
     flicker_windows: int
     event_stretches: int
     drift_bounds: tuple[int, ...]
-    drift_sessions: int
+    drift_rollouts: int
     shuffle_batches: int
     inverse_steps: int
     latency_steps: tuple[int, ...]
@@ -33,7 +33,7 @@ FULL = Effort(
     flicker_windows=6,
     event_stretches=256,
     drift_bounds=(10, 100, 200, 500, 1000, 1500, 2000),
-    drift_sessions=4,
+    drift_rollouts=4,
     shuffle_batches=8,
     inverse_steps=600,
     latency_steps=(10, 1000, 5000),
@@ -44,7 +44,7 @@ QUICK = Effort(
     flicker_windows=6,
     event_stretches=64,
     drift_bounds=(10, 100, 200),
-    drift_sessions=2,
+    drift_rollouts=2,
     shuffle_batches=4,
     inverse_steps=120,
     latency_steps=(10, 200),

@@ -22,7 +22,7 @@ STRIP_STEPS = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 STRIP_COLUMNS = 7  # beside the frame given: as many as a page is wide
 STRIP_WINDOWS = 3
 STRIP_PIXELS = 128  # height of an enlarged frame of a strip, at the most
-GAP = 2  # pixels of the game between the panes of a clip
+GAP, GREY = 2, 96  # pixels of the game between the panes of a clip, and their value
 BRIGHTER, DARKER = (255, 140, 60), (70, 150, 255)  # the colours of a difference
 MOST_FACTOR = 8
 
@@ -53,7 +53,7 @@ def clips_of(study: Study) -> Clips:
     videos = []
     for panes in zip(real, ours, differences, strict=True):
         coloured = [np.broadcast_to(pane, (*pane.shape[:-1], 3)) for pane in panes]
-        gap = np.zeros((length, real.shape[2], GAP, 3), np.uint8)
+        gap = np.full((length, real.shape[2], GAP, 3), GREY, np.uint8)
         film = np.concatenate([coloured[0], gap, coloured[1], gap, coloured[2]], axis=2)
         large = film.repeat(scale, axis=1).repeat(scale, axis=2)
         with tempfile.TemporaryDirectory() as folder:
