@@ -24,7 +24,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:
-    """Put the help text of a command in the place of ``<!-- worldsim COMMAND --help -->``."""
+    """Put the help text of a command in the place of ``<!-- worldsim COMMAND --help-all -->``."""
     return HELP.sub(lambda match: f"```text\n{help_text(match[1])}\n```", markdown)
 
 

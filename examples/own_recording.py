@@ -11,6 +11,7 @@ import tyro
 from gymnasium.spaces import Box, Discrete
 
 import worldsim
+from worldsim.data.episode import EpisodeBuilder
 from worldsim.game.policy import Policy
 from worldsim.train.config import RunOptions, TrainConfig
 from worldsim.train.dynamics import train
@@ -40,12 +41,13 @@ class Catch(gymnasium.Env):
 
 
 def play(env: gymnasium.Env, player: Policy, seed: int) -> worldsim.Episode:
-    frames, steps, rng = [env.reset(seed=seed)[0]], [], np.random.default_rng(seed)
-    while not steps or not any(steps[-1][2:]):
-        action = player(frames[-1], {}, rng)
-        frame, *outcome, _ = env.step(action)  # reward, terminated, truncated
-        frames, steps = [*frames, frame], [*steps, (action, *outcome)]
-    return worldsim.Episode(np.stack(frames), *map(np.array, zip(*steps, strict=True)), seed)
+    frame, info = env.reset(seed=seed)
+    episode, rng, over = EpisodeBuilder(frame, seed=seed), np.random.default_rng(seed), False
+    while not over:
+        action = player(frame, info, rng)
+        frame, reward, over, cut, info = env.step(action)
+        episode.add(action, frame, reward=reward, terminated=over, truncated=cut)
+    return episode.build()
 
 
 def main(minutes: float = 3.0, games: int = 400, out: Path = Path("runs/catch")) -> None:
