@@ -1,4 +1,4 @@
-"""worldsim: record a game, train its world, play and step what the network dreams.
+"""worldsim: record a game, train a world model of it, play or step the model.
 
 The axes of every array, in docstrings and in einops patterns:
 

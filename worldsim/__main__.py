@@ -40,7 +40,7 @@ COMMANDS = {
 HELP = """\
 usage: worldsim COMMAND [OPTIONS]
 
-Record a game, train its world, play and step what the network dreams.
+Record a game, train a world model of it, play or step the model.
 
 commands:
 {commands}
