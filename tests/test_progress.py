@@ -67,7 +67,9 @@ def test_the_last_evaluation_says_how_far_it_is(
 def test_an_evaluation_on_the_way_takes_a_tenth_of_the_minutes_at_most(
     recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = make_config(recording, tmp_path / "run", steps=None, minutes=0.005, evals=3)
+    config = make_config(
+        recording, tmp_path / "run", steps=None, minutes=0.005, **{"run.num_evals": 3}
+    )
     assert train(config).ended == "finished"
     said = capsys.readouterr().err
     assert said.count("an evaluation takes over a tenth of --minutes") == 1

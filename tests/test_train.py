@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 import worldsim
 from tests.tiny_worlds import write_tiny_recording
 from worldsim.data.recording import Recording
+from worldsim.system.options import options_of
 from worldsim.system.settings import with_values
 from worldsim.train import dynamics, presets
 from worldsim.train.config import TrainConfig, main
@@ -52,7 +53,10 @@ def make_config(recording: Path, out: Path, **changes: Any) -> TrainConfig:
     """A small run. Its settings are named as in a file: ``**{"optim.lr": 0.1}``."""
     values = {"steps": 7, "optim.batch_size": 2, "optim.warmup_steps": 2, "model.window": 4}
     values |= {"run.log_steps": 3, "run.num_evals": 0, "wandb": "disabled"}
-    return with_values(TrainConfig(recording, out), {**values, **changes})
+    values = {**values, **changes}
+    config = TrainConfig(recording, out)
+    assert values.keys() <= {option.name for option in options_of(TrainConfig, config)}
+    return with_values(config, values)
 
 
 def arguments(config: TrainConfig) -> list[str]:

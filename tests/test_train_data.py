@@ -16,6 +16,7 @@ from tests.tiny_worlds import losses_of, make_tiny_episode, make_tiny_game, writ
 from worldsim.data.recording import Recording
 from worldsim.data.split import Split
 from worldsim.data.writer import RecordingWriter
+from worldsim.system.options import options_of
 from worldsim.system.settings import with_values
 from worldsim.train import presets
 from worldsim.train.config import TrainConfig
@@ -33,7 +34,10 @@ def tiny_is_tinier(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def make_config(recording: Path, out: Path, **changes: Any) -> TrainConfig:
     values = {"steps": 7, "optim.batch_size": 2, "model.window": 4, "run.num_evals": 0}
-    return with_values(TrainConfig(recording, out), {**values, "wandb": "disabled", **changes})
+    values = {**values, "wandb": "disabled", **changes}
+    config = TrainConfig(recording, out)
+    assert values.keys() <= {option.name for option in options_of(TrainConfig, config)}
+    return with_values(config, values)
 
 
 def test_held_out_episodes_are_never_trained_on(tmp_path: Path) -> None:
@@ -68,7 +72,7 @@ def test_held_out_episodes_are_never_trained_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("steps", "changes", "settings"),
     [
-        (2, {}, {"num_frames": 8}),
+        (2, {}, {"model.window": 8}),
         (12, {"channels": 1}, {}),
         (12, {"frame_size": (24, 37)}, {}),
         (
@@ -102,7 +106,7 @@ def test_every_kind_of_recording_trains_and_plays(
 def test_what_is_in_padding_does_not_count(tmp_path: Path) -> None:
     """Windows that reach past their episode give the same loss whatever stands there."""
     recording = write_tiny_recording(tmp_path / "short", steps=3, episodes=4)
-    config = make_config(recording.path, tmp_path / "run", steps=1, num_frames=6)
+    config = make_config(recording.path, tmp_path / "run", steps=1, **{"model.window": 6})
     world = worldsim.load(train(config).checkpoint)
     windows = recording.windows([0, 1], [-2, 0], 8)
     assert windows.valid.sum(1).tolist() == [4, 4]
