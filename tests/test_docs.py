@@ -49,6 +49,19 @@ def test_the_map_is_not_empty() -> None:
     assert len(PLACES) >= 20
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("path", ["README.md", "docs/index.md", "docs/how-to/record.md"])
+def test_programs_in_documents_run(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(
+        r"```python\n(.*?)```", (ROOT / path).read_text(encoding="utf-8"), re.DOTALL
+    )
+    for block in blocks:
+        exec(compile(block, path, "exec"), {"__name__": "document"})
+
+
 def test_the_citation_is_of_this_version() -> None:
     for name in ("CITATION.cff", "README.md"):
         assert worldsim.__version__ in (ROOT / name).read_text(encoding="utf-8")
