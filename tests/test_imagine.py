@@ -133,7 +133,7 @@ def test_another_model_goes_on_where_the_first_reads_words_alone(
     command = ["imagine", "a ball", "--model", str(first), "--num-frames", "5", *SMALL]
     command += ["--seconds", "0.5", "--out", str(out)]
     assert main(command) == 2
-    assert "give with --continue-with a model" in capsys.readouterr().err
+    assert "takes text only and cannot continue a window" in capsys.readouterr().err
     assert not out.exists()
     assert main([*command, "--continue-with", str(second)]) == 0
     assert len(decode(out)) == 8
