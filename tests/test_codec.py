@@ -62,7 +62,7 @@ class TestTime:
             PixelCodec().frames_of(-1)
 
     def test_a_world_of_a_codec_that_compresses_time_is_refused(self) -> None:
-        with pytest.raises(ValueError, match="a latent a frame, got one with 4 frames a latent"):
+        with pytest.raises(ValueError, match="one frame per latent, got one with 4"):
             make_tiny_world(codec=EveryFourFrames())
 
 

@@ -105,7 +105,7 @@ def test_a_batch_that_cannot_fit_is_refused_with_what_it_takes(
     save_tiny_world(tmp_path / "world", game=make_tiny_game(frame_size=(256, 256)))
     for words, what in (
         ("demo --world world --no-window --seconds 86400", "a demo of 86,400.0 seconds"),
-        ("bench world --batch-sizes 1000000000", "what 1,000,000,000 sessions remember"),
+        ("bench world --batch-sizes 1000000000", "the cache of 1,000,000,000 lanes"),
     ):
         assert main(words.split()) == 2
         assert f"too little memory: {what} takes at least" in capsys.readouterr().err

@@ -49,7 +49,7 @@ class TestReading:
 
     def test_a_pipe_does_not_wait(self, tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "shard")
-        with pytest.raises(ValueError, match="no regular file"):
+        with pytest.raises(ValueError, match="not a regular file"):
             check_regular(tmp_path / "shard")
 
     def test_a_missing_file_is_said_so(self, tmp_path: Path) -> None:

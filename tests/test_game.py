@@ -146,7 +146,7 @@ def test_doom_ends_on_its_last_screen_and_a_timeout_is_no_end() -> None:
         ("worldsim/Pnog-v0", {}, "Did you mean: `Pong`"),
         ("no_such_module:Game-v0", {}, "no_such_module"),
         ("MountainCarContinuous-v0", {}, "only Discrete actions can be recorded"),
-        ("Dark-v0", {}, "shows no images"),
+        ("Dark-v0", {}, "has no images"),
         ("worldsim/Pong-v0", {"env_kwargs": {"gravity": 1}}, "gravity"),
         ("worldsim/Pong-v0", {"channels": 2}, "channels must be one of 1, 3"),
         ("worldsim/Pong-v0", {"frame_size": (4, 64)}, "frame_size must be a whole number from 8"),
@@ -241,7 +241,7 @@ def test_a_games_own_player_plays_it() -> None:
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("scripted", "brings no scripted player"),
+        ("scripted", "has no scripted policy"),
         ("clever", r"a policy is random, .* or module:function, got 'clever'"),
         ("no_such_module:play", "cannot import no_such_module"),
         ("math:play", "math has no play"),

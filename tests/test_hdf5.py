@@ -152,7 +152,7 @@ def large_chunks(file: h5py.File) -> None:
         (virtual, "in another file"),
         (soft_link, "x is a link"),
         (external_link, "x is a link"),
-        (group, "x is no dataset"),
+        (group, "x is not a dataset"),
         (lambda file: None, "there is no x"),
         (scalar, r"has shape \(\), not \(any, 7, 3\)"),
         (nothing, r"has shape None"),

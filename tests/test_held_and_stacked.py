@@ -152,7 +152,7 @@ class TestArguments:
             env = gymnasium.make_vec(ENV_ID, num_envs, world=mortal_world)
         env.reset(seed=0)
         for options in ([], [1], "start", 3):
-            with pytest.raises(TypeError, match="the options of reset are a dict or None, got"):
+            with pytest.raises(TypeError, match="the options of reset must be a dict or None, got"):
                 env.unwrapped.reset(options=options)
         for seed in (-1, 1.5, "1", True):
             with pytest.raises(ValueError, match="seed must be a whole number of at least 0, got"):

@@ -66,7 +66,7 @@ def test_a_pass_touches_only_the_frame_that_has_left_the_window() -> None:
         write(cache, 1.0 + frame)
         cache.commit()
     before = cache.keys.clone()
-    write(cache, 99.0)  # frame 5 of the session, in the slot of frame 1
+    write(cache, 99.0)  # frame 5 of the rollout, in the slot of frame 1
     changed = (cache.keys != before).flatten(0, 3).any(dim=0).any(dim=-1)
     assert changed.tolist() == [False, True, False, False]
 

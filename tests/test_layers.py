@@ -43,7 +43,7 @@ class TestRotary:
         assert not torch.allclose(turned[:, 1], x[:, 1])
 
     @pytest.mark.parametrize("shift", [1, 999, 100_003, 10_000_000])
-    def test_time_is_relative_however_long_the_session(self, shift: int) -> None:
+    def test_time_is_relative_however_long_the_rollout(self, shift: int) -> None:
         query, key = torch.randn(2, 1, 6, 1, 1, DIM)
         positions = torch.tensor([[0, 1, 2, 7, 30, 31]])
 

@@ -94,7 +94,7 @@ def test_filmstrip_puts_rows_under_one_another_unchanged(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("frames", "fps", "scale", "message"),
     [
-        (np.zeros((0, 4, 4, 3), np.uint8), 10, 1, "no frame"),
+        (np.zeros((0, 4, 4, 3), np.uint8), 10, 1, "frames is empty"),
         (np.zeros((2, 4, 4, 3), np.float32), 10, 1, "uint8 .* float32"),
         (np.zeros((2, 4, 4, 4), np.uint8), 10, 1, "1 or 3 channels"),
         ([np.zeros((4, 4, 3), np.uint8), np.zeros((4, 5, 3), np.uint8)], 10, 1, "one size"),
@@ -112,7 +112,7 @@ def test_what_is_no_video_is_refused(
 
 
 def test_labels_must_fit_the_rows(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="labels must name all 1 of them, got 2"):
+    with pytest.raises(ValueError, match="labels must have 1 entries, got 2"):
         filmstrip([make_frames()], tmp_path / "strip.png", labels=["a", "b"])
 
 

@@ -65,7 +65,7 @@ def test_a_session_has_a_seed_that_torch_takes(world: WorldModel, seed: Any) -> 
 
 
 def test_sessions_that_cannot_fit_are_refused_with_what_they_take(world: WorldModel) -> None:
-    sentence = r"too little memory: what 1,000,000,000 sessions remember takes at least [\d,.]+ GiB"
+    sentence = r"too little memory: the cache of 1,000,000,000 lanes takes at least [\d,.]+ GiB"
     with pytest.raises(ValueError, match=sentence):
         Rollout(world, 10**9)
 

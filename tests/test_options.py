@@ -174,7 +174,7 @@ def test_a_place_is_checked_before_anything_is_done(tmp_path: Path) -> None:
     for path, annotation, sentence in (
         (tmp_path, OutVideo, "out must be a file, and .* is a folder: name a file in it"),
         (file, OutFolder, "out must be a folder, and .* is a file: name another place"),
-        (file / "run", OutFolder, r"out: .*run cannot be written, for .*mp4 is no folder"),
+        (file / "run", OutFolder, r"out: .*run cannot be written: .*mp4 is not a folder"),
         (tmp_path / "video.json", OutVideo, r"out must end in \.mp4, got"),
         (tmp_path / "none.png", InFile, r"out: there is no file .*none\.png"),
     ):

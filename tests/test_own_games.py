@@ -248,14 +248,14 @@ RENDERED: dict[str, Any] = {"observation_space": spaces.Discrete(9)}
         ({"reward": np.array([0.5])}, r"rewards that are single numbers, got .* of shape \(1,\)"),
         ({"reward": "many"}, "rewards that are single numbers, got 'many'"),
         ({"reward": None}, "rewards that are single numbers, got None"),
-        ({**RENDERED, "picture": None}, r"must render pictures, .* its render\(\) gives NoneType"),
+        ({**RENDERED, "picture": None}, r"must render images, .* its render\(\) gives NoneType"),
         ({**RENDERED, "picture": [SCREEN.sample()]}, r"its render\(\) gives list"),
         ({**RENDERED, "picture": np.zeros((8, 8, 3))}, r"gives float64 \(8, 8, 3\)"),
         ({**RENDERED, "picture": np.zeros((8, 8, 2), np.uint8)}, r"gives uint8 \(8, 8, 2\)"),
         ({**RENDERED, "picture": np.zeros((0, 8, 3), np.uint8)}, r"gives uint8 \(0, 8, 3\)"),
         ({**RENDERED, "render": raise_error}, "fails .KeyError: 'lives'"),
-        ({"look": lambda self: np.zeros((9, 9, 3), np.uint8)}, r"shows uint8 \(9, 9, 3\)"),
-        ({"look": lambda self: np.zeros((32, 40, 3))}, r"shows float64 \(32, 40, 3\)"),
+        ({"look": lambda self: np.zeros((9, 9, 3), np.uint8)}, r"gives uint8 \(9, 9, 3\)"),
+        ({"look": lambda self: np.zeros((32, 40, 3))}, r"gives float64 \(32, 40, 3\)"),
         ({"get_action_meanings": raise_error}, "fails .KeyError: 'lives'"),
         ({"get_keys_to_action": lambda self: ["up"]}, "fails .AttributeError"),
         ({"__init__": raise_error}, "fails .KeyError: 'lives'"),
@@ -312,7 +312,7 @@ def test_a_player_that_gives_no_action_of_the_game_is_named(
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "wild_player", raising=False)
     policy = load_policy("wild_player:play", describe_game("worldsim/Pong-v0"))
-    with pytest.raises(ValueError, match=rf"must give an action 0 … 2, got {action!r}"):
+    with pytest.raises(ValueError, match=rf"must return an action 0 … 2, got {action!r}"):
         policy(np.zeros((64, 64, 3), np.uint8), {}, np.random.default_rng(0))
 
 
@@ -336,8 +336,8 @@ def test_a_player_that_raises_is_named_with_what_it_raised(
         load_policy("rude_players:Needy", game)
     for name, sentence in (
         ("lost", r"policy 'rude_players:lost' raised KeyError\('map'\)"),
-        ("endless", "policy 'rude_players:endless' must give an action 0 … 2, got inf"),
-        ("many", r"policy 'rude_players:many' must give an action 0 … 2, got array\("),
+        ("endless", "policy 'rude_players:endless' must return an action 0 … 2, got inf"),
+        ("many", r"policy 'rude_players:many' must return an action 0 … 2, got array\("),
     ):
         policy = load_policy(f"rude_players:{name}", game)
         with pytest.raises(ValueError, match=sentence):

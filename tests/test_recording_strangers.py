@@ -181,7 +181,7 @@ class TestShards:
             (set_values("rewards", np.zeros(STEPS)), "not of type float32"),
             (set_values("terminations", np.zeros((STEPS, 1), bool)), "has shape (20, 1)"),
             (set_values("observations", np.zeros((STEPS + 1, 16, 16, 3), "u1")), "gzip chunks"),
-            (make_group, "rewards is no dataset"),
+            (make_group, "rewards is not a dataset"),
             (read_from_elsewhere, "in another file"),
             (link_elsewhere, "actions is a link"),
             (claim_much, "observations claims more than the file holds"),
@@ -248,7 +248,7 @@ class TestShards:
     def test_that_are_pipes_do_not_wait(self, path: Path) -> None:
         shard_of(path).unlink()
         os.mkfifo(shard_of(path))
-        assert "no regular file" in refused(path)
+        assert "not a regular file" in refused(path)
 
     @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="permissions of Unix")
     @pytest.mark.parametrize("name", ["metadata.json", "shards/episode_00000000.hdf5"])

@@ -66,7 +66,7 @@ def assert_close(left: RolloutStep, right: RolloutStep, lanes: Sequence[int] = (
 
 
 class TestSteps:
-    def test_give_frames_rewards_and_ends_of_each_session(self, world: WorldModel) -> None:
+    def test_give_frames_rewards_and_ends_of_each_lane(self, world: WorldModel) -> None:
         step = begin(world, seeds=(1, 2, 3)).step(np.array([0, 1, 2]))
         assert (step.frames.shape, step.frames.dtype) == ((3, 16, 16, 3), np.uint8)
         assert (step.rewards.shape, step.rewards.dtype) == ((3,), np.float32)
@@ -141,7 +141,7 @@ class TestSteps:
 
 
 class TestSeeds:
-    def test_the_same_seed_gives_the_same_session(self, world: WorldModel) -> None:
+    def test_the_same_seed_gives_the_same_rollout(self, world: WorldModel) -> None:
         assert_same(play(begin(world)), play(begin(world)))
         rollout = begin(world)
         first = play(rollout)
@@ -172,7 +172,7 @@ class TestSeeds:
 
 
 class TestStates:
-    def test_a_restored_session_goes_on_as_it_did(self, world: WorldModel) -> None:
+    def test_a_restored_lane_continues_as_it_did(self, world: WorldModel) -> None:
         rollout = begin(world, (1, 2))
         play(rollout, ACTIONS[:3])
         state = rollout.clone_state()
@@ -214,7 +214,7 @@ class TestStates:
 
     def test_a_state_of_another_number_of_lanes_is_refused(self, world: WorldModel) -> None:
         state = begin(world, (1, 2, 3)).clone_state()
-        with pytest.raises(ValueError, match="the state has 3 lanes and this rollout 1;"):
+        with pytest.raises(ValueError, match="the state has 3 lanes and this rollout 1:"):
             begin(world).restore_state(state)
 
 
@@ -232,7 +232,7 @@ class TestReset:
                 assert np.array_equal(one[1], same[1])  # to the bit
             assert_close(ours, begun, lanes=(0, 2))  # their contexts were read in other batches
 
-    def test_leaves_nothing_of_the_session_before(self, world: WorldModel) -> None:
+    def test_leaves_nothing_of_the_lane_before(self, world: WorldModel) -> None:
         rollout = begin(world, (3,))
         play(rollout)
         rollout.reset(world.starts.frames[1:2], world.starts.actions[1:2], [9])
@@ -304,7 +304,9 @@ class TestErrors:
         self, world: WorldModel, shape: tuple[int, int], seeds: list[int], lanes: list[int] | None
     ) -> None:
         frames = world.starts.frames[:1]
-        with pytest.raises(ValueError, match="sessions with 4 context frames want as many rows"):
+        with pytest.raises(
+            ValueError, match="lanes with 4 context frames need 3 actions and a seed"
+        ):
             Rollout(world, 2).reset(frames, np.zeros(shape, np.int64), seeds, lanes)
 
     @pytest.mark.parametrize("action", [-1, 4])
@@ -332,11 +334,11 @@ class TestErrors:
         self, world: WorldModel, actions: object
     ) -> None:
         rollout, plain = begin(world, (1, 2)), begin(world, (1, 2))
-        with pytest.raises(ValueError, match=r"2 integers in 0\.\.2, or 3 where unknown, got"):
+        with pytest.raises(ValueError, match=r"2 integers in 0\.\.2, or 3 if unknown, got"):
             rollout.step(np.array(actions))
         assert_same(play(rollout), play(plain))
 
-    def test_a_step_before_every_session_has_begun(self, world: WorldModel) -> None:
+    def test_a_step_before_every_lane_has_begun(self, world: WorldModel) -> None:
         rollout = Rollout(world, 2)
         starts = world.starts
         rollout.reset(starts.frames[:1], starts.actions[:1], [0], lanes=[1])
@@ -363,7 +365,7 @@ def live_tensors() -> tuple[int, int]:
     return len(tensors), sum(tensor.untyped_storage().nbytes() for tensor in tensors)
 
 
-def test_a_session_of_hundreds_of_steps_takes_no_more_memory(world: WorldModel) -> None:
+def test_a_rollout_of_hundreds_of_steps_takes_no_more_memory(world: WorldModel) -> None:
     rollout = begin(world, (1, 2))
     play(rollout, ACTIONS * 2)
     before = live_tensors()
@@ -390,7 +392,7 @@ def test_what_cannot_be_compiled_is_played_with_a_note(
 ) -> None:
     torch.compiler.reset()
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
-    with pytest.warns(UserWarning, match="not compiled, so steps are slower: .*compiler"):
+    with pytest.warns(UserWarning, match="compiling failed, steps are slower: .*compiler"):
         rollout = Rollout(world, compiled=True)
     plain = begin(world)
     rollout.restore_state(plain.clone_state())

@@ -66,7 +66,7 @@ def test_words_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Path) 
         ("optim = 3", "there is no setting 'optim'; did you mean "),
         ("seed = {a = 1}", "there is no setting 'seed.a'; did you mean seed"),
         ("own_history = 0.8", "own_history is now recipe.self_rollout"),
-        ('out = "elsewhere"', "out is given on the command line, not in a file"),
+        ('out = "elsewhere"', "out belongs on the command line, not in a file"),
         ("[optim]\nlr = 'fast'", "optim.lr must be a number above 0 and at most 1,000,000, got"),
         ("seed = true", "seed must be a whole number from 0 to 4,294,967,295, got True"),
         ("[recipe]\nobject_focus = [0.5]", "recipe.object_focus must be 2 values, got"),

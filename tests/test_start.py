@@ -19,7 +19,7 @@ def test_a_recorded_frame_stays_as_it_is() -> None:
     start = start_from(world.starts.frames[0], world)
     np.testing.assert_array_equal(start.frames, world.starts.frames[0][-world.window :])
     assert start.distance == 0
-    assert "looks like the world's recordings" in start.note
+    assert "is like the world's recordings" in start.note
 
 
 @pytest.mark.parametrize(("channels", "red"), [(3, 255), (1, round(255 * (0.299 + 0.114)))])
@@ -72,11 +72,11 @@ def test_what_no_world_can_begin_from_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     world = save_tiny_world(tmp_path / "world")
-    (tmp_path / "words.txt").write_text("no picture")
+    (tmp_path / "words.txt").write_text("no image")
     command = ["--headless", "--steps", "1", "--start"]
     for target, start, words in (
         (str(world), "nothing.png", "there is no file nothing.png"),
-        (str(world), str(tmp_path / "words.txt"), "neither a picture nor a video"),
+        (str(world), str(tmp_path / "words.txt"), "neither a readable image nor"),
         ("worldsim/Pong-v0", str(tmp_path / "words.txt"), "is a real game"),
     ):
         assert main(["play", target, *command, start]) == 2

@@ -69,7 +69,7 @@ class TestRollouts:
 
     @pytest.mark.parametrize("name", OTHERS)
     def test_a_state_of_another_world_is_refused(self, world: WorldModel, name: str) -> None:
-        with pytest.raises(ValueError, match="the state is of another world"):
+        with pytest.raises(ValueError, match="the state belongs to another world"):
             begun(world).restore_state(begun(OTHERS[name]()).clone_state())
 
     def test_a_world_that_was_trained_on_is_another(self) -> None:
@@ -80,7 +80,7 @@ class TestRollouts:
             for parameter in world.parameters():
                 parameter.mul_(0.5)
         assert fingerprint(world) != before
-        with pytest.raises(ValueError, match="or of this one with other weights"):
+        with pytest.raises(ValueError, match="or to other weights"):
             begun(world).restore_state(state)
 
     @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ class TestEnvironments:
         env, other = self.make(kind, world), self.make(kind, OTHERS[name]())
         env.reset(seed=0)
         other.reset(seed=0)
-        words = "observes" if name == "frame" else "the state is of another world"
+        words = "observes" if name == "frame" else "the state belongs to another world"
         with pytest.raises(ValueError, match=words):
             env.restore_state(other.clone_state())
 
@@ -160,7 +160,7 @@ class TestEnvironments:
             "got dict": {},
             "observes float32 of": latent.clone_state(),
             "cloned from one with 3": many.clone_state(),
-            "has not all of its": broken,
+            "lacks a part of its": broken,
         }
         for words, state in refused.items():
             with pytest.raises((TypeError, ValueError), match=words) as error:

@@ -203,7 +203,7 @@ def test_settings_that_games_have_are_taken() -> None:
 
 @pytest.mark.parametrize("name", ["id", "render_mode", "disable_env_checker"])
 def test_what_gymnasium_makes_games_with_is_no_setting(name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} is no setting of worldsim/Pong-v0"):
+    with pytest.raises(ValueError, match=f"{name} is not a setting of worldsim/Pong-v0"):
         describe_game("worldsim/Pong-v0", env_kwargs={name: True})
 
 

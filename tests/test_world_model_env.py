@@ -111,7 +111,7 @@ class TestWorldModelEnv:
             ({"start": np.zeros((4, 8, 8, 3), np.uint8)}, ValueError, r"got \(4, 8, 8, 3\)"),
             ({"start": np.zeros((0, SIDE, SIDE, 3), np.uint8)}, ValueError, "at least 1"),
             ({"start": np.zeros((4, SIDE, SIDE, 3))}, TypeError, "uint8 in 0..255, got float64"),
-            ({"start": 0, "actions": [0, 0, 0]}, ValueError, "goes with frames"),
+            ({"start": 0, "actions": [0, 0, 0]}, ValueError, "needs frames"),
             (
                 {"start": np.zeros((4, SIDE, SIDE, 3), np.uint8), "actions": [0, 1]},
                 ValueError,

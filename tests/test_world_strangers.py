@@ -165,9 +165,9 @@ class TestContents:
         ("name", "change", "words"),
         [
             ("frames", lambda a: a[:, :, :8], "frames has shape"),
-            ("frames", lambda a: a[:0], "no frame to begin from"),
+            ("frames", lambda a: a[:0], "no start frame"),
             ("frames", lambda a: a.astype(np.float32), "frames is not of type uint8"),
-            ("actions", lambda a: a + 3, r"actions must be in 0..2, or 3 where unknown, got"),
+            ("actions", lambda a: a + 3, r"actions must be in 0..2, or 3 if unknown, got"),
             ("actions", lambda a: a - 1, r"actions must be in 0..2"),
             ("actions", lambda a: a[:, 1:], "actions has shape"),
             ("actions", lambda a: a.astype(np.int8), "actions is not of type int64"),
@@ -221,7 +221,7 @@ class TestStrangers:
             os.mkfifo(file)
         else:
             file.mkdir()
-        words = "is a link" if kind == "link" else "is no regular file"
+        words = "is a link" if kind == "link" else "is not a regular file"
         refused(world_folder, f"{re.escape(str(file))} {words}")
 
     @pytest.mark.parametrize("name", ["model", "codec"])
@@ -269,7 +269,7 @@ class TestStrangers:
         (tmp_path / "square.writing").symlink_to(victim)
         make_tiny_world().save(tmp_path / "square")
         assert sorted(path.name for path in tmp_path.iterdir()) == ["square", "victim"]
-        with pytest.raises(ValueError, match="victim holds something that is no world"):
+        with pytest.raises(ValueError, match="victim exists and is not a world"):
             make_tiny_world().save(victim)
         assert [path.name for path in victim.iterdir()] == ["thesis"]
 

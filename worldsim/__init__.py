@@ -1,4 +1,4 @@
-"""worldsim: record a game, train a world model of it, play or step the model.
+"""worldsim: record a game, train a world model of it, play it or step it as an environment.
 
 The axes of every array, in docstrings and in einops patterns:
 
@@ -13,15 +13,16 @@ The axes of every array, in docstrings and in einops patterns:
 
 ``frames`` and ``pixels`` are ``uint8`` (... h w c) in 0..255. ``latents`` are floats
 (... c h w) in [-1, 1]. ``tau`` is the level of diffusion: 0 is pure noise, 1 is clean.
+A lane is one row of a batch: an episode with its own start, seed, length and end.
 
-Time runs one way everywhere, from recording to loss to environment::
+Time has one convention, from recording to loss to environment::
 
     frames[t] --actions[t]--> frames[t+1], rewards[t], terminations[t], truncations[t]
 
 so an episode of T actions has T + 1 frames.
 
-Importing worldsim registers its Gymnasium environments and lets `worldsim.system.threads` note
-forks. It does nothing else; the names below bring in torch only when they are first used.
+Importing worldsim registers its Gymnasium environments and a fork handler, and nothing else.
+torch is imported when a name below is first used.
 
 Example:
     >>> import gymnasium
@@ -38,7 +39,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from worldsim.registration import register_envs
-from worldsim.system import threads  # noqa: F401  # it notes forks
+from worldsim.system import threads  # noqa: F401  # registers the fork handler
 
 if TYPE_CHECKING:
     from worldsim.data.episode import Episode as Episode
@@ -78,13 +79,13 @@ _HOMES = {
     "pixels_to_latents": "frames",
     "latents_to_pixels": "frames",
 }
-"""Public name -> the module that it is in. What type checkers read above says the same."""
+"""Public name -> its module. Type checkers read the imports above instead."""
 
 __all__ = [*_HOMES, "register_envs", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    """Bring in a public name on its first use (PEP 562)."""
+    """Import a public name on its first use (PEP 562)."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

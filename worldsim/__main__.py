@@ -1,4 +1,4 @@
-"""The command ``worldsim``: a table of subcommands, each imported only when it is asked for."""
+"""The command ``worldsim``: a table of subcommands, each imported only when it is called."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from worldsim.system.extras import find_extra
 
 
 class Command(NamedTuple):
-    """Where a subcommand lives and what it does, in one line."""
+    """A subcommand: its module, and its line in ``worldsim --help``."""
 
     module: str
     help: str
@@ -28,26 +28,28 @@ COMMANDS = {
     "train": Command("worldsim.train.config", "train a world on a recording"),
     "play": Command("worldsim.play.window", "play a world or a game in a window"),
     "eval": Command("worldsim.eval.report.command", "measure a world against a recording"),
-    "probe": Command("worldsim.train.probe", "train worlds on scenes of known physics, and ask"),
+    "probe": Command(
+        "worldsim.train.probe", "train worlds on scenes of known physics, and test them"
+    ),
     "agent": Command("worldsim.train.agent_config", "train a PPO agent inside a world"),
     "bench": Command("worldsim.train.bench", "time the steps of a world on this machine"),
-    "animate": Command("worldsim.video.animate", "make a clip of a photo, and measure its flicker"),
-    "imagine": Command("worldsim.video.imagine", "make a video of words, a picture, or a world"),
-    "cost": Command("worldsim.video.cost", "count what a video costs, in one or in windows"),
+    "animate": Command("worldsim.video.animate", "animate a photo, and measure the flicker"),
+    "imagine": Command("worldsim.video.imagine", "make a video from text, an image or a world"),
+    "cost": Command("worldsim.video.cost", "estimate the cost of a video, whole or in windows"),
 }
 """Name -> the module whose ``main(argv) -> int`` runs it."""
 
 HELP = """\
 usage: worldsim COMMAND [OPTIONS]
 
-Record a game, train a world model of it, play or step the model.
+Record a game, train a world model of it, play it or step it as an environment.
 
 commands:
 {commands}
 
 `worldsim COMMAND --help` lists a command's options.
 
-see it at once:
+a first look:
   worldsim demo
 
 your own game, in three commands:
@@ -56,13 +58,12 @@ your own game, in three commands:
   worldsim play runs/pong
 
 options, before or after the command:
-  --import MODULE   import a module first, from the current folder or the
-                    environment, so that a world or a recording may use the
-                    games that it registers; may be given several times
+  --import MODULE   import a module first (repeatable), so that worlds and
+                    recordings can use the games that it registers
   --help            show this text
   --version         show the version
 
-WORLDSIM_TRACEBACK=1 in the environment shows where an error came from.
+WORLDSIM_TRACEBACK=1 in the environment shows the traceback of an error.
 """
 
 
@@ -70,21 +71,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand.
 
     Args:
-        argv: What follows ``worldsim`` on the command line; by default the process's own.
+        argv: The arguments after ``worldsim``; by default those of the process.
 
     Returns:
-        The exit status: 0 when all went well, 2 for a mistake that a person can mend, 130 when
-        interrupted.
+        Exit status: 0 on success, 2 for a user's mistake, 130 when interrupted.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    # torch's threads then sleep while they wait for one another. Where other work has a core, they
-    # would hold the core that this work needs: a training step takes four times as long.
+    # Waiting threads of torch then sleep. Spinning threads would hold a core that other work
+    # needs: next to such work a training step takes four times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         return _run(arguments)
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # the reader, such as `head`, had enough
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except ModuleNotFoundError as error:
@@ -106,7 +106,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         if os.environ.get("WORLDSIM_TRACEBACK") or not is_out_of_memory(error):
             raise
-        return _complain(f"too little memory ({one_line(error)}): ask for less of it")
+        return _complain(
+            f"too little memory ({one_line(error)}): use smaller sizes or a smaller batch"
+        )
 
 
 def _run(arguments: list[str]) -> int:
@@ -132,7 +134,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def split_imports(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Take ``--import MODULE`` and ``--import=MODULE`` out of a command line, up to ``--``.
+    """Remove ``--import MODULE`` and ``--import=MODULE`` from a command line, up to ``--``.
 
     Returns:
         The modules, and the other arguments.

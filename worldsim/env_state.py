@@ -1,4 +1,4 @@
-"""The state of an environment: what decides how its lanes go on, and where it can be restored."""
+"""EnvState: a snapshot of an environment, and the check before it is restored."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from worldsim.rollout_state import RolloutState
 
 @dataclass(frozen=True)
 class EnvState:
-    """Everything that decides what a `WorldModelEnv` or `WorldModelVectorEnv` does next.
+    """All that decides the next steps of a `WorldModelEnv` or `WorldModelVectorEnv`.
 
     Attributes:
-        rollout: The model's memory of past frames and each lane's noise generator.
+        rollout: The cache of past frames and each lane's noise generator.
         observations: The observation of each lane, (b …).
         elapsed: ``int64`` (b,), steps since each lane's reset.
         ended: ``bool`` (b,), lanes whose episode is over.
-        starts: ``int64`` (b,), index of the window that each lane's episode began from, or -1.
-        rngs: One generator a lane, from which later episodes draw their starts.
+        starts: ``int64`` (b,), index of each lane's start window, or -1.
+        rngs: One generator per lane, from which later episodes draw their starts.
     """
 
     rollout: RolloutState
@@ -33,10 +33,10 @@ class EnvState:
     rngs: tuple[np.random.Generator, ...]
 
     def branch(self, num_envs: int, lane: int = 0) -> EnvState:
-        """Copy one lane's state into many lanes, which part when their actions do.
+        """Copy one lane's state into many lanes, which differ once their actions do.
 
         Args:
-            num_envs: Lanes of the environment that it will be restored into, at least 1.
+            num_envs: Lanes of the environment to restore into, at least 1.
             lane: The lane of this state to copy.
 
         Raises:
@@ -44,8 +44,8 @@ class EnvState:
         """
         if num_envs < 1 or not 0 <= lane < len(self.elapsed):
             raise ValueError(
-                f"branch wants 1 lane or more, copied from one of 0..{len(self.elapsed) - 1}, got "
-                f"{num_envs} from lane {lane}"
+                f"branch copies a lane in 0..{len(self.elapsed) - 1} into 1 lane or more, got "
+                f"lane {lane} into {num_envs}"
             )
         lanes = [lane] * num_envs
         return EnvState(
@@ -59,26 +59,26 @@ class EnvState:
 
 
 def check_state(state: Any, observations: NDArray[Any]) -> None:
-    """Refuse a state that lanes with such observations, (b …), cannot go on from.
+    """Raise for a state that lanes with these observations, (b …), cannot restore.
 
     Raises:
-        TypeError: If it is no state.
-        ValueError: If it is of another number of lanes or of other observations.
+        TypeError: If it is not an `EnvState`.
+        ValueError: If its lanes or observations differ from these.
     """
     if not isinstance(state, EnvState):
         raise TypeError(
-            f"an environment restores what its clone_state gave, got {type(state).__name__}"
+            f"restore_state takes the result of clone_state, got {type(state).__name__}"
         )
     num_lanes, seen = len(observations), state.observations
     if len(state.elapsed) != num_lanes:
         raise ValueError(
-            f"This environment has {num_lanes} lane(s), the state was cloned from one with "
+            f"this environment has {num_lanes} lane(s), the state was cloned from one with "
             f"{len(state.elapsed)}"
         )
     if (seen.shape, seen.dtype) != (observations.shape, observations.dtype):
         raise ValueError(
-            f"This environment observes {observations.dtype} of shape {observations.shape[1:]}, "
+            f"this environment observes {observations.dtype} of shape {observations.shape[1:]}, "
             f"the state was cloned from one that observes {seen.dtype} of {seen.shape[1:]}"
         )
     if not len(state.ended) == len(state.starts) == len(state.rngs) == num_lanes:
-        raise ValueError(f"the state has not all of its {num_lanes} lane(s): take it as it was")
+        raise ValueError(f"the state lacks a part of its {num_lanes} lane(s): restore it unchanged")

@@ -1,4 +1,4 @@
-"""Which folder a world's name means; found without torch, so that a wrong name is said at once."""
+"""Find the folder of a world by name or path, without torch: a wrong name fails at once."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ BUNDLED = Path(__file__).parent / "worlds"
 
 
 def is_world(folder: Path) -> bool:
-    """Whether a folder is a world's, damaged or not."""
+    """Whether a folder holds a world, damaged or not."""
     return (folder / "config.json").is_file() and (folder / "model").is_dir()
 
 
 def find_world(name: str | os.PathLike[str]) -> Path:
-    """Find the folder that a name or a path means.
+    """Find the folder of a world.
 
     Args:
-        name: A world that ships with the package ("pong", "maze" or "balls"), a world folder, or a
-            run folder, of which the newest checkpoint is taken.
+        name: A bundled world ("pong", "maze" or "balls"), a world folder, or a run folder (its
+            newest checkpoint).
 
     Raises:
         ValueError: If there is no such world.
@@ -33,5 +33,5 @@ def find_world(name: str | os.PathLike[str]) -> Path:
     bundled = sorted(p.name for p in BUNDLED.iterdir() if p.is_dir()) if BUNDLED.is_dir() else []
     raise ValueError(
         f"no world at {os.fspath(name)!r}: give a world folder, a run folder with a checkpoint, or "
-        f"the name of one that ships ({', '.join(bundled) or 'none'})"
+        f"the name of a bundled world ({', '.join(bundled) or 'none'})"
     )

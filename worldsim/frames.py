@@ -1,7 +1,7 @@
-"""Frames as pixels and as numbers: the only place that converts between the two.
+"""Conversion between pixels and latents; no other module converts them.
 
-Pixels are what games draw, files keep and people see: ``uint8`` of shape (... h w c).
-Latents are what networks read: ``float32`` of shape (... c h w) in [-1, 1].
+Pixels, of games and files, are ``uint8`` (... h w c). Latents, of networks, are ``float32``
+(... c h w) in [-1, 1].
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from einops import rearrange
 
-MOVING_THRESHOLD = 12  # of 255: a difference that is more than shading
+MOVING_THRESHOLD = 12  # of 255: smaller differences may be shading
 
 
 def pixels_to_latents(pixels: np.ndarray | torch.Tensor) -> torch.Tensor:
-    """Turn pixels into numbers that a network reads.
+    """Convert pixels to latents.
 
     Args:
         pixels: ``uint8`` array or tensor of shape (... h w c).
@@ -37,7 +37,7 @@ def pixels_to_latents(pixels: np.ndarray | torch.Tensor) -> torch.Tensor:
 
 
 def latents_to_pixels(latents: torch.Tensor) -> torch.Tensor:
-    """Turn a network's numbers into pixels; values outside [-1, 1] are clipped.
+    """Convert latents to pixels; values outside [-1, 1] are clipped.
 
     Args:
         latents: Float tensor of shape (... c h w), nominally in [-1, 1].

@@ -1,6 +1,6 @@
-"""Lanes: episodes side by side in one world, each with its own start, seed, length and end.
+"""Lanes: parallel episodes in one world, each with its own start, seed, length and end.
 
-`WorldModelEnv` is one lane and `WorldModelVectorEnv` many: they add Gymnasium's interfaces.
+`WorldModelEnv` is one lane and `WorldModelVectorEnv` many; both add a Gymnasium interface.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ World = str | os.PathLike[str] | WorldModel
 
 
 class LaneSteps(NamedTuple):
-    """The results of one step of each lane, (b,); lanes that did not play have 0 and False."""
+    """The result of a step of each lane, (b,); lanes that did not step have 0 and False."""
 
     rewards: NDArray[np.float64]
     terminations: NDArray[np.bool_]
@@ -41,12 +41,9 @@ class LaneSteps(NamedTuple):
 
 
 class Lanes:
-    """The state of b episodes in one batched model; what both environments are made of.
+    """The state of b episodes in one batched model, the base of both environments.
 
-    The arguments are those of `WorldModelVectorEnv`, with ``num_lanes`` for ``num_envs``.
-
-    Raises:
-        ValueError: If an argument is out of range or there is no such world.
+    Arguments and errors are those of `WorldModelVectorEnv`, with ``num_lanes`` for ``num_envs``.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012
@@ -79,7 +76,7 @@ class Lanes:
         self.max_uncertainty = max_uncertainty
         self.frame_skip, self.frame_stack = frame_skip, frame_stack
         self.render_mode = render_mode
-        fps = max(1, round(self.world.game.fps))  # clients of Gymnasium want a whole number
+        fps = max(1, round(self.world.game.fps))  # Gymnasium's clients need an int
         self.metadata = {**self.metadata, "render_fps": fps}
         self._rollout = Rollout(
             self.world,
@@ -102,7 +99,7 @@ class Lanes:
 
     @property
     def num_passes(self) -> int:
-        """Denoising passes a frame; may be set at any time."""
+        """Denoising passes per frame; may be set at any time."""
         return self._rollout.num_passes
 
     @num_passes.setter
@@ -110,10 +107,10 @@ class Lanes:
         self._rollout.num_passes = num_passes
 
     def clone_state(self) -> EnvState:
-        """Copy the state of all lanes, from which later resets follow too.
+        """Copy the state of all lanes, with the randomness of later resets.
 
-        The same actions after `restore_state` give the same future. ``state.branch(n)`` goes into
-        a `WorldModelVectorEnv` of n lanes, to try n futures at once.
+        The same actions after `restore_state` give the same future. ``state.branch(n)`` fits a
+        `WorldModelVectorEnv` of n lanes, for n futures in parallel.
 
         Raises:
             ResetNeeded: If a lane has no episode yet.
@@ -129,12 +126,12 @@ class Lanes:
         )
 
     def restore_state(self, state: EnvState) -> None:
-        """Go back to a state of `clone_state`; the state can be restored any number of times.
+        """Restore a state of `clone_state`, any number of times.
 
         Raises:
-            TypeError: If it is no state.
-            ValueError: If it is of another world, device, number of lanes or kind of observation;
-                the environment stays as it is.
+            TypeError: If it is not an `EnvState`.
+            ValueError: If its world, device, number of lanes or observations differ. The
+                environment then stays unchanged.
         """
         check_state(state, self._obs)
         self._rollout.restore_state(state.rollout)
@@ -144,7 +141,7 @@ class Lanes:
         self._start_indices = state.starts.copy()
         self._begun[:] = True
         self._rngs = list(deepcopy(state.rngs))
-        self._seeds = [-1 if seed is None else seed for seed in self._seeds]  # -1 is not known
+        self._seeds = [-1 if seed is None else seed for seed in self._seeds]  # -1: unknown
 
     def _begin(
         self,
@@ -152,7 +149,7 @@ class Lanes:
         seeds: Sequence[int | None] | None = None,
         options: Sequence[Mapping[str, Any] | None] | None = None,
     ) -> None:
-        """Begin an episode in these lanes alone; of seeds and options there is one a lane."""
+        """Begin an episode in these lanes only; seeds and options have one entry per lane."""
         starts = []
         for lane in lanes:
             if seeds is not None and seeds[lane] is not None:
@@ -165,6 +162,7 @@ class Lanes:
             [int(self._rng(lane).integers(2**62)) for lane in lanes],
             lanes=None if len(lanes) == len(self._rngs) else [int(lane) for lane in lanes],
         )
+        # A start is observed as given: its codec would change the frame.
         if self._in_latents:
             first = self._observe()[lanes]
         else:
@@ -176,7 +174,7 @@ class Lanes:
         self._start_indices[lanes] = [start.index for start in starts]
 
     def _play(self, actions: NDArray[np.int64], plays: NDArray[np.bool_]) -> LaneSteps:
-        """Hold the actions of lanes that play for ``frame_skip`` frames, or to their end."""
+        """Repeat the actions of the lanes that play for ``frame_skip`` frames, or to their end."""
         num_lanes, noop = len(plays), self.world.game.noop_action
         steps = LaneSteps(
             rewards=np.zeros(num_lanes),
@@ -191,7 +189,7 @@ class Lanes:
         for frame in range(self.frame_skip):
             if not going.any():
                 break
-            # The other lanes take part: their frames and noise are replaced by their reset.
+            # The other lanes step too; their reset replaces their frames and noise.
             outcome = self._rollout.advance(np.where(going, actions, noop))
             steps.rewards[going] += outcome.rewards[going]
             steps.termination_probs[going] = outcome.termination_probs[going]
@@ -200,7 +198,7 @@ class Lanes:
                 steps.uncertainties[going] = outcome.uncertainties[going]
                 steps.truncations[going] = outcome.uncertainties[going] > self.max_uncertainty
             after = going & ~steps.terminations & ~steps.truncations
-            # Decoding costs time: only the last frame of the step or of an episode is shown.
+            # Decoding costs time: only the last frame of the step or of an episode is decoded.
             if frame == self.frame_skip - 1 or (after != going).any():
                 newest[going] = self._observe()[going]
             going = after
@@ -212,10 +210,7 @@ class Lanes:
         return steps
 
     def _info(self, lane: int, steps: LaneSteps | None = None) -> dict[str, Any]:
-        """A lane's info after a step, or after a reset.
-
-        Its keys are always the same: some libraries learn them from the first step that they see.
-        """
+        """A lane's info after a step or a reset; some libraries need the same keys in all."""
         info = {
             "start": int(self._start_indices[lane]),
             "termination_prob": 0.0 if steps is None else float(steps.termination_probs[lane]),
@@ -239,7 +234,7 @@ class Lanes:
         return self._rollout.frames()
 
     def _rng(self, lane: int) -> np.random.Generator:
-        """The generator of a lane, made from entropy where no seed was given."""
+        """The generator of a lane, seeded from entropy if no seed was given."""
         rng = self._rngs[lane]
         if rng is None:
             rng, self._seeds[lane] = seeding.np_random()
@@ -255,7 +250,7 @@ class Lanes:
 
 
 def check_seed(seed: Any) -> int:
-    """Return a seed, or say what is wrong with it."""
+    """Validate and return a seed."""
     check_value("seed", seed, AnySeed)
     return int(seed)
 
@@ -266,8 +261,8 @@ def _open_world(world: World, device: str | None) -> WorldModel:
         return load(world, device=device)
     if device is not None:
         raise ValueError(
-            f"device={device!r} is for a world given by name or path; "
-            "move a loaded world yourself with world.to(device)"
+            f"device={device!r} is for a world given by name or path: "
+            "move a loaded world with world.to(device)"
         )
     return world
 
@@ -292,7 +287,7 @@ def _lane_space(
         dtype = np.dtype(np.float32)
     check_memory(
         4 * num_lanes * math.prod(shape) * dtype.itemsize,  # the space's bounds, the batch, a copy
-        f"what {num_lanes:,} lanes show",
+        f"the observations of {num_lanes:,} lanes",
         "take fewer lanes (num_envs) or a smaller frame_stack",
     )
     return spaces.Box(low, high, shape, dtype)

@@ -1,7 +1,7 @@
-"""Media files: frames written as MP4, GIF or a PNG filmstrip, and pictures and videos read.
+"""Media files: write frames as MP4, GIF or a PNG filmstrip; read images and videos.
 
-Writers enlarge with nearest neighbour, so that single pixels of a game stay visible. They write
-under a temporary name and rename, so that a file that exists is complete.
+Writers enlarge by nearest neighbour, so that single pixels of a game stay visible. They write
+aside and rename, so an existing file is complete.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
 from worldsim.system.files import written_aside
 
-LARGE = 256  # pixels of the shorter side: from here on, no detail is one pixel wide
+LARGE = 256  # pixels of the shorter side, from which no detail is one pixel wide
 GIF_TICK = 0.01  # seconds: the format's unit of time
 GIF_MAX_FPS = 50.0  # viewers slow down delays below two ticks
-GIF_COLOURS = 255  # the 256th entry means "unchanged since the frame before"
+GIF_COLOURS = 255  # the 256th entry means "unchanged since the previous frame"
 
 
 def write_mp4(
@@ -31,13 +31,13 @@ def write_mp4(
 ) -> Path:
     """Write frames as H.264 in an MP4, close to lossless (crf 12).
 
-    Small frames keep colour at full resolution (yuv444p): halved, a coloured detail of one pixel
-    vanishes. With an even ``scale`` of 4 or more, and from 256 pixels on, yuv420p loses next to
-    nothing; it is used there because every player shows it.
+    Small frames keep colour at full resolution (yuv444p); halved, a detail of one pixel vanishes.
+    With an even ``scale`` of 4 or more, or from 256 pixels on, halving loses almost nothing. Such
+    files use yuv420p, which every player supports.
 
     Args:
-        path: The file to write; its folder is made.
-        frames: ``uint8`` arrays of shape (h w c), c of 1 or 3, all of one size; taken one by one.
+        path: The file to write; its folder is created.
+        frames: ``uint8`` arrays (h w c) of one size, c of 1 or 3; read one by one.
         fps: Frames per second, above 0.
         scale: Pixels along each side that one source pixel becomes, at least 1.
 
@@ -45,7 +45,7 @@ def write_mp4(
         The path written.
 
     Raises:
-        ValueError: If there is no frame, a frame is not ``uint8`` (h w c), sizes differ, or
+        ValueError: If there are no frames, a frame is not ``uint8`` (h w c), sizes differ, or
             ``fps`` or ``scale`` is out of range.
     """
     first, frames = _peek(_checked(frames, fps, scale))
@@ -63,49 +63,49 @@ def write_mp4(
         stream.options = {"crf": "12", "preset": "medium"}
         padding = ((0, even_height - height), (0, even_width - width), (0, 0))
         for frame in frames:
-            picture = np.pad(_enlarge(frame, scale), padding, mode="edge")
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            image = np.pad(_enlarge(frame, scale), padding, mode="edge")
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode(None))
     return Path(path)
 
 
 def read_frames(path: str | PathLike[str], last: int = 1) -> np.ndarray:
-    """Read a picture, or the last frames of a video, in colour and upright.
+    """Read an image, or the last frames of a video, in colour and upright.
 
     Args:
         path: A file in any format that Pillow or FFmpeg reads.
-        last: Frames to read from the end of a video, at least 1; a shorter video is read whole.
+        last: Frames to read from the end of a video, at least 1; all of a shorter video.
 
     Returns:
-        ``uint8`` (t h w 3), t of 1 for a picture.
+        ``uint8`` (t h w 3), t of 1 for an image.
 
     Raises:
-        ValueError: If there is no such file, or it is neither.
+        ValueError: If the file does not exist or is neither.
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"there is no picture or video {path}")
+        raise ValueError(f"there is no image or video {path}")
     try:
-        with Image.open(path) as picture:
-            return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))[None].copy()
+        with Image.open(path) as image:
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))[None].copy()
     except UnidentifiedImageError:
         pass
     try:
         with av.open(str(path)) as container:
             decoded = container.decode(video=0)
             frames = deque((f.to_ndarray(format="rgb24") for f in decoded), maxlen=last)
-    except (av.FFmpegError, IndexError) as error:  # IndexError: no video in it
-        raise ValueError(f"{path} is neither a picture nor a video that can be read") from error
+    except (av.FFmpegError, IndexError) as error:  # IndexError: no video stream
+        raise ValueError(f"{path} is neither a readable image nor a readable video") from error
     if not frames:
         raise ValueError(f"there is no frame in {path}")
     return np.stack(frames)
 
 
 def fit_frame(frame: np.ndarray, frame_size: tuple[int, int]) -> np.ndarray:
-    """Scale a frame (h w 3) to cover another size (h, w), and crop what reaches beyond it."""
+    """Scale a frame (h w 3) to cover another size (h, w), and crop the rest."""
     height, width = frame_size
-    # Averages over areas restore the pixels of an enlarged game exactly. To enlarge a photo they
-    # would show tiles, so that is done by interpolation.
+    # Area averages restore the pixels of an enlarged game exactly. Enlarging by them would show
+    # tiles, so that is done by interpolation.
     shrinks = frame.shape[0] >= height and frame.shape[1] >= width
     how = Image.Resampling.BOX if shrinks else Image.Resampling.LANCZOS
     return np.asarray(ImageOps.fit(Image.fromarray(frame), (width, height), how))
@@ -114,14 +114,14 @@ def fit_frame(frame: np.ndarray, frame_size: tuple[int, int]) -> np.ndarray:
 def write_gif(
     path: str | PathLike[str], frames: Iterable[np.ndarray], fps: float, scale: int = 1
 ) -> Path:
-    """Write frames as a GIF that repeats without end, with one palette for all frames.
+    """Write frames as a looping GIF with one palette.
 
-    Delays are whole hundredths of a second; they vary by one, so that the total duration is right.
-    Above 50 frames per second, frames are left out.
+    Delays are integers in hundredths of a second. They vary by one, so that the total duration is
+    exact. Above 50 frames per second, frames are skipped.
 
     Args:
-        path: The file to write; its folder is made.
-        frames: ``uint8`` arrays of shape (h w c), c of 1 or 3, all of one size.
+        path: The file to write; its folder is created.
+        frames: ``uint8`` arrays (h w c) of one size, c of 1 or 3.
         fps: Frames per second, above 0.
         scale: Pixels along each side that one source pixel becomes, at least 1.
 
@@ -136,19 +136,19 @@ def write_gif(
     kept = kept[::stride]
     ticks = np.round(np.arange(len(kept) + 1) * stride / fps / GIF_TICK).astype(int)
     palette = _shared_palette(kept)
-    pictures = [
+    images = [
         Image.fromarray(_enlarge(frame, 1)).quantize(palette=palette, dither=Image.Dither.NONE)
         for frame in kept
     ]
     size = (kept[0].shape[1] * scale, kept[0].shape[0] * scale)
-    pictures = [picture.resize(size, Image.Resampling.NEAREST) for picture in pictures]
+    images = [image.resize(size, Image.Resampling.NEAREST) for image in images]
     with written_aside(path) as aside:
-        pictures[0].save(
+        images[0].save(
             aside,
             format="GIF",
             save_all=True,
-            append_images=pictures[1:],
-            duration=[int(ticks_shown) * 10 for ticks_shown in np.diff(ticks)],
+            append_images=images[1:],
+            duration=[int(delay) * 10 for delay in np.diff(ticks)],
             loop=0,
             optimize=False,
         )
@@ -165,9 +165,8 @@ def filmstrip(
     """Write rows of frames as one PNG, to compare them by eye.
 
     Args:
-        rows: ``uint8`` arrays of shape (t h w c), c of 1 or 3, with one h and w; lengths may
-            differ.
-        path: The file to write; its folder is made.
+        rows: ``uint8`` arrays (t h w c) of one height and width, c of 1 or 3. Lengths may differ.
+        path: The file to write; its folder is created.
         scale: Pixels along each side that one source pixel becomes, at least 1.
         labels: A name for each row, at its left; none by default.
         column_labels: A name for each column, above it; none by default.
@@ -176,20 +175,20 @@ def filmstrip(
         The path written.
 
     Raises:
-        ValueError: If there is no row, a row is empty, frames are not ``uint8`` (h w c) of one
-            size, or the number of labels is wrong.
+        ValueError: If a row is missing or empty, frames are not ``uint8`` (h w c) of one size, or
+            labels and rows (columns) differ in number.
     """
     if not rows:
         raise ValueError("a filmstrip needs at least one row of frames, got none")
     num_columns = max(len(row) for row in rows)
-    for name, given, wanted in (
+    for name, given, expected in (
         ("labels", labels, len(rows)),
         ("column_labels", column_labels, num_columns),
     ):
-        if given and len(given) != wanted:
-            raise ValueError(f"{name} must name all {wanted} of them, got {len(given)}: {given}")
+        if given and len(given) != expected:
+            raise ValueError(f"{name} must have {expected} entries, got {len(given)}: {given}")
     strips = [[_enlarge(frame, scale) for frame in _checked(row, 1.0, scale)] for row in rows]
-    sizes = {picture.shape for strip in strips for picture in strip}
+    sizes = {image.shape for strip in strips for image in strip}
     if len(sizes) != 1 or not all(strips):
         raise ValueError(
             f"all rows need frames of one size, got {sorted(sizes)} (and no empty row)"
@@ -215,8 +214,8 @@ def filmstrip(
         y = top + index * (height + gap)
         if labels:
             draw.text((8, y + height // 2), labels[index], ink, font, anchor="lm")
-        for column, picture in enumerate(strip):
-            canvas.paste(Image.fromarray(picture), (left + column * (width + gap), y))
+        for column, image in enumerate(strip):
+            canvas.paste(Image.fromarray(image), (left + column * (width + gap), y))
     with written_aside(path) as aside:
         canvas.save(aside, format="PNG", optimize=True)
     return Path(path)
@@ -244,10 +243,10 @@ def _checked(frames: Iterable[np.ndarray], fps: float, scale: int) -> Iterator[n
 
 
 def _peek(frames: Iterator[np.ndarray]) -> tuple[np.ndarray, Iterator[np.ndarray]]:
-    """Return the first frame, and all frames with it."""
+    """Return the first frame, and an iterator over all frames."""
     first = next(frames, None)
     if first is None:
-        raise ValueError("there is no frame to write: frames is empty")
+        raise ValueError("frames is empty: give at least one frame to write")
     return first, chain([first], frames)
 
 
@@ -263,5 +262,5 @@ def _shared_palette(frames: Sequence[np.ndarray]) -> Image.Image:
     """Choose one palette from up to 64 frames, so that still parts do not flicker."""
     chosen = np.unique(np.linspace(0, len(frames) - 1, 64).astype(int))
     montage = np.concatenate([_enlarge(frames[index], 1) for index in chosen])
-    # A median cut spends the palette on common colours: a small ball would turn grey.
+    # A median cut favours common colours: a small ball would turn grey.
     return Image.fromarray(montage).quantize(GIF_COLOURS, Image.Quantize.FASTOCTREE)

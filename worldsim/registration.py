@@ -1,8 +1,7 @@
-"""Gymnasium ids of worldsim: the bundled games, the scenes of `worldsim probe`, the learned world.
+"""Gymnasium ids of worldsim: the bundled games, the scenes of `worldsim probe`, learned worlds.
 
-``import worldsim`` registers them. Entry points are strings, so registering imports neither the
-games nor a model. Gymnasium 1.x loads no plugins by itself; where nothing imports worldsim,
-``gymnasium.make("worldsim:worldsim/Pong-v0")`` makes Gymnasium do it.
+``import worldsim`` registers them. Entry points are strings, so this imports no game or model.
+In a program without that import, use ``gymnasium.make("worldsim:worldsim/Pong-v0")``.
 """
 
 from __future__ import annotations
@@ -16,17 +15,17 @@ GAMES: dict[str, tuple[str, int]] = {
 }
 """Id of each bundled game -> (entry point, steps after which an episode is truncated)."""
 
-SCENE_ID = "worldsim/Scene-v0"  # what `worldsim probe` trains on and asks about
+SCENE_ID = "worldsim/Scene-v0"  # for `worldsim probe`
 
 WORLD_MODEL_ID = "worldsim/WorldModel-v0"
-MAX_EPISODE_STEPS = 1000  # of a learned world whose real game is not known here
+MAX_EPISODE_STEPS = 1000  # of a learned world that is not bundled
 
 BUNDLED_WORLDS: dict[str, tuple[str, int]] = {
     "worldsim/Pong-World-v0": ("pong", 2000),
     "worldsim/Maze-World-v0": ("maze", 500),
     "worldsim/Balls-World-v0": ("balls", 500),
 }
-"""Id of each world that ships -> (its name, the real game's longest episode)."""
+"""Id of each bundled world -> (its name, the steps of the game's longest episode)."""
 
 
 def register_envs() -> None:

@@ -1,9 +1,8 @@
-"""Rollout: sessions inside a world, one frame a step, all in one batch.
+"""Rollout: lanes inside a world, one frame per step, all in one batch.
 
-Each frame takes ``num_passes`` denoising passes. What the last of them wrote into the ring is the
-frame's memory, and from its features reward and termination are read: another pass over the
-finished frame would cost as much as a denoising pass and changes nothing that can be measured.
-The ring has a fixed size, so a session may last for ever.
+Each frame takes ``num_passes`` denoising passes. The last pass leaves the frame's keys and values
+in the cache, and its features give reward and termination. Another pass over the finished frame
+brings no measurable gain. The cache has a fixed size, so a rollout has no length limit.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ R = TypeVar("R")
 def _on_threads_that_pay(
     method: Callable[Concatenate[Rollout, P], R],
 ) -> Callable[Concatenate[Rollout, P], R]:
-    """Let a method of a rollout compute on the threads that its batch is worth."""
+    """Run a method of a rollout on as many CPU threads as its batch is worth."""
 
     @functools.wraps(method)
     def run(self: Rollout, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -47,19 +46,19 @@ def _on_threads_that_pay(
     return run
 
 
-LaneSeed = Annotated[int, Range(0, 2**63 - 1)]  # what torch's generators take, and int64 holds
+LaneSeed = Annotated[int, Range(0, 2**63 - 1)]  # the range of torch's generators and of int64
 
 
 class Outcome(NamedTuple):
-    """What a step of each session comes to, beside its frame.
+    """The result of a step of each lane, without its frame.
 
     Attributes:
-        rewards: Expected reward, float32 (b): exactly 0.0 where it is below a twentieth of the
-            smallest reward of the recording, see `RecordedRewards`.
-        terminations: Whether the episode ended, drawn by its probability, bool (b).
+        rewards: Expected reward, float32 (b). Below a twentieth of the recording's smallest reward
+            it is exactly 0.0, see `RecordedRewards`.
+        terminations: Whether the episode ended, drawn with its probability, bool (b).
         termination_probs: That probability, float32 (b).
-        uncertainties: How much the next frame depends on chance or on what the world does not
-            know, float32 (b); None unless the rollout measures it.
+        uncertainties: How much the next frame depends on the noise, float32 (b), see `Rollout`;
+            None unless measured.
     """
 
     rewards: np.ndarray
@@ -69,7 +68,7 @@ class Outcome(NamedTuple):
 
 
 class RolloutStep(NamedTuple):
-    """What one step of each session gives: frames, uint8 (b h w c), and what `Outcome` has."""
+    """The result of a step of each lane: its frame, uint8 (b h w c), and its `Outcome`."""
 
     frames: np.ndarray
     rewards: np.ndarray
@@ -79,30 +78,30 @@ class RolloutStep(NamedTuple):
 
 
 class Rollout:
-    """Sessions (lanes) inside a world.
+    """Lanes inside a world, stepped as one batch.
 
-    On one machine, with the same versions, device, batch size and number of threads, the same seeds
-    and actions give the same steps to the bit. Between batch sizes, CPUs and devices a step from
-    the same state differs by rounding: frames by 1 of 255 at most, rewards by 1e-4. Over many
-    steps rounding grows, as in any chaotic game, into another future.
+    The same seeds and actions give bit-identical steps on one machine, with the same versions,
+    device, batch size and threads. Between batch sizes, CPUs and devices a step from the same
+    state differs by rounding: frames by at most 1 of 255, rewards by 1e-4. Over many steps
+    rounding grows, as in any chaotic game, into another future.
 
     On a CPU a small batch is computed on one thread, see `worldsim.system.threads`.
 
     Args:
         world: The world.
-        batch_size: Sessions.
-        num_passes: Denoising passes a frame; the world's own number if none. May be set between
-            steps.
-        compiled: Whether to compile the network (torch.compile) first, which takes a minute or so;
-            the frames are the same but for rounding. Where that cannot be done a warning says why,
-            and the rollout goes without.
-        with_uncertainty: Whether to measure in each step how far two frames differ that the first
-            pass makes of opposite noise (root mean square over the latents, whose range is 2).
-            Costs another pass and changes nothing else.
+        batch_size: Lanes.
+        num_passes: Denoising passes per frame; None takes the world's own number. May be set
+            between steps.
+        compiled: Whether to compile the network (torch.compile) first, which takes about a minute.
+            Frames change by rounding only. If compiling fails, a warning gives the reason and the
+            rollout runs without.
+        with_uncertainty: Whether to measure uncertainty: the root mean square difference between
+            two first-pass predictions from opposite noise, in latents of range 2. It costs one
+            more pass per step and changes nothing else.
 
     Raises:
-        ValueError: If ``batch_size`` or ``num_passes`` is no whole number from 1 on, or so many
-            sessions do not fit into memory.
+        ValueError: If ``batch_size`` or ``num_passes`` is not an integer from 1 on, or the lanes
+            do not fit into memory.
 
     Example:
         >>> world = worldsim.load("pong")  # doctest: +SKIP
@@ -130,8 +129,8 @@ class Rollout:
         self._latent_size = world.codec.latent_size(world.game.frame_size)
         check_memory(
             batch_size * world.dit.new_cache(1, self._latent_size).num_bytes,
-            f"what {batch_size:,} sessions remember",
-            "take fewer",
+            f"the cache of {batch_size:,} lanes",
+            "take fewer lanes",
             world.device,
         )
         self._cache = world.dit.new_cache(batch_size, self._latent_size)
@@ -146,7 +145,7 @@ class Rollout:
 
     @property
     def num_passes(self) -> int:
-        """Denoising passes a frame."""
+        """Denoising passes per frame."""
         return len(self._levels)
 
     @num_passes.setter
@@ -162,13 +161,13 @@ class Rollout:
         seeds: Sequence[int],
         lanes: Sequence[int] | None = None,
     ) -> None:
-        """Begin sessions from recorded frames; the next step continues after the last of them.
+        """Begin lanes from recorded frames; the next step continues after the last of them.
 
         Args:
-            frames: uint8 (b t h w c), t of at least 1; of more than the window's the last count.
-            actions: The actions between them (b t-1), ``num_actions`` where unknown.
-            seeds: One for each session: its noise and its ends.
-            lanes: The sessions to begin, all by default; the others are left as they are.
+            frames: uint8 (b t h w c), t of at least 1; the last ``world.window`` frames are used.
+            actions: The actions between them (b t-1), ``num_actions`` if unknown.
+            seeds: One for each lane: its noise and its ends.
+            lanes: The lanes to begin, all by default; the others stay unchanged.
 
         Raises:
             ValueError: If shapes do not fit the world or one another, or actions, lanes or seeds
@@ -185,13 +184,13 @@ class Rollout:
             )
         if actions.shape != (b, t - 1) or not b == len(seeds) == len(lanes):
             raise ValueError(
-                f"{len(lanes)} sessions with {t} context frames want as many rows of {t - 1} "
-                f"actions and as many seeds, got actions {actions.shape} and {len(seeds)} seeds"
+                f"{len(lanes)} lanes with {t} context frames need {t - 1} actions and a seed each, "
+                f"got {b} rows of frames, actions {actions.shape} and {len(seeds)} seeds"
             )
         if not ((actions >= 0) & (actions <= game.num_actions)).all():
             raise ValueError(
                 f"context actions must be in 0..{game.num_actions - 1}, or {game.num_actions} "
-                f"where unknown, got {actions.min()}..{actions.max()}"
+                f"if unknown, got {actions.min()}..{actions.max()}"
             )
         if len(set(lanes)) < len(lanes) or not set(lanes) <= set(range(self.batch_size)):
             raise ValueError(
@@ -199,6 +198,7 @@ class Rollout:
             )
         for seed in seeds:
             check_value("seeds", seed, LaneSeed)
+        # Before the first frame there is no history: that frame is repeated.
         keep, k = min(t, world.window), world.num_history
         latents = world.encode(torch.from_numpy(frames[:, -keep:]).to(world.device))
         first = repeat(latents[:, 0], "b c h w -> b k c h w", k=k)
@@ -206,6 +206,7 @@ class Rollout:
         unknown = np.full((b, 1), game.num_actions)
         into = torch.from_numpy(np.concatenate((unknown, actions), axis=1)[:, -keep:])
         into = into.long().to(world.device)
+        # A cache of its own, since only these lanes take the steps of the context.
         cache = world.dit.new_cache(b, self._latent_size)
         for i in range(keep):
             self._pass(latents[:, i], 1.0, into[:, i], histories[:, i], cache)
@@ -224,7 +225,7 @@ class Rollout:
         """Begin lanes from the world's own start windows.
 
         Args:
-            starts: The row of ``world.starts`` for each lane, counted round where there are fewer.
+            starts: The row of ``world.starts`` for each lane, modulo their number.
             seeds: As in `reset`.
             lanes: As in `reset`.
         """
@@ -233,37 +234,36 @@ class Rollout:
         self.reset(own.frames[rows], own.actions[rows], seeds, lanes)
 
     def step(self, actions: np.ndarray) -> RolloutStep:
-        """Play one action in each session and look: `advance`, then `frames`."""
+        """Take one action in each lane and decode its frame: `advance`, then `frames`."""
         outcome = self.advance(actions)
         return RolloutStep(self.frames(), *outcome)
 
     @property
     def latents(self) -> torch.Tensor:
-        """The newest frame of each session as the network knows it, (b c h w)."""
+        """The newest frame of each lane as latents, (b c h w)."""
         return self._history[:, : self.world.codec.latent_channels]
 
     @_on_threads_that_pay
     @torch.no_grad()
     def frames(self) -> np.ndarray:
-        """The newest frame of each session, uint8 (b h w c), decoded."""
+        """The newest frame of each lane, decoded, uint8 (b h w c)."""
         return self.world.decode(self.latents[:, None])[:, 0].cpu().numpy()
 
     @_on_threads_that_pay
     @torch.no_grad()
     def advance(self, actions: np.ndarray) -> Outcome:
-        """Play one action in each session, without decoding what can stay latent.
+        """Take one action in each lane, without decoding the frames.
 
         Args:
-            actions: Integers in [0, num_actions], (b); ``num_actions`` stands for an action that
-                is not known.
+            actions: Integers in [0, num_actions], (b); ``num_actions`` means unknown.
 
         Returns:
             Rewards and ends.
 
         Raises:
-            RuntimeError: If a session has not begun.
-            ValueError: If actions have another shape or are out of range, or what the world
-                predicts is not finite.
+            RuntimeError: If a lane has not begun.
+            ValueError: If actions have another shape or are out of range, or a prediction is not
+                finite.
         """
         if self._not_begun:
             raise RuntimeError(
@@ -278,8 +278,9 @@ class Rollout:
         ):
             raise ValueError(
                 f"actions must be {self.batch_size} integers in 0..{world.game.num_actions - 1}, "
-                f"or {world.game.num_actions} where unknown, got {actions!r}"
+                f"or {world.game.num_actions} if unknown, got {actions!r}"
             )
+        # Each lane has its own generator on the CPU: its noise is the same in every batch.
         taken = torch.as_tensor(actions, dtype=torch.int64, device=world.device)
         shape = (world.codec.latent_channels, *self._latent_size)
         noise = torch.stack([torch.randn(shape, generator=rng) for rng in self._rngs])
@@ -295,7 +296,7 @@ class Rollout:
         other = denoise(-noise, 0.0) if self.with_uncertainty else None  # later passes replace it
         latent = euler(denoise, noise, self._levels)
         self._cache.commit()
-        latent = world.quantize(latent[:, None])[:, 0]  # what is remembered is what is shown
+        latent = world.quantize(latent[:, None])[:, 0]  # the history equals the visible frames
         newest = torch.cat((latent, self._history), dim=1)
         self._history = newest[:, : self._history.shape[1]]
         uncertainties = None
@@ -304,10 +305,10 @@ class Rollout:
             uncertainties = difference.square().mean((1, 2, 3)).sqrt().cpu().numpy()
         head = world.head(outputs[-1].features)
         probs = world.head.termination_probs(head)[:, 0].cpu()
-        if not probs.isfinite().all():  # weights may be finite, and what is made of them not
+        if not probs.isfinite().all():  # finite weights may give infinite products
             raise ValueError(
-                "the world predicts numbers that are not finite: its weights are damaged, so write "
-                "it again or take another"
+                "the world predicts numbers that are not finite: its weights are damaged, so save "
+                "it again or use another world"
             )
         return Outcome(
             rewards=world.head.rewards(head, world.reward_floor)[:, 0].cpu().numpy(),
@@ -324,7 +325,7 @@ class Rollout:
         history: torch.Tensor,
         cache: KVCache,
     ) -> DiTOutput:
-        """One forward of the newest frame (b c h w) of each session."""
+        """One forward pass over the newest frame (b c h w) of each lane."""
         tau = torch.full((len(latent), 1), level, device=latent.device)
         predict = self._predict if len(latent) == self.batch_size else self.world.predict
         return predict(latent[:, None], Conditions(tau, actions[:, None], history[:, None]), cache)
@@ -332,26 +333,26 @@ class Rollout:
     @_on_threads_that_pay
     @torch.no_grad()
     def _compile(self) -> Callable[..., DiTOutput]:
-        """The network compiled for this batch, or as it is where that fails; leaves no trace."""
+        """The network compiled for this batch, or the eager one if compiling fails."""
         actions = torch.zeros(self.batch_size, 1, dtype=torch.int64, device=self.world.device)
         latents = torch.zeros_like(self._history[:, None, : self.world.codec.latent_channels])
         conditions = Conditions(actions.float(), actions, self._history[:, None])
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # what torch says to itself while it compiles
+                warnings.simplefilter("ignore")  # internal warnings of torch
                 compiled = torch.compile(self.world.predict, dynamic=False)
                 compiled(latents, conditions, self._cache)
         except Exception as error:
-            warnings.warn(f"not compiled, so steps are slower: {one_line(error)}", stacklevel=3)
+            warnings.warn(f"compiling failed, steps are slower: {one_line(error)}", stacklevel=3)
             return self.world.predict
         return compiled
 
     @_on_threads_that_pay
     def clone_state(self) -> RolloutState:
-        """A snapshot: restored, the same actions give the same frames, rewards and ends.
+        """Take a snapshot; after restoring it, the same actions give the same steps.
 
         Raises:
-            RuntimeError: If a session has not begun.
+            RuntimeError: If a lane has not begun.
         """
         if self._not_begun:
             raise RuntimeError(
@@ -362,13 +363,13 @@ class Rollout:
 
     @_on_threads_that_pay
     def restore_state(self, state: RolloutState) -> None:
-        """Go back to a snapshot of a rollout with as many sessions of the same world.
+        """Restore a snapshot of a rollout with as many lanes of the same world.
 
-        The world may have been loaded anew, in another process too: its weights decide.
+        Worlds are the same if their weights are, in other processes too.
 
         Raises:
-            TypeError: If it is no snapshot.
-            ValueError: If it is of another world, device or number of sessions; nothing changes.
+            TypeError: If it is not a `RolloutState`.
+            ValueError: If its world, device or number of lanes differs; nothing changes then.
         """
         check_fits(state, self._state())
         self._cache = state.cache.clone()
@@ -378,7 +379,7 @@ class Rollout:
             rng.set_state(rng_state)
 
     def _state(self) -> RolloutState:
-        """The state of now, which goes on changing."""
+        """The current state, without a copy."""
         return RolloutState(
             world=fingerprint(self.world),
             cache=self._cache,

@@ -1,4 +1,4 @@
-"""What decides how the lanes of a rollout go on, and which rollouts it can be restored into."""
+"""RolloutState: a snapshot of all lanes of a rollout, and which rollouts can restore it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class RolloutState:
 
     Attributes:
         world: The fingerprint of the world, see `fingerprint`.
-        cache: The ring of the past.
+        cache: The keys and values of past frames.
         history: The newest frames of each lane (b k*c h w).
         rng_states: The state of each lane's generator.
     """
@@ -31,7 +31,7 @@ class RolloutState:
     rng_states: list[torch.Tensor]
 
     def take_lanes(self, lanes: Sequence[int]) -> RolloutState:
-        """A snapshot whose lane i is lane ``lanes[i]`` of this one, repeated at will."""
+        """A snapshot whose lane i is lane ``lanes[i]`` of this one. Lanes may repeat."""
         index = torch.as_tensor(list(lanes), device=self.history.device)
         return RolloutState(
             world=self.world,
@@ -42,39 +42,41 @@ class RolloutState:
 
 
 def check_fits(state: Any, own: RolloutState) -> None:
-    """Refuse a state that a rollout cannot go on from.
+    """Raise for a state that a rollout cannot restore.
 
     Args:
-        state: What is to be restored.
-        own: The rollout's state of now.
+        state: The state to restore.
+        own: The current state of the rollout.
 
     Raises:
-        TypeError: If it is no state.
-        ValueError: If it is of another world, device, or number of lanes.
+        TypeError: If it is not a `RolloutState`.
+        ValueError: If its world, device or number of lanes differs.
     """
     if not isinstance(state, RolloutState):
-        raise TypeError(f"a rollout restores what clone_state gave, got {type(state).__name__}")
+        raise TypeError(
+            f"restore_state takes the result of clone_state, got {type(state).__name__}"
+        )
     num_lanes = len(own.rng_states)
     if len(state.rng_states) != num_lanes:
         raise ValueError(
-            f"the state has {len(state.rng_states)} lanes and this rollout {num_lanes}; "
+            f"the state has {len(state.rng_states)} lanes and this rollout {num_lanes}: "
             "restore it into a rollout of the same batch_size"
         )
     if state.history.device != own.history.device:
         raise ValueError(
             f"the state is on {state.history.device} and this world on {own.history.device}: "
-            "move the world there with world.to, and restore the state into a new rollout of it"
+            "move the world with world.to(...) and restore into a new rollout of it"
         )
     if state.world != own.world:
         raise ValueError(
-            "the state is of another world, or of this one with other weights: restore it into a "
-            "rollout of the world that it was cloned from"
+            "the state belongs to another world or to other weights: restore it into a rollout of "
+            "the world it was cloned from"
         )
     for name, theirs, ours in zip(_PARTS, _parts(state), _parts(own), strict=True):
         if (theirs.shape, theirs.dtype) != (ours.shape, ours.dtype):
             raise ValueError(
-                f"the state's {name} is {theirs.dtype} of shape {tuple(theirs.shape)}, and in this "
-                f"rollout {ours.dtype} of shape {tuple(ours.shape)}: restore what clone_state gave"
+                f"the state's {name} is {theirs.dtype} of shape {tuple(theirs.shape)}, in this "
+                f"rollout {ours.dtype} of shape {tuple(ours.shape)}: restore the state unchanged"
             )
 
 
@@ -87,14 +89,15 @@ def _parts(state: RolloutState) -> tuple[torch.Tensor, ...]:
 
 
 def fingerprint(world: WorldModel) -> str:
-    """A digest of all that a world's frames and rewards are made with, kept until a weight changes.
+    """A digest of all that decides a world's frames and rewards.
 
     A world has the same one in every process and on every device.
     """
-    made_of = (*world.parameters(), *world.buffers())
-    seen = [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in made_of]
+    # Hashing takes time, so the digest is kept until an address or a version counter changes.
+    tensors_now = (*world.parameters(), *world.buffers())
+    versions = [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors_now]
     known: tuple[Any, str] = world.__dict__.get("_fingerprint", ([], ""))
-    if known[0] == seen:
+    if known[0] == versions:
         return known[1]
     codec, rewards = world.codec, world.recorded_rewards
     about = {
@@ -108,5 +111,5 @@ def fingerprint(world: WorldModel) -> str:
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    world.__dict__["_fingerprint"] = seen, digest.hexdigest()
+    world.__dict__["_fingerprint"] = versions, digest.hexdigest()
     return digest.hexdigest()

@@ -1,7 +1,6 @@
-"""Stable-Baselines3 in learned worlds: its own vector interface.
+"""Adapter of Gymnasium's vector environments for Stable-Baselines3 (extra ``rl``).
 
-Gymnasium's vector environments serve most libraries as they are; Stable-Baselines3 (extra ``rl``)
-has an interface of its own, with one ``done``, automatic resets and a list of infos.
+Stable-Baselines3 has its own interface: one ``done``, automatic resets and a list of infos.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ class SB3VecEnv(VecEnv):
             with ``autoreset_mode="SameStep"``.
 
     Raises:
-        ValueError: If it resets otherwise.
+        ValueError: If it has another autoreset mode.
 
     Example:
         >>> from stable_baselines3 import PPO
@@ -36,7 +35,7 @@ class SB3VecEnv(VecEnv):
         mode = envs.metadata.get("autoreset_mode")
         if mode is not AutoresetMode.SAME_STEP:
             raise ValueError(
-                "Stable-Baselines3 wants environments that reset in the same step: make them with "
+                "Stable-Baselines3 needs environments that reset in the same step: make them with "
                 f'autoreset_mode="SameStep", got {mode}'
             )
         self.envs = envs
@@ -46,7 +45,7 @@ class SB3VecEnv(VecEnv):
         """Begin an episode in every lane, with the seeds and options set before."""
         seeds = None if all(seed is None for seed in self._seeds) else self._seeds
         if any(options != self._options[0] for options in self._options):
-            raise ValueError("the lanes of one batch take the same options, got different ones")
+            raise ValueError("the lanes of one batch need the same options, got different ones")
         obs, infos = self.envs.reset(seed=seeds, options=self._options[0] or None)  # type: ignore[arg-type]
         self.reset_infos = [_lane_info(infos, lane) for lane in range(self.num_envs)]
         self._reset_seeds()
@@ -54,15 +53,15 @@ class SB3VecEnv(VecEnv):
         return obs
 
     def step_async(self, actions: np.ndarray) -> None:
-        """Take the actions of the next step."""
+        """Keep the actions for `step_wait`."""
         self._actions = actions
 
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
-        """Play them.
+        """Step with the actions of `step_async`.
 
         Returns:
-            Observations, rewards ``float32`` (b,), dones ``bool`` (b,) and an info a lane; that of
-            a lane whose episode is over has its last frame as ``terminal_observation``.
+            Observations, rewards ``float32`` (b,), dones ``bool`` (b,) and one info per lane. A
+            finished lane's info has its last frame as ``terminal_observation``.
         """
         obs, rewards, terminations, truncations, infos = self.envs.step(self._actions)
         lane_infos = [_lane_info(infos, lane) for lane in range(self.num_envs)]
@@ -83,12 +82,12 @@ class SB3VecEnv(VecEnv):
         return self.envs.render() or [None] * self.num_envs  # type: ignore[return-value]
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """An attribute of the batch, once for each lane asked for."""
+        """An attribute of the batch, repeated for each of the lanes."""
         value = getattr(self.envs, attr_name)
         return [value for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        """Set an attribute of the whole batch."""
+        """Set an attribute of the batch; it cannot be set for some lanes only."""
         if len(list(self._get_indices(indices))) < self.num_envs:
             raise ValueError(f"the lanes of one batch share {attr_name!r}: set it for all of them")
         setattr(self.envs, attr_name, value)
@@ -96,13 +95,11 @@ class SB3VecEnv(VecEnv):
     def env_method(
         self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any
     ) -> list[Any]:
-        """Refuse: the lanes of one batch are no environments of their own."""
-        raise AttributeError(
-            f"the lanes of one batch have no method {method_name!r} of their own; call it on `envs`"
-        )
+        """Raise: a lane of a batch is not an environment with methods."""
+        raise AttributeError(f"a lane of a batch has no method {method_name!r}: call it on `envs`")
 
     def env_is_wrapped(self, wrapper_class: type[Any], indices: Any = None) -> list[bool]:
-        """Say that no lane is wrapped by itself."""
+        """False for each lane: a batch can only be wrapped as one."""
         return [False for _ in self._get_indices(indices)]
 
     def _get_indices(self, indices: Any) -> Iterable[int]:
@@ -110,7 +107,7 @@ class SB3VecEnv(VecEnv):
 
 
 def _lane_info(infos: dict[str, Any], lane: int) -> dict[str, Any]:
-    """One lane's part of the infos of a vector environment."""
+    """One lane's info out of a vector environment's infos."""
     info = {}
     for key, values in infos.items():
         if not key.startswith("_") and infos.get(f"_{key}", np.ones(lane + 1, bool))[lane]:

@@ -1,7 +1,7 @@
-"""Where an episode begins: a recorded window, frames of one's own, or any picture or video.
+"""Starts of episodes: recorded windows, custom frames, or any image or video.
 
-A world knows nothing but its recordings. How far a picture lies from them says beforehand how much
-of it will last: what the world has never seen, it turns into what it has.
+A world has learned only its recordings, and soon turns unknown content into known content. The
+distance of an image from the recordings shows beforehand how much of it will last.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class StartWindow:
 
     Attributes:
         frames: ``uint8`` (t h w c), the newest last.
-        actions: ``int64`` (t-1), those between them, ``num_actions`` where unknown.
-        index: Of the window among the starts; -1 for frames of one's own.
+        actions: ``int64`` (t-1), those between them, ``num_actions`` if unknown.
+        index: Of the window among the starts; -1 for custom frames.
     """
 
     frames: NDArray[np.uint8]
@@ -36,10 +36,11 @@ class StartWindow:
 
 
 def check_starts(starts: Windows | None, world: WorldModel) -> Windows:
-    """Return the windows to begin episodes from, by default those that the world brings.
+    """Validate and return the windows to begin episodes from, by default the world's own.
 
     Raises:
-        ValueError: If their frames are not the world's.
+        TypeError: If they are not `Windows`.
+        ValueError: If their frames do not fit the world.
     """
     if starts is None:
         return world.starts
@@ -48,7 +49,7 @@ def check_starts(starts: Windows | None, world: WorldModel) -> Windows:
     shape = (*world.game.frame_size, world.game.channels)
     if len(starts.frames) == 0 or starts.frames.shape[2:] != shape:
         raise ValueError(
-            f"starts must be windows of frames {shape}, as Recording.sample_windows gives for a "
+            f"starts must be windows of frames {shape}, as of Recording.sample_windows for a "
             f"recording of the same game, got frames {starts.frames.shape}"
         )
     return starts
@@ -60,17 +61,17 @@ def choose_start(
     options: Mapping[str, Any] | None,
     rng: np.random.Generator,
 ) -> StartWindow:
-    """Read the options of a reset; without a start, draw one of the windows."""
+    """Return the start that a reset's options name, or else draw one of the windows."""
     check_options(options)
     options = options or {}
     unknown = sorted(set(options) - {"start", "actions"})
     if unknown:
-        raise ValueError(f"reset knows the options 'start' and 'actions', got {unknown}")
+        raise ValueError(f"reset takes the options 'start' and 'actions', got {unknown}")
     start = options.get("start")
     if isinstance(start, np.ndarray) and start.ndim > 0:
         return _own_start(world, start, options.get("actions"))
     if options.get("actions") is not None:
-        raise ValueError("The option 'actions' goes with frames in 'start'")
+        raise ValueError("the option 'actions' needs frames in the option 'start'")
     num_starts = len(starts.frames)
     if start is None:
         index = int(rng.integers(num_starts))
@@ -78,29 +79,29 @@ def choose_start(
         index = int(start)
     else:
         raise TypeError(
-            "The option 'start' is the index of a bundled window or an array of uint8 frames "
+            "the option 'start' is the index of a start window or an array of uint8 frames "
             f"(t h w c), got {type(start).__name__}"
         )
     if not 0 <= index < num_starts:
         raise ValueError(
-            f"There are {num_starts} start windows: start must be 0 .. {num_starts - 1}, "
+            f"there are {num_starts} start windows: start must be 0 .. {num_starts - 1}, "
             f"got {index}"
         )
     return StartWindow(starts.frames[index], starts.actions[index], index)
 
 
 def _own_start(world: WorldModel, frames: NDArray[Any], actions: Any) -> StartWindow:
-    """Check frames of the caller's own and the actions between them."""
+    """Validate custom frames and the actions between them."""
     frame_shape = (*world.game.frame_size, world.game.channels)
     if frames.dtype != np.uint8:
-        raise TypeError(f"The frames of 'start' must be uint8 in 0..255, got {frames.dtype}")
+        raise TypeError(f"the frames of 'start' must be uint8 in 0..255, got {frames.dtype}")
     if frames.ndim != 4 or frames.shape[1:] != frame_shape or len(frames) == 0:
         raise ValueError(
-            f"The frames of 'start' must have the shape (t, {', '.join(map(str, frame_shape))}) "
+            f"the frames of 'start' must have the shape (t, {', '.join(map(str, frame_shape))}) "
             f"with t at least 1, got {frames.shape}"
         )
     if actions is None:
-        actions = np.full(len(frames) - 1, world.game.num_actions)  # the model's word for unknown
+        actions = np.full(len(frames) - 1, world.game.num_actions)  # unknown
     else:
         actions = check_actions(actions, world, len(frames) - 1)
     newest = slice(-min(len(frames), world.window), None)
@@ -108,34 +109,33 @@ def _own_start(world: WorldModel, frames: NDArray[Any], actions: Any) -> StartWi
 
 
 def check_actions(actions: Any, world: WorldModel, count: int) -> NDArray[np.int64]:
-    """Return actions as ``int64`` (count,), or say what is wrong with them."""
+    """Validate actions and return them as ``int64`` (count,)."""
     actions = np.asarray(actions)
     num_actions = world.game.num_actions
     if actions.shape != (count,):
-        raise ValueError(f"Expected {count} action(s), shape ({count},), got {actions.shape}")
+        raise ValueError(f"expected {count} action(s), shape ({count},), got {actions.shape}")
     if count and not np.issubdtype(actions.dtype, np.integer):
-        raise TypeError(f"Actions are integers, got {actions.dtype}")
+        raise TypeError(f"actions must be integers, got {actions.dtype}")
     wrong = actions[(actions < 0) | (actions >= num_actions)]
     if len(wrong):
-        raise ValueError(f"This world's actions are 0 .. {num_actions - 1}, got {wrong[0]}")
+        raise ValueError(f"this world's actions are 0 .. {num_actions - 1}, got {wrong[0]}")
     return actions.astype(np.int64)
 
 
 def check_options(options: Any) -> None:
-    """Refuse options of a reset that are no mapping."""
+    """Raise for options of a reset that are not a mapping."""
     if options is not None and not isinstance(options, Mapping):
-        raise TypeError(f"the options of reset are a dict or None, got {options!r}")
+        raise TypeError(f"the options of reset must be a dict or None, got {options!r}")
 
 
 class Start(NamedTuple):
-    """Frames that a world can begin from.
+    """Custom frames that fit a world, and their distance from its recordings.
 
     Attributes:
-        frames: ``uint8`` (t h w c), as the world's own.
-        distance: Of the last one from the nearest frame that the world ships with: root of the
-            mean squared difference, in values of 255.
-        usual_distance: The median of that between each of the world's starts and those of the
-            others.
+        frames: ``uint8`` (t h w c), in the world's size and channels.
+        distance: Root mean square difference, in values of 255, between the last frame and the
+            nearest of the world's start frames.
+        usual_distance: The median distance of a start's last frame from the frames of other starts.
     """
 
     frames: NDArray[np.uint8]
@@ -144,30 +144,27 @@ class Start(NamedTuple):
 
     @property
     def note(self) -> str:
-        """What the world will make of it, in a sentence."""
+        """How the world will continue from it, in a sentence."""
         far = (
-            f"it lies {self.distance:.0f} of 255 from the nearest recorded frame that comes with "
-            f"the world, and those lie {self.usual_distance:.0f} from one another"
+            f"{self.distance:.0f} of 255 from the world's nearest start frame; those are "
+            f"{self.usual_distance:.0f} apart"
         )
         if self.distance <= 2 * self.usual_distance:
             return (
-                f"the start looks like the world's recordings ({far}): play goes on from it, and "
-                "what in it is not of this game vanishes"
+                f"the start is like the world's recordings ({far}): play continues from it, and "
+                "content foreign to this game vanishes"
             )
         return (
-            f"the start is unlike the world's recordings ({far}): the world has never seen such "
-            "frames, and turns them within some steps into what it knows"
+            f"the start is unlike the world's recordings ({far}): within some steps the world "
+            "turns it into frames of its own game"
         )
 
 
 def start_from(frames: NDArray[np.uint8], world: WorldModel) -> Start:
-    """Make frames that a world can begin from of any others.
-
-    They are scaled to fill the world's frame and cut at the sides where they are too long; a world
-    of greys gets greys.
+    """Fit any frames to a world: scale them, crop the longer sides, and convert to its channels.
 
     Args:
-        frames: ``uint8`` (t h w 3), of any size; the last ``world.window`` of them are taken.
+        frames: ``uint8`` (t h w 3), of any size; the last ``world.window`` of them are used.
         world: The world.
     """
     fitted = [fit_frame(frame, world.game.frame_size) for frame in frames[-world.window :]]
@@ -180,7 +177,7 @@ def start_from(frames: NDArray[np.uint8], world: WorldModel) -> Start:
 
 
 def _nearest(frame: NDArray[np.uint8], others: NDArray[np.uint8]) -> float:
-    """Distance of a flat frame from the nearest of others (b t d)."""
+    """The distance of a flat frame (d) from the nearest of others (b t d)."""
     squares = [
         float(np.square(other.astype(np.float32) - frame).mean(-1).min()) for other in others
     ]

@@ -1,18 +1,18 @@
-"""The folder of a world: written whole, found by name, and read.
+"""The folder of a world: save, load and check it.
 
 On disk a world is a folder, with no pickle in it::
 
-    config.json         the game (ids, frame size, actions, keys), the default passes, which
-                        episodes the world was trained on, and the checksums of other files
+    config.json         the game (ids, frame size, actions, keys), the default passes, the
+                        split of its recording, and the checksums of other files
     model/              VideoDiT, in the layout of diffusers
     head.safetensors    reward and termination
     codec/              a diffusers VAE, for large frames only
     starts.h5           recorded windows to begin from, and the recording's median frame
-    metrics.json        figures measured when it was trained
+    metrics.json        figures measured in training
     README.md           the model card
 
-A folder from a stranger can do nothing but be played: only regular files are read, nothing in them
-names code, and what they claim is compared with what is stored before memory is taken for it.
+A stranger's folder can only be played. Only regular files are read, none of them names code, and
+sizes are checked before memory is allocated.
 """
 
 from __future__ import annotations
@@ -59,19 +59,19 @@ HEAD, STARTS = "head.safetensors", "starts.h5"
 MODEL_CONFIG, MODEL_WEIGHTS = f"model/{CONFIG}", f"model/{WEIGHTS}"
 CODEC_CONFIG, CODEC_WEIGHTS = f"codec/{CONFIG}", f"codec/{WEIGHTS}"
 SUMMED = (MODEL_CONFIG, MODEL_WEIGHTS, HEAD, STARTS, CODEC_CONFIG, CODEC_WEIGHTS)
-"""Files whose checksums are kept: all that a frame is made from. The others may be edited."""
+"""Files with checksums: all that decide frames. The others may be edited."""
 
 
 def save(world: WorldModel, path: str | os.PathLike[str]) -> None:
-    """Write the world folder, whole or not at all; an older world in its place is replaced.
+    """Write the world folder completely or not at all, replacing an older world there.
 
     Raises:
         OSError: If it cannot be written.
-        ValueError: If there is something else at ``path``, which is left alone.
+        ValueError: If ``path`` holds something else, which stays unchanged.
     """
     path = Path(path).expanduser()
     if path.exists() and not (is_world(path) or (path.is_dir() and not any(path.iterdir()))):
-        raise ValueError(f"{path} holds something that is no world: choose another place for one")
+        raise ValueError(f"{path} exists and is not a world: choose another folder")
     aside, old = (path.with_name(f"{path.name}.{word}") for word in ("writing", "replaced"))
     remove(aside)
     try:
@@ -106,7 +106,7 @@ def _write(world: WorldModel, folder: Path) -> None:
     files = [name for name in SUMMED if (folder / name).exists()]
     config["checksums"] = {name: checksum(folder / name) for name in files}
     write_json(folder / "config.json", config)
-    for tensors in folder.rglob("*.safetensors"):  # written for their owner alone
+    for tensors in folder.rglob("*.safetensors"):  # safetensors makes them private
         shutil.copymode(folder / "config.json", tensors)
 
 
@@ -114,16 +114,15 @@ def load(name: str | os.PathLike[str], device: str | torch.device | None = None)
     """Load a world.
 
     Args:
-        name: A world that ships with the package ("pong", "maze" or "balls"), a world folder, or a
-            run folder, of which the newest checkpoint is taken.
-        device: Where to put it; a GPU if there is one.
+        name: As for `find_world`.
+        device: Where to put it; by default a GPU if there is one.
 
     Returns:
         The world, in evaluation mode.
 
     Raises:
-        PermissionError: If a file of it may not be read.
-        ValueError: If there is no such world or device, or the world's folder cannot be read.
+        PermissionError: If one of its files may not be read.
+        ValueError: If there is no such world or device, or its folder is damaged.
     """
     path, device = find_world(name), pick_device(device)
     forget_lost_threads()
@@ -131,10 +130,10 @@ def load(name: str | os.PathLike[str], device: str | torch.device | None = None)
         config = read_object(file)
         written = config["format"]
         check_value("format", written, Count)
-    if written != FORMAT:  # its parts are not ours to judge
+    if written != FORMAT:  # before its parts are read, which may have another layout
         raise ValueError(
             f"the world in {path} has format {written} and this version of worldsim reads "
-            f"{FORMAT}; train it again, or take the version that wrote it"
+            f"{FORMAT}: train it again, or use the version that wrote it"
         )
     with reading(path / "config.json", REMEDY):
         game = GameConfig.from_dict(config["game"])
@@ -145,11 +144,12 @@ def load(name: str | os.PathLike[str], device: str | torch.device | None = None)
         checksums = dict(config.get("checksums", {}))
     for part in ("model", "codec"):
         if (path / part).is_symlink():
-            raise ValueError(f"{path / part} is a link, and none is followed: copy the folder")
+            raise ValueError(f"{path / part} is a link, which is not followed: copy the folder")
     for part in SUMMED:
         if part in checksums:
             with reading(path / part, REMEDY) as file:
                 check_checksum(file, checksums[part])
+    # Each part is checked by itself, then against the others.
     dit = load_dit(path / "model")
     with reading(path / HEAD, REMEDY) as file:
         head = build_network(lambda: RewardTerminationHead(dit.config.width), file)
@@ -178,13 +178,13 @@ def load(name: str | os.PathLike[str], device: str | torch.device | None = None)
             card=card,
         )
         if not world.background_latents.isfinite().all():
-            raise ValueError("it makes numbers that are not finite of the background")
+            raise ValueError("its latents of the background are not finite")
     return world.to(device).eval()
 
 
-def _check_equal(what: str, found: Any, wanted: Any) -> None:
-    if found != wanted:
-        raise ValueError(f"its network has {found} {what}, and the rest of it {wanted}")
+def _check_equal(name: str, found: Any, expected: Any) -> None:
+    if found != expected:
+        raise ValueError(f"its network has {found} {name}, its other parts have {expected}")
 
 
 def _read_starts(path: Path, game: GameConfig) -> tuple[Windows, np.ndarray]:
@@ -193,7 +193,7 @@ def _read_starts(path: Path, game: GameConfig) -> tuple[Windows, np.ndarray]:
     with open_hdf5(path / STARTS, REMEDY) as file:
         b, t = check_dataset(file, "frames", np.uint8, (None, None, *frame)).shape[:2]
         if not (b and t):
-            raise ValueError("it holds no frame to begin from")
+            raise ValueError("it has no start frame")
         layout = Windows.layout(b, t, frame)
         starts = Windows(
             **{name: read_array(file, name, kind, size) for name, (kind, size) in layout.items()}
@@ -203,7 +203,7 @@ def _read_starts(path: Path, game: GameConfig) -> tuple[Windows, np.ndarray]:
             raise ValueError("its rewards are not all finite")
         if not ((starts.actions >= 0) & (starts.actions <= game.num_actions)).all():
             raise ValueError(
-                f"its actions must be in 0..{game.num_actions - 1}, or {game.num_actions} where "
+                f"its actions must be in 0..{game.num_actions - 1}, or {game.num_actions} if "
                 f"unknown, got {starts.actions.min()}..{starts.actions.max()}"
             )
     return starts, background

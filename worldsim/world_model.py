@@ -1,4 +1,4 @@
-"""WorldModel: the network, the codec and all that a world needs to be played without its data."""
+"""WorldModel: the network, the codec and all else that play needs without the recording."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from worldsim.system.options import Passes, check_value
 
 
 class WorldModel(nn.Module):
-    """An action-conditioned world: predicts the next frame, its reward and whether it ends.
+    """An action-conditioned world: predicts the next frame, its reward and the episode's end.
 
     Args:
         dit: The denoiser.
         head: Reward and termination.
         codec: Frames to latents.
-        game: What the world is a model of.
+        game: The game that it models.
         starts: Recorded windows to begin from.
-        background: The recording's median frame, uint8 (h w c); what differs from it moves.
-        recorded_rewards: What the recording's rewards were; None for a world that does not say.
-        num_passes: Denoising passes a frame unless asked otherwise.
-        split: Which episodes it was trained on; None where nobody knows.
-        metrics: Figures measured when it was trained.
+        background: The recording's median frame, uint8 (h w c); moving pixels differ from it.
+        recorded_rewards: Statistics of the recording's rewards; None if unknown.
+        num_passes: Default number of denoising passes per frame.
+        split: Which episodes it was trained on; None if unknown.
+        metrics: Figures measured in training.
         card: The model card, Markdown.
 
     Raises:
@@ -60,8 +60,7 @@ class WorldModel(nn.Module):
         super().__init__()
         if codec.time_factor != 1:
             raise ValueError(
-                f"a world needs a codec with a latent a frame, got one with {codec.time_factor} "
-                "frames a latent"
+                f"a world needs a codec with one frame per latent, got one with {codec.time_factor}"
             )
         self.dit, self.head, self.codec = dit, head, codec
         self.game, self.starts, self.background = game, starts, background
@@ -75,9 +74,9 @@ class WorldModel(nn.Module):
         self.card = card
 
     def encode(self, frames: torch.Tensor) -> torch.Tensor:
-        """Map uint8 frames (b t h w c) to what the denoiser reads: latents (b t c h w).
+        """Map uint8 frames (b t h w c) to latents (b t c h w) relative to the median frame's.
 
-        They are relative to the median frame's: what never moves is 0 and need not be learned.
+        Pixels that never move are 0, so the denoiser need not learn them.
         """
         return self.codec.encode(frames) - self.background_latents
 
@@ -93,20 +92,17 @@ class WorldModel(nn.Module):
         Args:
             noisy_latents: (b t c h w).
             conditions: Of each frame.
-            cache: The lanes' past, for t = 1; without it the frames are a sequence.
+            cache: Past frames of the lanes, for t = 1; without it the frames are a sequence.
         """
         output: DiTOutput = self.dit(noisy_latents, conditions, cache)
         return output
 
     def quantize(self, latents: torch.Tensor) -> torch.Tensor:
-        """Round latents (b t c h w) to what frames can show, as a rollout remembers them.
-
-        A codec that is not exact leaves them as they are.
-        """
+        """Round latents (b t c h w) to those of uint8 frames, if the codec is exact."""
         return self.encode(self.decode(latents)) if self.codec.exact else latents
 
     def __repr__(self) -> str:
-        """What it is in one line, instead of all its modules; they are in ``dit``."""
+        """One line, instead of all modules as in PyTorch."""
         return (
             f"WorldModel(game={self.game.env_id!r}, frame_size={self.game.frame_size}, "
             f"parameters={sum(p.numel() for p in self.parameters()):,}, window={self.window}, "
@@ -120,17 +116,17 @@ class WorldModel(nn.Module):
 
     @property
     def window(self) -> int:
-        """Frames that the world remembers, the one under way included."""
+        """Frames of the attention window, the predicted one included."""
         return self.dit.config.window
 
     @property
     def reward_floor(self) -> float:
-        """The absolute expectation below which a predicted reward is exactly 0."""
+        """The absolute value below which an expected reward becomes exactly 0."""
         return self.recorded_rewards.floor if self.recorded_rewards else 0.0
 
     @property
     def num_history(self) -> int:
-        """Frames before a window's first target that training needs."""
+        """Frames that each frame's history has; training needs them before its first target."""
         return self.dit.config.num_history
 
     def history(self, latents: torch.Tensor) -> torch.Tensor:
@@ -147,7 +143,7 @@ class WorldModel(nn.Module):
         return torch.cat([latents[:, k - 1 - i : k - 1 - i + t] for i in range(k)], dim=2)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the world folder, whole or not at all; an older one in its place is replaced."""
-        from worldsim.world_folder import save  # which imports this module
+        """Write the world folder, see `worldsim.world_folder.save`."""
+        from worldsim.world_folder import save  # imports this module
 
         save(self, path)

@@ -1,8 +1,7 @@
-"""A learned world behind Gymnasium's interface: an episode begins from recorded frames.
+"""A learned world as a Gymnasium environment, whose episodes begin from recorded frames.
 
-`WorldModelEnv` is one lane, `WorldModelVectorEnv` many in one batched model. Both can copy their
-state and go back to it, as ALE's emulator can: snapshots and branching are what a learned world
-has over a console.
+`WorldModelEnv` is one lane, `WorldModelVectorEnv` many in one batched model. Both can clone and
+restore their state, as ALE's emulator can, and branch it into many lanes.
 """
 
 from __future__ import annotations
@@ -28,27 +27,27 @@ __all__ = ["EnvState", "WorldModelEnv", "WorldModelVectorEnv"]
 class WorldModelEnv(Lanes, Env[NDArray[Any], np.int64]):
     """A learned world as a Gymnasium environment.
 
-    An episode begins from a window of recorded frames and ends by ``terminated`` when the world's
-    termination head says so, or by ``truncated`` after ``max_episode_steps``. The seed given to
-    ``reset`` decides the window, the noise and so the whole episode.
+    An episode begins from a window of recorded frames. It is ``terminated`` by a draw from the
+    predicted probability, or ``truncated`` after ``max_episode_steps``. The seed of ``reset``
+    decides the window and the noise, and so the episode.
 
-    `gymnasium.make` limits episodes itself, to 1,000 steps where its ``max_episode_steps`` is not
-    given, by a wrapper whose count is no part of `clone_state`. The limit given here is.
+    `gymnasium.make` limits episodes by a wrapper, to 1,000 steps by default; its count is not part
+    of `clone_state`. The limit given here is.
 
-    ``info`` always has ``start``, the index of the window that the episode began from (-1 for
-    frames of one's own), and ``termination_prob`` (0 after a reset).
+    ``info`` always has ``start``, the index of the start window (-1 for custom frames), and
+    ``termination_prob`` (0 after a reset).
 
     Args:
         world: A bundled world's name, the path of a world or run folder, or a loaded world.
         max_episode_steps: Steps after which an episode is truncated, at least 1; None: no limit.
-        num_passes: Denoising passes a frame, at least 1; None takes the world's own number.
-        observation: ``"frames"``, or ``"latents"``, what the network knows of the newest frame,
-            ``float32`` (c h w): a large world's frames are then only decoded where `render` asks.
-        starts: Windows to begin episodes from in place of the world's own few dozen, such as
+        num_passes: Denoising passes per frame, at least 1; None takes the world's own number.
+        observation: ``"frames"``, or ``"latents"``: the newest frame as ``float32`` latents
+            (c h w). Frames are then decoded only in `render`.
+        starts: Windows to begin episodes from instead of the world's own few dozen, such as
             ``recording.sample_windows(rng, 1000, world.window)``.
-        max_uncertainty: Where given, each step's info has ``"uncertainty"`` (see `Rollout`; costs
-            another pass) and an episode is truncated where it is above this; ``math.inf`` only
-            measures it.
+        max_uncertainty: If given, ``info["uncertainty"]`` is measured in each step (one more pass,
+            see `Rollout`), and an episode is truncated above this value. ``math.inf`` only
+            measures.
         render_mode: ``"rgb_array"`` or None.
         device: Where a world given by name or path is loaded; None chooses.
         compiled: Whether to compile the network first, see `Rollout`.
@@ -63,7 +62,7 @@ class WorldModelEnv(Lanes, Env[NDArray[Any], np.int64]):
         >>> obs, reward, terminated, truncated, info = env.step(2)  # doctest: +SKIP
     """
 
-    _frameskip = 1  # what `AtariPreprocessing` asks of ALE: a step shows each frame there is
+    _frameskip = 1  # read by `AtariPreprocessing`: a step does not skip frames
 
     def __init__(
         self,
@@ -100,10 +99,10 @@ class WorldModelEnv(Lanes, Env[NDArray[Any], np.int64]):
         """Begin an episode.
 
         Args:
-            seed: Decides the whole episode and, without further seeds, those after it.
-            options: ``{"start": i}`` begins from bundled window i; ``{"start": frames}`` from
-                ``uint8`` frames (t h w c), the newest last, optionally with ``"actions"``, the
-                t - 1 actions between them (without, they are unknown to the world).
+            seed: Decides the episode and, without further seeds, those after it.
+            options: ``{"start": i}`` begins from start window i, ``{"start": frames}`` from
+                ``uint8`` frames (t h w c), newest last. ``"actions"`` may give the t - 1 actions
+                between them; otherwise they are unknown.
 
         Returns:
             The newest frame, ``uint8`` (h w c) (or its latent), and the info.
@@ -125,7 +124,7 @@ class WorldModelEnv(Lanes, Env[NDArray[Any], np.int64]):
 
         Returns:
             The frame ``uint8`` (h w c) (or its latent), reward, terminated, truncated and the info.
-            The reward is the expected one, exactly 0.0 where the world expects none.
+            The reward is the expected one, see `Outcome`.
 
         Raises:
             ResetNeeded: Before the first reset, or when the episode is over.
@@ -134,7 +133,7 @@ class WorldModelEnv(Lanes, Env[NDArray[Any], np.int64]):
         self._check_begun("step")
         if self._ended[0]:
             raise ResetNeeded(
-                f"The episode ended after {self._elapsed[0]} steps: call reset() to begin another."
+                f"the episode ended after {self._elapsed[0]} steps: call reset() to begin another"
             )
         steps = self._play(check_actions([action], self.world, 1), np.ones(1, np.bool_))
         return (
@@ -152,7 +151,7 @@ class WorldModelEnv(Lanes, Env[NDArray[Any], np.int64]):
         return self._screen()
 
     def get_action_meanings(self) -> list[str]:
-        """One word for each action, as the recorded game has them."""
+        """One word for each action, as in the recorded game."""
         return list(self.world.game.action_meanings)
 
     def get_keys_to_action(self) -> dict[tuple[int, ...], int]:
@@ -161,7 +160,7 @@ class WorldModelEnv(Lanes, Env[NDArray[Any], np.int64]):
 
     @property
     def _np_random(self) -> np.random.Generator | None:
-        """Where Gymnasium looks for the generator: the lane's own."""
+        """The lane's generator, under the name that Gymnasium reads."""
         return self._rngs[0]
 
     @_np_random.setter

@@ -1,4 +1,4 @@
-"""Many players in one learned world, behind Gymnasium's vector interface."""
+"""Many lanes of one learned world, as a Gymnasium vector environment."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from worldsim.system.options import Count, check_value
 
 
 class WorldModelVectorEnv(Lanes, VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any]]):
-    """Many players in one learned world: one batched model, not many copies.
+    """Many lanes of one learned world in one batched model.
 
-    Lane i seeded with s plays what a `WorldModelEnv` seeded with s plays (up to the rounding of
-    batched arithmetic). Finished lanes follow Gymnasium's autoreset modes: ``NEXT_STEP`` resets
-    them in the following step, ``SAME_STEP`` at once with ``final_obs`` and ``final_info`` in the
-    info, ``DISABLED`` leaves them to ``reset(options={"reset_mask": mask})``. No reset touches
-    another lane.
+    Lane i seeded with s equals a `WorldModelEnv` seeded with s, up to the rounding of batched
+    arithmetic. No reset changes another lane.
+
+    Finished lanes follow Gymnasium's autoreset modes. ``NEXT_STEP`` resets them in the next step.
+    ``SAME_STEP`` resets at once, with ``final_obs`` and ``final_info``. ``DISABLED`` leaves them
+    to ``reset(options={"reset_mask": mask})``.
 
     Args:
         world: As for `WorldModelEnv`; the lanes share it.
         num_envs: Lanes, at least 1.
         max_episode_steps: Steps after which a lane's episode is truncated, at least 1; None: no
-            limit, which `gymnasium.make_vec` makes 1,000 where it is not given.
-        num_passes: Denoising passes a frame, at least 1; None takes the world's own number.
+            limit. `gymnasium.make_vec` has its own default of 1,000.
+        num_passes: As for `WorldModelEnv`.
         observation: As for `WorldModelEnv`.
         starts: As for `WorldModelEnv`.
         max_uncertainty: As for `WorldModelEnv`.
-        frame_skip: Frames for which each action is held, at least 1. A step adds up their rewards;
-            a lane whose episode ends on the way waits there for the others.
-        frame_stack: How many observations a lane shows at once, those of its last steps, at least
-            1: they are concatenated along the channels, the newest last. An episode begins with
-            its first one repeated.
+        frame_skip: Frames per step, at least 1: each repeats the action, and their rewards are
+            added. A lane whose episode ends earlier waits for the others.
+        frame_stack: Observations per lane, at least 1: those of its last steps, concatenated along
+            the channels, newest last. An episode begins with its first one repeated.
         autoreset_mode: An `AutoresetMode` or its value, e.g. ``"SameStep"``.
         render_mode: ``"rgb_array"`` or None.
         device: Where a world given by name or path is loaded; None chooses.
@@ -108,7 +108,7 @@ class WorldModelVectorEnv(Lanes, VectorEnv[NDArray[Any], NDArray[np.int64], NDAr
     def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
         """Each lane's last seed."""
         for lane in range(self.num_envs):
-            self._rng(lane)  # which gives a lane that had no seed one
+            self._rng(lane)  # seeds a lane that has none
         return tuple(-1 if seed is None else seed for seed in self._seeds)
 
     def reset(  # type: ignore[override]
@@ -120,9 +120,9 @@ class WorldModelVectorEnv(Lanes, VectorEnv[NDArray[Any], NDArray[np.int64], NDAr
         """Begin an episode in every lane, or in those of a mask.
 
         Args:
-            seed: An int s seeds lane i with s + i; a sequence has one seed (or None) a lane.
-            options: As for `WorldModelEnv.reset`; ``"start"`` may also be one index a lane.
-                ``"reset_mask"``, ``bool`` (num_envs,), names the lanes to reset; the others go on.
+            seed: An int s seeds lane i with s + i; a sequence has one seed (or None) per lane.
+            options: As for `WorldModelEnv.reset`; ``"start"`` may also be one index per lane.
+                ``"reset_mask"``, ``bool`` (num_envs,), selects the lanes to reset.
 
         Returns:
             The newest frames of all lanes, ``uint8`` (b h w c) (or latents), and the infos of
@@ -155,7 +155,7 @@ class WorldModelVectorEnv(Lanes, VectorEnv[NDArray[Any], NDArray[np.int64], NDAr
 
         Returns:
             Frames ``uint8`` (b h w c) (or latents), rewards ``float64`` (b,), terminations and
-            truncations ``bool`` (b,) and the infos. Rewards are those of `WorldModelEnv.step`.
+            truncations ``bool`` (b,) and the infos.
 
         Raises:
             ResetNeeded: If a lane has no episode yet, or (``DISABLED``) its episode is over.
@@ -184,7 +184,7 @@ class WorldModelVectorEnv(Lanes, VectorEnv[NDArray[Any], NDArray[np.int64], NDAr
         return self._obs.copy(), steps.rewards, steps.terminations, steps.truncations, infos
 
     def render(self) -> tuple[NDArray[np.uint8], ...] | None:  # type: ignore[override]
-        """Return each lane's newest frame in colour, ``uint8`` (h w 3); None without a mode."""
+        """Each lane's newest frame in colour, ``uint8`` (h w 3); None without a render mode."""
         return None if self.render_mode is None else tuple(self._render())
 
     def _lane_seeds(self, seed: int | Sequence[int | None] | None) -> Sequence[int | None]:
@@ -195,7 +195,7 @@ class WorldModelVectorEnv(Lanes, VectorEnv[NDArray[Any], NDArray[np.int64], NDAr
             return [first + lane for lane in range(self.num_envs)]
         if len(seed) != self.num_envs:
             raise ValueError(
-                f"A sequence of seeds has one a lane: expected {self.num_envs}, got {len(seed)}"
+                f"a sequence of seeds has one per lane: expected {self.num_envs}, got {len(seed)}"
             )
         return [None if one is None else check_seed(one) for one in seed]
 
@@ -208,7 +208,7 @@ class WorldModelVectorEnv(Lanes, VectorEnv[NDArray[Any], NDArray[np.int64], NDAr
             return [options] * self.num_envs
         if len(start) != self.num_envs:
             raise ValueError(
-                f"The option 'start' has one index a lane: expected {self.num_envs}, got "
+                f"the option 'start' has one index per lane: expected {self.num_envs}, got "
                 f"{len(start)}"
             )
         return [{**(options or {}), "start": index} for index in start]
@@ -218,16 +218,16 @@ class WorldModelVectorEnv(Lanes, VectorEnv[NDArray[Any], NDArray[np.int64], NDAr
         if self.autoreset_mode is AutoresetMode.DISABLED and self._ended.any():
             lanes = np.flatnonzero(self._ended).tolist()
             raise ResetNeeded(
-                f"The episodes of lanes {lanes} are over and automatic resets are disabled: call "
-                'reset(options={"reset_mask": mask}) with the mask True for these lanes.'
+                f"the episodes of lanes {lanes} are over and automatic resets are disabled: call "
+                'reset(options={"reset_mask": mask}) with the mask True for these lanes'
             )
 
 
 def _check_mask(mask: Any, num_envs: int) -> NDArray[np.bool_]:
-    """Return a ``reset_mask``, or say what is wrong with it."""
+    """Validate and return a ``reset_mask``."""
     if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
         kind = mask.dtype if isinstance(mask, np.ndarray) else type(mask).__name__
-        raise TypeError(f"The option 'reset_mask' must be a numpy array of bool, got {kind}")
+        raise TypeError(f"the option 'reset_mask' must be a numpy array of bool, got {kind}")
     if mask.shape != (num_envs,):
         raise ValueError(f"'reset_mask' must have the shape ({num_envs},), got {mask.shape}")
     if not mask.any():

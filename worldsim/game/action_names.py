@@ -1,4 +1,4 @@
-"""Names of a game's actions, in whatever form the game gives them."""
+"""Names of a game's actions, from any of the forms that games give them in."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from worldsim.game.providers import AnyEnv, Provider
 
 
 def name_actions(env: AnyEnv, provider: Provider) -> tuple[str, ...]:
-    """Name the actions: by the environment's own words, else ACTION_0, ACTION_1 and so on."""
+    """Return the environment's own names of its actions, else ACTION_0, ACTION_1 and so on."""
     assert isinstance(env.action_space, spaces.Discrete)
     game: Any = env.unwrapped
     count, start = int(env.action_space.n), int(env.action_space.start)
@@ -24,7 +24,7 @@ def name_actions(env: AnyEnv, provider: Provider) -> tuple[str, ...]:
         words = _in_order(env.metadata["action_meanings"], start)
     elif provider.action_words is not None:
         words = list(provider.action_words(env))
-    elif hasattr(game, "actions"):  # MiniGrid: an enumeration, in small letters
+    elif hasattr(game, "actions"):  # MiniGrid: an enumeration in lower case
         words = [word.upper() for word in _in_order(game.actions, start)]
     else:
         words = []
@@ -34,10 +34,10 @@ def name_actions(env: AnyEnv, provider: Provider) -> tuple[str, ...]:
 
 
 def _in_order(meanings: Any, start: int) -> list[str]:
-    """Words in the order of their actions; [] if they are not 0, 1, 2 … from the first action on.
+    """Words in the order of their actions; an action without a word has "".
 
     Args:
-        meanings: A list, an enumeration, or a mapping between actions and words, either way.
+        meanings: A list, an enumeration, or a mapping of actions to words or words to actions.
         start: The game's own number of its first action.
     """
     if isinstance(meanings, type) and issubclass(meanings, Enum):

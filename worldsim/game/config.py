@@ -1,6 +1,6 @@
-"""GameConfig: what a recording, a world and a window need to know about a game.
+"""GameConfig: the description of a game in recordings, worlds and the window.
 
-It is stored as JSON beside data that strangers share, so `GameConfig.from_dict` checks every value.
+It is stored as JSON, which may come from a stranger: `GameConfig.from_dict` checks every value.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MAX_SETTINGS_DEPTH = 16  # lists in lists of env_kwargs
 
 
 def is_name(value: Any) -> bool:
-    """Whether a value is text that can be shown: 1 … 200 printable characters."""
+    """Whether a value is a text of 1 … 200 printable characters."""
     return isinstance(value, str) and 0 < len(value) <= MAX_NAME and value.isprintable()
 
 
@@ -43,7 +43,7 @@ def _are_settings(value: Any) -> bool:
 
 
 def _is_json(value: Any, depth: int = 0) -> bool:
-    """Whether a value is JSON that another language reads too, with printable text."""
+    """Whether a value is JSON that other languages read too, with printable text."""
     if depth > MAX_SETTINGS_DEPTH:
         return False
     if isinstance(value, dict):
@@ -70,7 +70,7 @@ Settings = Annotated[
 
 @dataclass(frozen=True)
 class GameConfig:
-    """The recordable view of a Gymnasium environment; it survives JSON unchanged.
+    """A Gymnasium environment as frames and numbered actions; JSON keeps it unchanged.
 
     Example:
         >>> config = GameConfig(env_id="worldsim/Pong-v0", action_meanings=("NOOP", "UP", "DOWN"))
@@ -79,7 +79,7 @@ class GameConfig:
     """
 
     env_id: Name
-    """Gymnasium id; ``module:id`` where a module must be imported first to register it."""
+    """Gymnasium id; ``module:id`` if a module must be imported first to register it."""
     env_kwargs: Settings = field(default_factory=dict)
     """Keyword arguments for ``gymnasium.make``, as JSON values."""
     frame_size: tuple[Side, Side] = (64, 64)
@@ -87,9 +87,9 @@ class GameConfig:
     channels: Literal[1, 3] = 3
     """3 for colour, 1 for grey."""
     frame_skip: FewFrames | None = None
-    """Game steps for one recorded step; None keeps the environment's own."""
+    """Game steps per recorded step; None keeps the environment's own."""
     fps: Annotated[float, Range(0.001, 10_000)] = DEFAULT_FRAMES_PER_SECOND
-    """Recorded frames in a second of play at the game's own pace."""
+    """Recorded frames per second of play at the game's own speed."""
     action_meanings: Names = ()
     """One word for each action."""
     key_bindings: Keys = field(default_factory=dict)
@@ -97,7 +97,7 @@ class GameConfig:
     noop_action: Number = 0
     """The action while no key is held."""
     scripted_policy: Name | None = None
-    """``module:function`` of the game's own player when it was described; it is never imported."""
+    """``module:function`` of the game's own policy when it was described; it is never imported."""
 
     @property
     def num_actions(self) -> int:
@@ -120,7 +120,7 @@ class GameConfig:
             values: JSON values, of all fields.
 
         Raises:
-            ValueError: In one sentence that names the key and its value.
+            ValueError: For the first invalid value, with its key.
         """
         if not isinstance(values, Mapping):
             raise ValueError(f"a game must be a JSON object, got {shown(values)}")
@@ -131,7 +131,7 @@ class GameConfig:
             if name not in values:
                 raise ValueError(f"a game must have {name}, got {shown(list(values))}")
             check_field(name, values[name])
-        height, width = map(int, values["frame_size"])  # NumPy's numbers are no JSON
+        height, width = map(int, values["frame_size"])  # JSON lacks NumPy's numbers
         frame_skip = values["frame_skip"]
         config = cls(
             **{
@@ -155,9 +155,9 @@ _TYPES = get_type_hints(GameConfig, include_extras=True)
 
 
 def check_field(name: str, value: Any) -> None:
-    """Check one value of a `GameConfig`, as JSON has it.
+    """Check one JSON value of a `GameConfig`.
 
     Raises:
-        ValueError: In one sentence with the rule and the value.
+        ValueError: With the rule and the value.
     """
     check_value(name, value, _TYPES[name])

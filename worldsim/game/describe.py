@@ -1,7 +1,7 @@
-"""Games as recordings see them: any Gymnasium environment as frames and numbered actions.
+"""Any Gymnasium environment as frames and numbered actions.
 
-`describe_game` looks at an environment once and writes down what a recording, a world and a window
-need to know about it; `make_game` builds that same environment again from the description.
+`describe_game` inspects an environment and returns a `GameConfig`. `make_game` builds the same
+environment from it.
 """
 
 from __future__ import annotations
@@ -42,35 +42,34 @@ def describe_game(
     frame_skip: int | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
 ) -> GameConfig:
-    """Look at an environment and write down what there is to know for recording and playing it.
+    """Inspect an environment and describe it for recording and playing.
 
-    The game is reset and stepped once or twice, so that one that cannot be recorded is said here.
+    The game is reset and stepped once or twice, so that a game that cannot be recorded fails here.
 
     Args:
         env_id: A Gymnasium id with Discrete actions and images, as observations or rendered.
             ``module:id`` imports the module first, from the environment or the current folder.
         frame_size: Height and width of the frames, in pixels, 8 … 4096.
         channels: 3 for colour, 1 for grey.
-        frame_skip: Game steps for one recorded step, 1 … 1000; None keeps the environment's own.
+        frame_skip: Game steps per recorded step, 1 … 1000; None keeps the environment's own.
         env_kwargs: Keyword arguments for ``gymnasium.make``, of JSON's types.
 
     Raises:
-        ValueError: In one sentence: the id is unknown, its package is missing, actions are not
-            Discrete, there are no images, the game does not follow Gymnasium's API, or an argument
-            is out of range.
+        ValueError: If the id is unknown, its package is missing, or an argument is out of range.
+            If its actions are not Discrete, it has no images, or it breaks Gymnasium's API.
     """
-    asked = {
+    requested = {
         "env_id": env_id,
         "env_kwargs": _with_lists(dict(env_kwargs or {})),
         "frame_size": frame_size,
         "channels": channels,
         "frame_skip": frame_skip,
     }
-    for name, value in asked.items():
+    for name, value in requested.items():
         check_field(name, value)
     with (
         _naming_faults(env_id),
-        closing(make_env(env_id, asked["env_kwargs"], frame_skip, trust_code=True)) as env,
+        closing(make_env(env_id, requested["env_kwargs"], frame_skip, trust_code=True)) as env,
     ):
         provider = find_provider(env_id)
         if not isinstance(env.action_space, spaces.Discrete):
@@ -87,7 +86,7 @@ def describe_game(
         meanings = name_actions(env, provider)
         config = GameConfig.from_dict(
             {
-                **asked,
+                **requested,
                 "fps": _frames_per_second(env, provider, frame_skip),
                 "action_meanings": meanings,
                 "key_bindings": provider.keys(env_id, derive_key_bindings(env, meanings)),
@@ -104,15 +103,15 @@ def make_game(config: GameConfig, *, trust_code: bool = False) -> gymnasium.Env[
 
     Args:
         config: A description, which may come from a stranger's world or recording.
-        trust_code: Whether the module of ``module:id`` may be imported, and whether settings may
-            name files and programs. Without it a module is used only where it has been imported.
+        trust_code: Whether the module of ``module:id`` may be imported, and settings may name
+            files and programs. Otherwise the module must already be imported.
 
     Returns:
         An environment with ``render_mode="rgb_array"``, observations ``uint8`` of shape
         (h w c) = (*config.frame_size, config.channels), and actions 0 … config.num_actions - 1.
 
     Raises:
-        ValueError: As `describe_game`, if the environment is no longer the described one, or if it
+        ValueError: As `describe_game`, or if the environment differs from the description or
             needs trust.
     """
     if not trust_code:
@@ -127,14 +126,15 @@ def make_game(config: GameConfig, *, trust_code: bool = False) -> gymnasium.Env[
 
 
 def find_script(env_id: str, *, trust_code: bool = False) -> str | None:
-    """Name the player that a registered environment brings, by its ``scripted_policy``.
+    """Return the name of a registered environment's scripted policy.
 
     Args:
         env_id: The game.
         trust_code: As for `make_game`.
 
     Returns:
-        ``module:function`` as the metadata of the environment's class says, or None.
+        ``module:function``, from ``scripted_policy`` in the metadata of the environment's class,
+        or None.
 
     Raises:
         ValueError: If there is no such environment, or it needs trust.
@@ -145,20 +145,22 @@ def find_script(env_id: str, *, trust_code: bool = False) -> str | None:
 
 
 def _as_described(env: AnyEnv, config: GameConfig) -> gymnasium.Env[np.ndarray, int]:
-    """Give a bare environment the frames and the actions of a description."""
+    """Wrap a bare environment so that it has the frames and actions of a description."""
     space = env.action_space
     if not isinstance(space, spaces.Discrete) or int(space.n) != config.num_actions:
         names = ", ".join(config.action_meanings[:20])
         raise ValueError(
             f"{config.env_id} now has actions {space}, but {config.num_actions} actions were "
-            f"described ({names}): use the version it was made with"
+            f"described ({names}): use the version it was described with"
         )
+    # Actions first: they begin at 0 and may be repeated.
     provider = find_provider(config.env_id)
     if config.frame_skip is not None and config.frame_skip > 1 and provider.frame_skip is None:
         env = RepeatAction(env, config.frame_skip)
     if space.start != 0:
         start = int(space.start)
         env = TransformAction(env, lambda action: action + start, spaces.Discrete(int(space.n)))
+    # Then the images, in the channels and the size of the description.
     env = as_images(env, config.env_id, find_images(env, config.env_id), provider)
     image_channels = shape_of(env)[2]
     if image_channels == 3 and config.channels == 1:
@@ -176,7 +178,7 @@ def _as_described(env: AnyEnv, config: GameConfig) -> gymnasium.Env[np.ndarray, 
 
 
 class RepeatAction(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Takes each action several times and adds up the rewards, until an end."""
+    """Repeats each action and adds up the rewards, until the episode ends."""
 
     def __init__(self, env: AnyEnv, num_repeats: int) -> None:
         super().__init__(env)
@@ -202,7 +204,7 @@ def _frames_per_second(env: AnyEnv, provider: Provider, frame_skip: int | None) 
 
 
 def _with_lists(value: Any) -> Any:
-    """JSON has no tuples."""
+    """Replace tuples, which JSON lacks, by lists."""
     if isinstance(value, dict):
         return {name: _with_lists(entry) for name, entry in value.items()}
     return [_with_lists(entry) for entry in value] if isinstance(value, list | tuple) else value
@@ -210,7 +212,7 @@ def _with_lists(value: Any) -> Any:
 
 @contextmanager
 def _naming_faults(env_id: str) -> Iterator[None]:
-    """Turn what a game's own code raises into one sentence."""
+    """Turn any error of a game's own code into one sentence."""
     try:
         yield
     except ValueError:

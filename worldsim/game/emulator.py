@@ -1,7 +1,7 @@
-"""What wrappers made for the Arcade Learning Environment ask of its emulator.
+"""Emulator: the part of ALE's emulator that Atari wrappers need.
 
-`gymnasium.wrappers.AtariPreprocessing` and Stable-Baselines3's ``AtariWrapper`` look at
-``env.unwrapped.ale`` for the screen and for the lives that are left.
+`gymnasium.wrappers.AtariPreprocessing` and Stable-Baselines3's ``AtariWrapper`` read the screen
+and the lives from ``env.unwrapped.ale``.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 
 
 class Emulator:
-    """A learned world as these wrappers see it.
+    """The screen and the lives of a learned world.
 
     Args:
-        screen: Gives the newest frame in colour, ``uint8`` (h w 3).
+        screen: Returns the newest frame in colour, ``uint8`` (h w 3).
     """
 
     def __init__(self, screen: Callable[[], NDArray[np.uint8]]) -> None:
         self._screen = screen
 
     def lives(self) -> int:
-        """Lives left: 0, since a world predicts ends and knows no lives; so none is ever lost."""
+        """Lives left: always 0, so that none is lost; a world predicts only ends."""
         return 0
 
     def getScreenRGB(self, output: NDArray[np.uint8]) -> None:  # noqa: N802

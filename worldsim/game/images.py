@@ -1,4 +1,4 @@
-"""Where the pictures of a game are: its observations, a part of them, or what it renders."""
+"""The images of a game: its observations, a part of them, or its rendered frames."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from gymnasium.wrappers import TransformObservation
 
 from worldsim.game.providers import AnyEnv, Provider
 
-MIN_IMAGE_SIDE = 32  # smaller arrays (MiniGrid's 7 by 7 cells) are codes, not pictures
-MIN_WHITE = 128  # where the largest value of a space is below, the values are codes too
+MIN_IMAGE_SIDE = 32  # smaller arrays (MiniGrid's 7 by 7 cells) are codes, not images
+MIN_WHITE = 128  # a space with a smaller largest value holds codes too
 IMAGE_KEYS = ("screen", "pixels", "rgb", "image")
 
 
 def find_images(env: AnyEnv, env_id: str) -> str:
-    """Say where the images are: "" the observation itself, a key of it, or "render".
+    """Return the source of the images: "" for the observation, a key of it, or "render".
 
     Raises:
-        ValueError: In one sentence, if there are none.
+        ValueError: If there are none.
     """
     space = env.observation_space
     if is_image(space):
@@ -32,29 +32,29 @@ def find_images(env: AnyEnv, env_id: str) -> str:
     if "rgb_array" in (env.metadata.get("render_modes") or ()):
         return "render"
     raise ValueError(
-        f"{env_id} shows no images: its observations are {space}{_why_none(space)}, and it cannot "
+        f"{env_id} has no images: its observations are {space}{_why_none(space)}, and it cannot "
         "render rgb_array"
     )
 
 
 def is_image(space: spaces.Space[Any] | None) -> bool:
-    """Whether observations are pictures: uint8, 32 pixels or more, grey or RGB, up to white."""
+    """Whether observations are images: uint8, 32 pixels or more, grey or RGB, up to white."""
     return _is_array_of_pixels(space) and _channels(space) in (1, 3) and _is_bright(space)
 
 
 def as_images(
     env: AnyEnv, env_id: str, source: str, provider: Provider
 ) -> gymnasium.Env[np.ndarray, Any]:
-    """Let the observations be the images, ``uint8`` of shape (h w c).
+    """Make the images the observations, ``uint8`` (h w c).
 
     Args:
         env: The environment.
-        env_id: What to call it in errors.
-        source: Where its images are, of `find_images`.
+        env_id: Its name in errors.
+        source: The result of `find_images`.
         provider: The family of the game.
 
     Raises:
-        ValueError: If it should render and does not give a picture.
+        ValueError: If it should render and does not return an image.
     """
     if source == "render":
         return _RenderedFrames(env, env_id)
@@ -78,38 +78,38 @@ def shape_of(env: AnyEnv) -> tuple[int, ...]:
 
 
 class _RenderedFrames(gymnasium.Wrapper[np.ndarray, Any, Any, Any]):
-    """What a game renders, as its observations; the alpha channel of RGBA is left out."""
+    """A game whose observations are its rendered frames, without the alpha channel of RGBA."""
 
     def __init__(self, env: AnyEnv, env_id: str) -> None:
         super().__init__(env)
         self._env_id = env_id
         env.reset(seed=0)
         self._size: tuple[int, ...] = ()
-        self._size = self._picture().shape
+        self._size = self._image().shape
         self.observation_space = spaces.Box(0, 255, self._size, np.uint8)
 
     def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
         _, info = self.env.reset(**kwargs)
-        return self._picture(), info
+        return self._image(), info
 
     def step(self, action: Any) -> tuple[np.ndarray, SupportsFloat, bool, bool, dict[str, Any]]:
         _, reward, terminated, truncated, info = self.env.step(action)
-        return self._picture(), reward, terminated, truncated, info
+        return self._image(), reward, terminated, truncated, info
 
-    def _picture(self) -> np.ndarray:
+    def _image(self) -> np.ndarray:
         rendered: Any = self.env.render()
         kind = type(rendered).__name__
         if isinstance(rendered, np.ndarray):
             kind = f"{rendered.dtype} {rendered.shape}"
-            picture = rendered[..., None] if rendered.ndim == 2 else rendered
-            is_picture = picture.ndim == 3 and picture.shape[2] in (1, 3, 4) and picture.size
-            if is_picture and picture.dtype == np.uint8:
-                picture = np.ascontiguousarray(picture[..., :3])
-                if picture.shape == (self._size or picture.shape):
-                    return picture
+            image = rendered[..., None] if rendered.ndim == 2 else rendered
+            has_pixels = image.ndim == 3 and image.shape[2] in (1, 3, 4) and image.size
+            if has_pixels and image.dtype == np.uint8:
+                image = np.ascontiguousarray(image[..., :3])
+                if image.shape == (self._size or image.shape):
+                    return image
         size = self._size or ("height", "width", 3)
         raise ValueError(
-            f"{self._env_id} must render pictures, uint8 ({', '.join(map(str, size))}), and its "
+            f"{self._env_id} must render images, uint8 ({', '.join(map(str, size))}), and its "
             f"render() gives {kind}"
         )
 
@@ -138,5 +138,5 @@ def _why_none(space: spaces.Space[Any]) -> str:
         return ""
     assert isinstance(space, spaces.Box)
     if _channels(space) not in (1, 3):
-        return f" (RGBA or stacked frames, of {_channels(space)} channels where 1 or 3 are taken)"
+        return f" (RGBA or stacked frames, of {_channels(space)} channels instead of 1 or 3)"
     return f" (codes of at most {space.high.max()}, not colours)"

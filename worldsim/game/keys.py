@@ -28,8 +28,8 @@ _KEY_NAMES = {
     "up", "down", "left", "right", "space", "return", "enter", "escape", "tab", "backspace",
     "left shift", "right shift", "left ctrl", "right ctrl", "left alt", "right alt",
 }  # fmt: skip
-"""Names of pygame's keys that are longer than one character and that games declare."""
-_PYGAME_KEYS = {  # codes of keys without a character, as gymnasium.utils.play uses them
+"""Names of pygame's keys of more than one character that games declare."""
+_PYGAME_KEYS = {  # codes of keys without a character, as in gymnasium.utils.play
     1073741903: "right", 1073741904: "left", 1073741905: "down", 1073741906: "up",
     8: "backspace", 9: "tab", 13: "return", 27: "escape", 32: "space", 1073741912: "enter",
     1073742048: "left ctrl", 1073742049: "left shift", 1073742050: "left alt",
@@ -64,7 +64,7 @@ def action_from_keys(held: Set[str], config: GameConfig) -> int:
 def key_codes(key_bindings: Mapping[str, int]) -> dict[tuple[int, ...], int]:
     """Convert bindings to the form of ``get_keys_to_action``: pygame's key codes -> action.
 
-    Bindings with a key whose code is unknown are left out.
+    Bindings with a key of unknown code are skipped.
 
     Example:
         >>> key_codes({"w": 1, "up+space": 3})
@@ -84,8 +84,8 @@ def derive_key_bindings(
 ) -> dict[str, int]:
     """Derive key bindings from the action names, else from the environment, else use digits.
 
-    Action names come first where all are known: arrows and space are easier to play with than the
-    letters that some environments declare.
+    Action names come first if all are known: arrows and space are easier to play with than the
+    letters of some environments.
 
     Args:
         env: An environment with Discrete actions.
@@ -126,7 +126,7 @@ def _keys_of(word: str, has_turns: bool) -> str:
     """Return the keys for an action's name, as ``left+space`` for ``MOVE_LEFT+ATTACK``, or ""."""
     keys = []
     for part in word.split("+"):
-        if part in ("MOVE_LEFT", "MOVE_RIGHT"):  # strafing, where the arrows already turn
+        if part in ("MOVE_LEFT", "MOVE_RIGHT"):  # strafing, if the arrows turn
             left = part == "MOVE_LEFT"
             keys.append(("a" if left else "d") if has_turns else ("left" if left else "right"))
         elif part in WORD_KEYS:
@@ -155,7 +155,7 @@ def _declared_bindings(env: gymnasium.Env[Any, Any]) -> dict[str, int]:
 
 
 def _split_keys(keys: Any) -> tuple[str | int, ...]:
-    """Split keys that are held together: ``"wa"`` means w and a unless it names one key."""
+    """Split a combination: ``"wa"`` is w and a, unless it is one key's name."""
     if isinstance(keys, str):
         return (keys,) if keys in _KEY_NAMES else tuple(keys)
     return tuple(keys) if isinstance(keys, Iterable) else (keys,)

@@ -1,4 +1,4 @@
-"""Bare environments of registered ids: which class makes one, and with which settings."""
+"""Make the bare environment of a registered id, with the settings of its family of games."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ RESERVED_SETTINGS = ("id", "render_mode", "disable_env_checker")  # gymnasium.ma
 def make_env(
     env_id: str, settings: Mapping[str, Any], frame_skip: int | None, *, trust_code: bool
 ) -> AnyEnv:
-    """Make an environment, which renders arrays where it can.
+    """Make an environment, which renders arrays if it can.
 
     Args:
         env_id: A registered id, or ``module:id``.
         settings: Its keyword arguments.
-        frame_skip: Game steps for one step, given to games that have a setting for it.
+        frame_skip: Game steps per step, passed to games that have a setting for it.
         trust_code: Whether the module may be imported.
 
     Raises:
-        ValueError: In one sentence, if it cannot be made.
+        ValueError: If it cannot be made.
     """
-    taken = [name for name in RESERVED_SETTINGS if name in settings]
-    if taken:
-        raise ValueError(f"{taken[0]} is no setting of {env_id}: it is set when a game is made")
+    reserved = [name for name in RESERVED_SETTINGS if name in settings]
+    if reserved:
+        raise ValueError(f"{reserved[0]} is not a setting of {env_id}: worldsim sets it itself")
     with _without_noise():
         creator = find_creator(env_id, trust_code=trust_code)
     provider = find_provider(env_id)
@@ -48,18 +48,18 @@ def make_env(
         except TypeError as error:
             if "render_mode" not in str(error):
                 raise
-            return gymnasium.make(name, disable_env_checker=True, **kwargs)  # it takes no mode
+            return gymnasium.make(name, disable_env_checker=True, **kwargs)  # it has no mode
 
 
 def find_creator(env_id: str, *, trust_code: bool) -> Callable[..., Any]:
-    """Find the class, or the function, that makes the environments of an id.
+    """Find the class or function that makes the environments of an id.
 
     Args:
         env_id: A registered id, or ``module:id``.
-        trust_code: Whether the module may be imported; without it, it must have been.
+        trust_code: Whether the module may be imported; otherwise it must already be.
 
     Raises:
-        ValueError: In one sentence, if there is none.
+        ValueError: If there is none.
     """
     module, name = split_env_id(env_id)
     if not trust_code:
@@ -76,7 +76,7 @@ def find_creator(env_id: str, *, trust_code: bool) -> Callable[..., Any]:
 
 
 def _render_modes(creator: Callable[..., Any]) -> tuple[str, ...]:
-    """How an environment renders, as far as its class tells before it is made."""
+    """The render modes that an environment's class declares."""
     metadata = getattr(creator, "metadata", None)
     modes = metadata.get("render_modes") if isinstance(metadata, dict) else None
     return ("rgb_array",) if modes is None else tuple(modes)
@@ -100,7 +100,7 @@ def _flat(error: Exception) -> str:
 
 @contextmanager
 def _without_noise() -> Iterator[None]:
-    """Silence what pygame says while games import it; nobody who plays can change it."""
+    """Silence pygame's import warnings, which a player cannot fix."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "pkg_resources is deprecated", UserWarning)
         warnings.filterwarnings("ignore", "Deprecated call to `pkg_resources", DeprecationWarning)

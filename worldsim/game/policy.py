@@ -22,13 +22,13 @@ A learned world has no true state in ``info``: there a policy must act on the ob
 """
 
 LONGEST_STRETCH = 24  # steps that an action is held
-SLIPS = 0.1  # fraction of a scripted player's actions that are random: recordings need mistakes
+SLIPS = 0.1  # share of random actions of a scripted policy: recordings need mistakes
 
 
 class StickyPolicy:
     """Holds a random action for 1 to 24 steps, as a person holds a key.
 
-    Independent random actions cancel out within a few frames; held ones reach more of a game.
+    Independent random actions cancel out within a few frames; held ones reach more states.
     """
 
     def __init__(self, num_actions: int) -> None:
@@ -39,7 +39,7 @@ class StickyPolicy:
     def __call__(
         self, observation: np.ndarray, info: dict[str, Any], rng: np.random.Generator
     ) -> int:
-        """Return the held action; after its last step, draw a new one and its duration."""
+        """Return the held action; after its last step, draw a new action and duration."""
         if self._steps_left == 0:
             self._action = int(rng.integers(self._num_actions))
             self._steps_left = int(rng.integers(1, LONGEST_STRETCH + 1))
@@ -51,31 +51,31 @@ def load_policy(name: str, config: GameConfig) -> Policy:
     """Make a policy for one episode.
 
     Modules and agents' folders run code, so the name must be the user's own, never from a file.
-    ``scripted`` is the policy of the environment registered here, whatever ``config`` says.
+    ``scripted`` is the policy of the installed environment, not the one named in ``config``.
 
     Args:
-        name: ``random``, ``sticky``, ``scripted`` (the game's own, with one action in ten random),
-            the folder of an agent (`worldsim agent`), or ``module:function`` from an installed
-            module or the current folder. ``module:Class`` makes an instance without arguments.
+        name: ``random``, ``sticky``, ``scripted`` (the game's own, with one random action in ten),
+            an agent's folder (`worldsim agent`), or ``module:function``. A module may be a file in
+            the current folder; ``module:Class`` makes an instance without arguments.
         config: The game to play.
 
     Returns:
-        The policy. One from a module raises ValueError where it fails or gives no action of the
-        game.
+        The policy. A module's policy raises ValueError for an invalid action and for its own
+        exceptions.
 
     Raises:
-        ValueError: If there is no such policy, or the game has no script.
+        ValueError: If there is no such policy, or the game has no scripted one.
     """
     if name == "random":
         return lambda observation, info, rng: int(rng.integers(config.num_actions))
     if name == "sticky":
         return StickyPolicy(config.num_actions)
     if name == "scripted":
-        player = _load_function(_script_of(config), config)
+        scripted = _load_function(_script_of(config), config)
         return lambda observation, info, rng: (
             int(rng.integers(config.num_actions))
             if rng.random() < SLIPS
-            else player(observation, info, rng)
+            else scripted(observation, info, rng)
         )
     if Path(name).is_dir():
         return AgentPolicy(name, (*config.frame_size, config.channels))
@@ -96,17 +96,17 @@ def _script_of(config: GameConfig) -> str:
     script = find_script(config.env_id)
     if script is None:
         raise ValueError(
-            f"{config.env_id} brings no scripted player: use random, sticky or module:function"
+            f"{config.env_id} has no scripted policy: use random, sticky or module:function"
         )
     return script
 
 
 def _load_function(name: str, config: GameConfig) -> Policy:
-    """Import ``module:function``, and check every action that it gives."""
+    """Import ``module:function``, and check every action that it returns."""
     module_name, _, function_name = name.partition(":")
     if not function_name:
         raise ValueError(
-            "a policy is random, sticky, scripted, the folder of an agent or module:function, got "
+            "a policy is random, sticky, scripted, an agent's folder or module:function, got "
             f"{name!r}"
         )
     try:
@@ -136,7 +136,8 @@ def _load_function(name: str, config: GameConfig) -> Policy:
             is_action = False
         if not is_action:
             raise ValueError(
-                f"policy {name!r} must give an action 0 … {config.num_actions - 1}, got {chosen!r}"
+                f"policy {name!r} must return an action 0 … {config.num_actions - 1}, "
+                f"got {chosen!r}"
             )
         return action
 
@@ -150,6 +151,6 @@ def _takes_three(policy: Any) -> bool:
         inspect.signature(policy).bind(None, None, None)
     except TypeError:
         return False
-    except ValueError:  # a builtin that does not say what it takes
+    except ValueError:  # a builtin without a signature
         return True
     return True

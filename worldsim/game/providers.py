@@ -1,4 +1,4 @@
-"""Families of games: how their ids begin, which package brings them, and where they differ."""
+"""Families of games: the prefix of their ids, their package, and their peculiarities."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ AnyEnv = gymnasium.Env[Any, Any]
 
 
 class _DoomScreen(gymnasium.Wrapper[np.ndarray, int, Any, int]):
-    """ViZDoom's screen, in an episode that ends as others do.
+    """ViZDoom's screen, with the ends of episodes as in Gymnasium's API.
 
-    ViZDoom has no screen once an episode has ended and shows black: here the last screen stays. An
-    episode that ran out of time is called terminated and truncated: here it is truncated.
+    After an end ViZDoom's screen is black; here the last screen stays. ViZDoom calls a timeout
+    terminated and truncated; here it is truncated.
     """
 
     def __init__(self, env: AnyEnv, key: str) -> None:
@@ -90,27 +90,27 @@ class Provider:
     """A family of games."""
 
     prefixes: tuple[str, ...]
-    """How its ids begin."""
+    """Prefixes of its ids."""
     module: str
-    """What registers them, or what they need."""
+    """The module that registers its games, or that they need."""
     package: str
-    """What pip calls it."""
+    """Its name for pip."""
     extra: str = ""
-    """The extra of worldsim that brings it."""
+    """worldsim's extra that installs it."""
     prepare: Callable[[ModuleType], None] = lambda module: None
     """Called with the module before an environment is made."""
     settings: Callable[[Mapping[str, Any]], dict[str, Any]] = dict
-    """Keyword arguments as described -> as the games take them."""
+    """Keyword arguments in JSON's types -> in those of the games."""
     frame_skip: str | None = None
-    """Keyword argument that skips frames; None where the action is repeated."""
+    """Keyword argument that skips frames; None if a wrapper repeats the action."""
     fps: Callable[[AnyEnv, Mapping[str, Any]], float] | None = None
-    """(environment, its keyword arguments) -> steps a second, where ``render_fps`` is not that."""
+    """(environment, its keyword arguments) -> steps per second; None if ``render_fps`` is that."""
     action_words: Callable[[AnyEnv], Sequence[str]] | None = None
-    """Names of the actions, where the games have no ``get_action_meanings``."""
+    """Names of the actions, for games without ``get_action_meanings``."""
     keys: Callable[[str, Mapping[str, int]], dict[str, int]] = lambda env_id, bindings: dict(
         bindings
     )
-    """(id, key bindings by the actions' names) -> the bindings that suit the game."""
+    """(id, key bindings from the actions' names) -> the bindings of the game."""
     screen: Callable[[AnyEnv, str], gymnasium.Env[np.ndarray, Any]] | None = None
     """(environment, key of the images in its observations) -> the images."""
 
@@ -160,13 +160,13 @@ _ANY = Provider(prefixes=("",), module="gymnasium", package="gymnasium")
 
 
 def find_provider(env_id: str) -> Provider:
-    """The family of an id, or one without peculiarities."""
+    """The family of an id; an unknown id gets one without peculiarities."""
     _, name = split_env_id(env_id)
     return next((family for family in PROVIDERS if name.startswith(family.prefixes)), _ANY)
 
 
 def import_provider(env_id: str) -> None:
-    """Import what registers a family's games.
+    """Import the module that registers a family's games.
 
     Raises:
         ValueError: If the package is missing, with the command that installs it.

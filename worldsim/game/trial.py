@@ -1,4 +1,4 @@
-"""A game tried for a step, so that one that cannot be recorded is said before an episode begins."""
+"""A trial step of a game, so that a faulty game fails before anything is recorded."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ STEP = "(observation, reward, terminated, truncated, info)"
 
 
 def try_game(env: AnyEnv, env_id: str, source: str) -> None:
-    """Reset and step an environment, as Gymnasium's API has it.
+    """Reset and step an environment, and check the results against Gymnasium's API.
 
     Args:
-        env: An environment as ``gymnasium.make`` makes it, with Discrete actions.
-        env_id: What to call it.
-        source: Where its images are, of `worldsim.game.images.find_images`.
+        env: An environment of ``gymnasium.make`` with Discrete actions.
+        env_id: Its name in errors.
+        source: The result of `worldsim.game.images.find_images`.
 
     Raises:
-        ValueError: In one sentence that says which part of the API it does not follow.
+        ValueError: For the first part of the API that it breaks.
     """
     assert isinstance(env.action_space, spaces.Discrete)
     action = int(env.action_space.start)
-    begun, _ = _call(env_id, "reset(seed=0)", RESET, lambda: env.reset(seed=0))
+    first, _ = _call(env_id, "reset(seed=0)", RESET, lambda: env.reset(seed=0))
     observation, reward, terminated, truncated, _ = _call(
         env_id, f"step({action})", STEP, lambda: env.step(action)
     )
-    for shown in (begun, observation):
+    for one in (first, observation):
         if source == "":
-            _check_picture(shown, env.observation_space, env_id)
+            _check_image(one, env.observation_space, env_id)
         elif source != "render":
             assert isinstance(env.observation_space, spaces.Dict)
-            _check_picture(shown[source], env.observation_space.spaces[source], env_id)
+            _check_image(one[source], env.observation_space.spaces[source], env_id)
     if np.ndim(reward) or not isinstance(reward, int | float | np.number | np.bool_ | np.ndarray):
         raise ValueError(
             f"{env_id} must give rewards that are single numbers, got {reward!r}"
@@ -48,20 +48,17 @@ def try_game(env: AnyEnv, env_id: str, source: str) -> None:
             raise ValueError(f"{env_id} must give {name} as True or False, got {flag!r}")
 
 
-def _check_picture(picture: Any, space: spaces.Space[Any], env_id: str) -> None:
-    found = f"{getattr(picture, 'dtype', type(picture).__name__)} {np.shape(picture)}"
+def _check_image(image: Any, space: spaces.Space[Any], env_id: str) -> None:
+    found = f"{getattr(image, 'dtype', type(image).__name__)} {np.shape(image)}"
     if found != f"{space.dtype} {space.shape}":
         raise ValueError(
-            f"{env_id} must show {space.dtype} {space.shape}, as its observation space says, and "
-            f"shows {found}"
+            f"{env_id} must give {space.dtype} {space.shape}, as in its observation space, and "
+            f"gives {found}"
         )
 
 
 def _call(env_id: str, call: str, must: str, function: Callable[[], Any]) -> Any:
-    """Call and count what comes back.
-
-    Libraries of wrappers unpack it on the way, so a wrong number may be an error from inside.
-    """
+    """Call, and check the number of values; a wrapper may raise on a wrong number first."""
     rule = f"{env_id} does not follow Gymnasium's API: {call} must give {must}"
     try:
         result = function()
@@ -69,8 +66,7 @@ def _call(env_id: str, call: str, must: str, function: Callable[[], Any]) -> Any
         raise ValueError(
             f"{rule}, and it raises {type(error).__name__}: {one_line(error)}"
         ) from error
-    wanted = must.count(",") + 1
-    if not isinstance(result, tuple) or len(result) != wanted:
+    if not isinstance(result, tuple) or len(result) != must.count(",") + 1:
         count = f"{len(result)} values" if isinstance(result, tuple) else type(result).__name__
         raise ValueError(f"{rule}, and it gives {count}")
     if not isinstance(result[-1], dict):

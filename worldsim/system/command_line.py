@@ -1,4 +1,4 @@
-"""From the words of a command line to the dataclass of its options, every value checked."""
+"""Parse a command line into the dataclass of its options, and check every value."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ def parse(
     default: Config | None = None,
     renamed: Mapping[str, str] = NOT_RENAMED,
 ) -> Config:
-    """Read a command line into a dataclass, and check every value of it.
+    """Parse a command line into a dataclass, and check every value.
 
     Args:
         config: The dataclass: its fields are the options.
-        argv: What follows the command.
+        argv: The words after the command.
         prog: The command.
-        default: Values of what is not given, in place of the dataclass's own.
-        renamed: The new name of each option that had another, as `Option.name`.
+        default: Defaults instead of the dataclass's own.
+        renamed: The new name of each renamed option, as `Option.name`.
 
     Raises:
-        ValueError: In one sentence, if a value is out of range or an option has a new name.
-        SystemExit: With status 2, if the words cannot be read, and 0 after ``--help``.
+        ValueError: If a value is out of range or an option has a new name.
+        SystemExit: With status 2 if the words cannot be parsed, and 0 after ``--help``.
     """
     if asked := asks_for_help(argv):
         print(help_text(config, prog, everything=asked == "--help-all"))
@@ -61,7 +61,7 @@ def _refuse_old_names(renamed: Mapping[str, str], argv: Sequence[str]) -> None:
 
 
 def _check_no_path_is_empty(config: type, argv: Sequence[str]) -> None:
-    """Refuse ``--out ""``, as an unset variable of a shell gives it; a Path takes it for ``.``."""
+    """Raise for ``--out ""``, as from an unset shell variable; as a Path it would mean ``.``."""
     for option in options_of(config):
         flag = option.flag
         kinds = {option.annotation, *get_args(option.annotation)}

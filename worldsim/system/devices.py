@@ -1,6 +1,6 @@
-"""Where tensors live: which device serves, and whether it has memory enough.
+"""Devices of torch: choose one, and check that it has enough memory.
 
-Torch is imported only when it is needed, so that recordings can be read without it.
+torch is imported inside functions, so that recordings can be read without it.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from worldsim.system.files import one_line
 if TYPE_CHECKING:
     import torch
 
-ALWAYS_FREE = 2**26  # bytes: with less than that nothing here runs at all
+ALWAYS_FREE = 2**26  # bytes: with less memory nothing here runs
 
 
 def pick_device(name: str | torch.device | None = None) -> torch.device:
-    """A device that works here, by default a GPU if there is one.
+    """Return a device that works on this machine, by default a GPU if there is one.
 
     Args:
-        name: As torch names it: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
+        name: torch's name: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
 
     Raises:
-        ValueError: In one sentence, if there is no such device here.
+        ValueError: If there is no such device.
 
     Example:
         >>> pick_device("cpu")
@@ -34,7 +34,7 @@ def pick_device(name: str | torch.device | None = None) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.zeros((), device=name)
-        device.item()  # a device without memory (meta) makes tensors too, but none can be read
+        device.item()  # tensors of a device without memory (meta) cannot be read
         return device.device
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         raise ValueError(
@@ -43,7 +43,7 @@ def pick_device(name: str | torch.device | None = None) -> torch.device:
 
 
 def free_memory(device: str | torch.device = "cpu") -> int:
-    """Bytes that can still be had: of the machine, or of a GPU."""
+    """Free bytes of the machine, or of a GPU."""
     if str(device).startswith("cuda"):
         import torch
 
@@ -55,7 +55,7 @@ def free_memory(device: str | torch.device = "cpu") -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether this is how NumPy or torch says that there is too little memory."""
+    """Whether an error of NumPy or torch means too little memory."""
     words = str(error).lower()
     return (
         isinstance(error, MemoryError)
@@ -66,25 +66,25 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def check_memory(
-    num_bytes: float, what: str, remedy: str, device: str | torch.device = "cpu"
+    num_bytes: float, subject: str, remedy: str, device: str | torch.device = "cpu"
 ) -> None:
-    """Refuse what cannot fit, before anything of it is allocated.
+    """Raise before allocating what cannot fit into memory.
 
     Args:
-        num_bytes: What it takes, at the least.
-        what: What takes it.
-        remedy: What to do about it.
-        device: Where it is to be.
+        num_bytes: Lower bound of the bytes needed.
+        subject: What needs them, for the error.
+        remedy: What to do, for the error.
+        device: Where they are needed.
 
     Raises:
-        ValueError: In one sentence, if less is free.
+        ValueError: If less is free.
     """
-    if num_bytes < ALWAYS_FREE:  # not worth the asking, which takes a tenth of a millisecond
+    if num_bytes < ALWAYS_FREE:  # the query below takes a tenth of a millisecond
         return
     free = free_memory(device)
     if num_bytes > free:
         where = "the GPU" if str(device).startswith("cuda") else "this machine"
         raise ValueError(
-            f"too little memory: {what} takes at least {num_bytes / 2**30:,.1f} GiB, and {where} "
-            f"has {free / 2**30:,.1f} GiB free: {remedy}"
+            f"too little memory: {subject} takes at least {num_bytes / 2**30:,.1f} GiB, and "
+            f"{where} has {free / 2**30:,.1f} GiB free: {remedy}"
         )

@@ -1,4 +1,4 @@
-"""Packages that only some commands need: looked for before anything slow is imported."""
+"""Optional packages: find missing ones before anything slow is imported."""
 
 from __future__ import annotations
 
@@ -13,15 +13,12 @@ EXTRAS = {
     "stable_baselines3": ("stable-baselines3", "rl"),
     "minari": ("minari", "minari"),
 }
-"""Module that may be missing -> what pip calls it, and the extra of worldsim that brings it."""
+"""Optional module -> its pip package and worldsim's extra."""
 
 
 def find_extra(module: str) -> tuple[str, str] | None:
-    """What pip calls the package of a module, and the extra that brings it; None if none does.
-
-    Beside `EXTRAS` these are the packages of games.
-    """
-    from worldsim.game.providers import PROVIDERS  # brings in Gymnasium's spaces
+    """The pip package and the extra of a module of `EXTRAS` or of games, or None."""
+    from worldsim.game.providers import PROVIDERS  # imports Gymnasium's spaces
 
     games = {
         family.module.partition(".")[0]: (family.package, family.extra)
@@ -32,10 +29,10 @@ def find_extra(module: str) -> tuple[str, str] | None:
 
 
 def require(*modules: str) -> None:
-    """Find out, without importing them, that modules of extras are there.
+    """Check that optional modules are installed, without importing them.
 
     Raises:
-        ModuleNotFoundError: For the first that is missing, as its import would say it.
+        ModuleNotFoundError: For the first missing one, like its import.
     """
     for module in modules:
         if find_spec(module) is None:

@@ -1,7 +1,7 @@
-"""Files: written whole or not at all, read only where they are regular, locked by one process.
+"""Files: write completely or not at all, read only regular files, lock for one process.
 
-Folders of worlds and recordings come from strangers too. What is read from them is a regular file:
-a link may point out of the folder, and opening a pipe waits for ever.
+Worlds and recordings may come from strangers. So only regular files are read: a link may point out
+of the folder, and opening a pipe may block.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MAX_TEXT_BYTES = 16 * 2**20  # of a JSON file or a card: far above any real one
 
 @contextmanager
 def written_aside(path: str | PathLike[str]) -> Iterator[Path]:
-    """Give a name beside ``path`` to write to; it becomes ``path`` when all went well."""
+    """Yield a temporary path next to ``path``; it is renamed to ``path`` on success."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -46,7 +46,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Write figures; one that there is none of (nan), which JSON cannot say, is null."""
+    """Write values as JSON; nan and infinity, which JSON lacks, become null."""
     write_text(path, json.dumps(_without_nan(values), indent=2, allow_nan=False) + "\n")
 
 
@@ -67,14 +67,14 @@ def checksum(path: str | PathLike[str]) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
-def check_checksum(path: str | PathLike[str], wanted: Any) -> None:
-    """Refuse a file whose `checksum` is another than the one that was written down for it."""
-    if checksum(path) != wanted:
-        raise ValueError("its bytes are not those that were written")
+def check_checksum(path: str | PathLike[str], expected: Any) -> None:
+    """Raise ValueError if a file's `checksum` is not the expected one."""
+    if checksum(path) != expected:
+        raise ValueError("its checksum differs")
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a folder or a link, if there is one; never what a link leads to."""
+    """Remove a file, a folder or a link, if it exists; the target of a link stays."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -82,10 +82,10 @@ def remove(path: Path) -> None:
 
 
 def check_regular(path: str | PathLike[str]) -> Path:
-    """Give a path back if it is a regular file and no link.
+    """Return the path of a regular file that is not a link.
 
     Raises:
-        FileNotFoundError: If there is nothing.
+        FileNotFoundError: If it does not exist.
         ValueError: If it is a link, a folder, a pipe, a device or a socket.
     """
     path = Path(path)
@@ -94,7 +94,7 @@ def check_regular(path: str | PathLike[str]) -> Path:
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no {path}") from None
     if not stat.S_ISREG(mode):
-        kind = "a link" if stat.S_ISLNK(mode) else "no regular file"
+        kind = "a link" if stat.S_ISLNK(mode) else "not a regular file"
         raise ValueError(f"{path} is {kind}, and only regular files are read: copy the file there")
     return path
 
@@ -103,8 +103,8 @@ def read_text(path: str | PathLike[str], max_bytes: int = MAX_TEXT_BYTES) -> str
     """Read a text file in UTF-8.
 
     Raises:
-        OSError: If there is none, or it may not be read.
-        ValueError: If it is no regular file, larger than ``max_bytes``, or not UTF-8.
+        OSError: If it does not exist or may not be read.
+        ValueError: If it is not a regular file, larger than ``max_bytes``, or not UTF-8.
     """
     path = check_regular(path)
     size = path.stat().st_size
@@ -117,7 +117,7 @@ def read_object(path: str | PathLike[str]) -> dict[str, Any]:
     """Read a JSON file that holds an object.
 
     Raises:
-        OSError: If there is none, or it may not be read.
+        OSError: If it does not exist or may not be read.
         ValueError: As `read_text`, or if it holds something else.
     """
     text = read_text(path)
@@ -131,42 +131,43 @@ def read_object(path: str | PathLike[str]) -> dict[str, Any]:
 
 
 @contextmanager
-def naming_damage(what: str | PathLike[str], remedy: str) -> Iterator[None]:
-    """Turn whatever a damaged file makes a library say into one sentence.
+def naming_damage(subject: str | PathLike[str], remedy: str) -> Iterator[None]:
+    """Turn a library's error about a damaged file into one sentence.
 
     Args:
-        what: What is read, such as a path or "the world in runs/pong".
-        remedy: What to do about it.
+        subject: What is read, such as a path or "the world in runs/pong".
+        remedy: What to do, for the error.
 
     Raises:
-        PermissionError: In one sentence, where the file may not be read: it is not damaged.
-        ValueError: In one sentence, for all else.
+        PermissionError: If the file may not be read; it is not damaged then.
+        ValueError: For all other errors.
     """
     try:
         yield
     except PermissionError as error:
-        raise _unreadable(error.filename or what) from error
+        raise _unreadable(error.filename or subject) from error
     except _DAMAGE as error:
-        raise ValueError(f"{os.fspath(what)} is damaged ({one_line(error)}): {remedy}") from error
+        name = os.fspath(subject)
+        raise ValueError(f"{name} is damaged ({one_line(error)}): {remedy}") from error
 
 
 @contextmanager
 def reading(path: str | PathLike[str], remedy: str) -> Iterator[Path]:
-    """Give a file to read; whatever fails in the block is an error that names it.
+    """Yield a file to read; every error in the block names it, as by `naming_damage`.
 
     Args:
         path: A regular file.
-        remedy: What to do where it is missing or damaged.
+        remedy: What to do if it is missing or damaged, for the error.
 
     Raises:
-        PermissionError: In one sentence, if it may not be read.
-        ValueError: In one sentence, for all else.
+        PermissionError: If it may not be read.
+        ValueError: For all other errors.
     """
     try:
         path = check_regular(path)
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"there is no {os.fspath(path)}: {remedy}") from None
-    except PermissionError as error:  # of the folder that it is in
+    except PermissionError as error:  # of its folder
         raise _unreadable(path) from error
     with naming_damage(path, remedy):
         yield path
@@ -191,17 +192,17 @@ _DAMAGE = (
     SafetensorError,
     zlib.error,
 )
-"""What h5py, json, numpy, safetensors, torch and zlib raise for damaged files."""
+"""Errors of h5py, json, numpy, safetensors, torch and zlib for damaged files."""
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of what an error says, or the name of its kind where it says nothing."""
+    """The first line of an error's message, or its class name."""
     lines = str(error).strip().splitlines()
     return " ".join(lines[0].split()).rstrip(".") if lines else type(error).__name__
 
 
 def printable(text: str) -> str:
-    r"""Text that does nothing to a terminal: control characters become visible escapes.
+    r"""Replace control characters by visible escapes, so that a terminal ignores them.
 
     Example:
         >>> printable("pong\x1b[2J")
@@ -212,14 +213,14 @@ def printable(text: str) -> str:
 
 @contextmanager
 def locked(path: Path, busy: str) -> Iterator[None]:
-    """Hold a lock file for this process; the system lets go of it when the process ends.
+    """Hold a lock file; the system releases it when the process ends.
 
     Args:
-        path: The lock file, made where it is missing and never written to.
-        busy: What to say when another process holds it.
+        path: The lock file, created if missing and never written to.
+        busy: The error if another process holds it.
 
     Raises:
-        ValueError: ``busy``, or that the lock is no regular file.
+        ValueError: ``busy``, or if the lock is not a regular file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if os.path.lexists(path):

@@ -1,8 +1,8 @@
-"""Reading HDF5 that may come from a stranger: what is not plain data is refused unread.
+"""Read HDF5 files that may come from a stranger; only plain data is accepted.
 
-HDF5 can point to other files, call plugins that decode, and claim arrays of any size. Here a
-dataset is looked at before a value of it is read: it lies in the file itself, has the expected
-type and shape, and all that it claims is stored. Chunks are inflated here, as far as their size.
+HDF5 can point to other files, call decoding plugins, and claim arrays of any size. So each dataset
+is checked before it is read: it is stored completely in this file, with the expected type and
+shape. Chunks are inflated here, up to their size.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ import numpy as np
 from worldsim.system.files import reading
 
 MAX_BYTES = 2**30
-"""Of one array, unless the caller says otherwise: a gigabyte."""
+"""Default limit of one array: a gigabyte."""
 MAX_TRUSTED_BYTES = 2**16
-"""Of gzip, that are inflated without a limit: they become 64 MiB at most."""
+"""Compressed bytes that are inflated without a limit: they become 64 MiB at most."""
 MAX_ATTRIBUTES = 64
 MAX_ATTRIBUTE_BYTES = 2**16
 
@@ -40,36 +40,31 @@ class Chunk(NamedTuple):
     size: int
     """Bytes stored."""
     is_deflated: bool
-    """Whether these are to be inflated: HDF5 keeps as it was what gzip makes no smaller."""
+    """Whether it is compressed: HDF5 stores it raw if gzip does not shrink it."""
 
 
 @contextmanager
 def open_hdf5(path: str | os.PathLike[str], remedy: str) -> Iterator[h5py.File]:
-    """Open an HDF5 file for reading; whatever fails in the block is an error that names it.
-
-    Args:
-        path: A regular file.
-        remedy: What to do where it is damaged.
+    """Open an HDF5 file for reading; arguments and errors as for `worldsim.system.files.reading`.
 
     Raises:
-        PermissionError: In one sentence, if it may not be read.
-        ValueError: In one sentence, if it is missing, no regular file or damaged.
+        ValueError: Also if it begins with other data.
     """
     with reading(path, remedy), h5py.File(path, "r") as file:
         if file.userblock_size:
-            raise ValueError("it begins with something that is not HDF5")
+            raise ValueError("it begins with data that is not HDF5")
         yield file
 
 
 def get_group(parent: h5py.Group, name: str) -> h5py.Group:
-    """Return a group that lies in this file.
+    """Return a group of this file.
 
     Raises:
-        ValueError: If there is none, it is a link, a dataset, or has too many attributes.
+        ValueError: If it does not exist, is a link or a dataset, or has too many attributes.
     """
     group = _own_entry(parent, name)
     if not isinstance(group, h5py.Group):
-        raise ValueError(f"{name} is no group")
+        raise ValueError(f"{name} is not a group")
     _check_attributes(group, name)
     return group
 
@@ -81,29 +76,29 @@ def check_dataset(
     shape: Sequence[int | None],
     max_bytes: int = MAX_BYTES,
 ) -> h5py.Dataset:
-    """Return a dataset of plain numbers that lies in this file; reads no value.
+    """Return a dataset of plain numbers in this file, without reading a value.
 
-    Whether its chunks are all stored is for `stored_chunks` to say.
+    `stored_chunks` then checks that its chunks are stored.
 
     Args:
         parent: The file, or a group in it.
         name: Name of the dataset.
-        dtype: The type that it is stored in, exactly.
-        shape: Its shape; None where any length will do.
-        max_bytes: Bytes of the whole array, at most.
+        dtype: Its stored type, exactly.
+        shape: Its shape; None for any length.
+        max_bytes: Upper bound of the array's bytes.
 
     Raises:
-        ValueError: In one sentence, if it is anything else.
+        ValueError: If it differs in any of these.
     """
     dataset = _own_entry(parent, name)
     if not isinstance(dataset, h5py.Dataset):
-        raise ValueError(f"{name} is no dataset")
+        raise ValueError(f"{name} is not a dataset")
     _check_attributes(dataset, name)
     _check_type(dataset, name, np.dtype(dtype))
-    wanted = ", ".join("any" if size is None else str(size) for size in shape)
+    expected = ", ".join("any" if size is None else str(size) for size in shape)
     fits = dataset.shape is not None and len(dataset.shape) == len(shape)
     if not fits or any(w not in (None, s) for w, s in zip(shape, dataset.shape, strict=True)):
-        raise ValueError(f"{name} has shape {dataset.shape}, not ({wanted})")
+        raise ValueError(f"{name} has shape {dataset.shape}, not ({expected})")
     num_bytes = _num_bytes(dataset.shape, dataset.dtype)
     if num_bytes > max_bytes:
         raise ValueError(f"{name} takes {num_bytes:,} bytes, more than {max_bytes:,}")
@@ -118,11 +113,11 @@ def read_array(
     shape: Sequence[int | None],
     max_bytes: int = MAX_BYTES,
 ) -> np.ndarray:
-    """Read a whole dataset after `check_dataset`; the arguments and errors are the same."""
+    """Read a dataset after `check_dataset`; the arguments and errors are the same."""
     dataset = check_dataset(parent, name, dtype, shape, max_bytes)
     if dataset.chunks is None or dataset.size == 0:
         return _checked(dataset[()], name)
-    chunks = list(stored_chunks(dataset))  # before memory is taken for what they claim
+    chunks = list(stored_chunks(dataset))  # checked before memory is allocated
     values = np.empty(dataset.shape, dtype)
     num_bytes = _num_bytes(dataset.chunks, dataset.dtype)
     for chunk in chunks:
@@ -136,15 +131,15 @@ def read_array(
 
 
 def read_attribute(holder: h5py.Group | h5py.Dataset, name: str, kind: type[Kind]) -> Kind | None:
-    """Read an attribute of a group or dataset: one whole number or one text.
+    """Read an attribute of a group or dataset: one integer or one text.
 
     Args:
-        holder: What `get_group` or `check_dataset` returned.
+        holder: The result of `get_group` or `check_dataset`.
         name: Name of the attribute.
         kind: ``int`` or ``str``.
 
     Returns:
-        Its value, or None where there is none.
+        Its value, or None if it does not exist.
 
     Raises:
         ValueError: If it is of another kind.
@@ -161,17 +156,17 @@ def read_attribute(holder: h5py.Group | h5py.Dataset, name: str, kind: type[Kind
 
 
 def stored_chunks(dataset: h5py.Dataset) -> Iterator[Chunk]:
-    """Yield where the chunks of a dataset are stored, in the order of their places.
+    """Yield the chunks of a dataset, in the order of their indices.
 
     Raises:
-        ValueError: At the first one that is missing or reaches out of the file.
+        ValueError: At the first one that is missing or reaches beyond the file.
     """
     end, total = _file_size(dataset), 0
     is_deflated, find = dataset.compression is not None, dataset.id.get_chunk_info_by_coord
     places = [
         range(0, size, step) for size, step in zip(dataset.shape, dataset.chunks, strict=True)
     ]
-    if math.prod(map(len, places)) > end:  # before they are listed
+    if math.prod(map(len, places)) > end:  # checked before they are listed
         raise ValueError(f"{dataset.name} claims more than the file holds")
     for place in itertools.product(*places):
         stored = find(place)
@@ -184,15 +179,13 @@ def stored_chunks(dataset: h5py.Dataset) -> Iterator[Chunk]:
 
 
 def inflate(data: bytes, num_bytes: int) -> bytes:
-    """Inflate a chunk to its size, however much there is in it.
-
-    The quick way first: gzip makes nothing more than a thousand times larger.
+    """Inflate a chunk, up to its expected size.
 
     Raises:
         ValueError: If it has another size.
         zlib.error: If it is damaged.
     """
-    if len(data) <= MAX_TRUSTED_BYTES:
+    if len(data) <= MAX_TRUSTED_BYTES:  # faster; gzip expands data at most a thousand times
         values = zlib.decompress(data, bufsize=num_bytes)
         if len(values) != num_bytes:
             raise ValueError(f"a chunk has {len(values):,} bytes, not {num_bytes:,}")
@@ -223,13 +216,13 @@ def _check_attributes(holder: h5py.Group | h5py.Dataset, name: str) -> None:
 
 
 def _check_type(dataset: h5py.Dataset, name: str, dtype: np.dtype) -> None:
-    """Compare the types themselves: equal bytes then mean equal numbers."""
+    """Compare the stored types, so that equal bytes mean equal numbers."""
     if not dataset.id.get_type().equal(h5py.h5t.py_create(dtype, logical=True)):
         raise ValueError(f"{name} is not of type {dtype}")
 
 
 def _check_layout(dataset: h5py.Dataset, name: str) -> None:
-    """Check that all values are stored in this file, at most deflated."""
+    """Check that all values are stored in this file, raw or by gzip."""
     settings = dataset.id.get_create_plist()
     layout = settings.get_layout()
     if settings.get_external_count() or layout == h5py.h5d.VIRTUAL:
@@ -242,7 +235,7 @@ def _check_layout(dataset: h5py.Dataset, name: str) -> None:
     if layout == h5py.h5d.CHUNKED:
         if any(step > size for step, size in zip(dataset.chunks, dataset.shape, strict=True)):
             raise ValueError(f"{name} has chunks of {dataset.chunks}, larger than itself")
-        return  # what its chunks claim is looked at where they are listed
+        return  # `stored_chunks` checks them
     num_bytes = _num_bytes(dataset.shape, dataset.dtype)
     end, file_size = num_bytes, _file_size(dataset)
     if layout == h5py.h5d.CONTIGUOUS:
@@ -252,7 +245,7 @@ def _check_layout(dataset: h5py.Dataset, name: str) -> None:
 
 
 def _checked(values: np.ndarray, name: str) -> np.ndarray:
-    """Refuse truth values that are neither 0 nor 1, which numpy would count as it likes."""
+    """Raise for booleans that are neither 0 nor 1."""
     if values.dtype == bool and (values.view(np.uint8) > 1).any():
         raise ValueError(f"{name} has values that are neither true nor false")
     return values

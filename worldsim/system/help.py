@@ -1,7 +1,7 @@
-"""What ``worldsim COMMAND --help`` prints, read from the dataclass that holds the options.
+"""The text of ``worldsim COMMAND --help``, read from the dataclass of the options.
 
 The docstring of the dataclass comes first and its examples last. The sentence under each field
-stands beside the option. ``--help`` leaves out what few people change, ``--help-all`` shows it.
+explains its option. ``--help`` leaves out advanced options, ``--help-all`` lists them.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ import tyro
 from worldsim.system.options import Advanced, Heading, Option, Place, Rule, options_of
 
 WIDTH = 100  # columns, at most
-COLUMN = 26  # in which the sentences begin, at most
+COLUMN = 26  # the last one in which the sentences begin
 
 
 def asks_for_help(argv: Sequence[str]) -> str | None:
-    """The word that asks for help, or None."""
+    """The word that requests help, or None."""
     return next((word for word in argv if word in ("-h", "--help", "--help-all")), None)
 
 
@@ -37,7 +37,7 @@ def help_text(config: type, prog: str, everything: bool) -> str:
     Args:
         config: The dataclass of its options.
         prog: The command, such as ``worldsim train``.
-        everything: Whether to show the options that few people change too.
+        everything: Whether to list advanced options too.
     """
     width = min(shutil.get_terminal_size().columns, WIDTH)
     about, examples = _about(config)
@@ -52,7 +52,7 @@ def help_text(config: type, prog: str, everything: bool) -> str:
         title = _title(option) or title
         sections.setdefault(title, []).append((_usage(option), _explain(option)))
     if hidden:
-        sections["more options, shown by --help-all"] = list(_summaries(hidden))
+        sections["more options, listed by --help-all"] = list(_summaries(hidden))
 
     longest = max(len(left) for rows in sections.values() for left, _ in rows)
     column = min(longest + 4, COLUMN)
@@ -106,7 +106,7 @@ def _about(config: type) -> tuple[list[str], list[str]]:
 
 
 def _title(option: Option) -> str | None:
-    """The heading that an option brings, or None if it belongs to the one before."""
+    """The heading that begins with an option, or None."""
     if "." in option.name:
         group = option.name.partition(".")[0]
         return f"{group}: {first_sentence(option.owner)}".rstrip(".")
@@ -114,7 +114,7 @@ def _title(option: Option) -> str | None:
 
 
 def _summaries(hidden: Sequence[Option]) -> Iterator[tuple[str, str]]:
-    """The names of hidden options that are in no group, and a row for each group."""
+    """The names of hidden options outside groups, and a row for each group."""
     alone = ", ".join(option.flag for option in hidden if "." not in option.name)
     for line in textwrap.wrap(alone, 76, break_on_hyphens=False):
         yield line, ""
@@ -124,7 +124,7 @@ def _summaries(hidden: Sequence[Option]) -> Iterator[tuple[str, str]]:
 
 
 def _usage_line(prog: str, options: Sequence[Option]) -> str:
-    """The command, with what must be given."""
+    """The command, with its required options."""
     words = [option.flag for option in options if option.is_positional and _is_required(option)]
     words += [f"[{o.flag}]" for o in options if o.is_positional and not _is_required(o)]
     words += [_usage(o) for o in options if not o.is_positional and _is_required(o)]
@@ -144,7 +144,7 @@ def _usage(option: Option) -> str:
 
 
 def _explain(option: Option) -> str:
-    """The sentence of an option, with its rule and its default where there is one to show."""
+    """The sentence of an option, with its rule and its default if it has them."""
     sentence = sentences(option.owner).get(option.path[-1], "")
     values = option.value if isinstance(option.value, tuple) else (option.value,)
     is_shown = not _is_required(option) and not set(map(type, values)) & {bool, NoneType}
@@ -156,7 +156,7 @@ def _explain(option: Option) -> str:
 
 
 def _word(annotation: Any, name: str) -> str:
-    """What stands for a value in the help."""
+    """The placeholder of a value in the help."""
     kind = _plain(annotation)
     if get_origin(kind) is Literal:
         return "|".join(map(str, get_args(kind)))
@@ -179,7 +179,7 @@ def _plain(annotation: Any) -> Any:
 
 
 def _flat(annotation: Any) -> Iterator[Any]:
-    """Everything that a type is made of."""
+    """A type and all types and marks inside it."""
     yield annotation
     for inner in get_args(annotation):
         yield from _flat(inner)
@@ -195,7 +195,7 @@ def _is_required(option: Option) -> bool:
 
 
 def _row(left: str, right: str, column: int, width: int) -> list[str]:
-    """An option, and its sentence beside it or, where it is long, below it."""
+    """The lines of an option, with its sentence next to it or, if it is long, below it."""
     wrapped = textwrap.wrap(right, max(width - column, 20)) or [""]
     first = f"  {left}"
     if not right:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a run or a recording in good order: what there is, is saved."""
+"""Stop a run or a recording cleanly on Ctrl-C and SIGTERM, saving what there is."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import threading
 from types import FrameType, TracebackType
 
 
-class Interrupted(Exception):  # noqa: N818  # not an error: somebody asked for it
-    """Raised where work that may be left unfinished is asked to stop."""
+class Interrupted(Exception):  # noqa: N818  # a request, not an error
+    """Raised to leave work that may stay unfinished."""
 
 
 class StopOnSignal:
-    """While open, remembers SIGINT and SIGTERM instead of dying of them; a second one interrupts.
+    """While open, notes SIGINT and SIGTERM instead of dying; a second signal interrupts.
 
-    In a thread other than the main one, which gets no signals, it remembers nothing.
+    Only the main thread receives signals; in other threads it notes none.
 
     Example:
         >>> with StopOnSignal() as stop:
@@ -28,7 +28,7 @@ class StopOnSignal:
         self.asked = False
 
     def raise_if_asked(self) -> None:
-        """Leave work that may be left unfinished, such as an evaluation.
+        """Leave work that may stay unfinished, such as an evaluation.
 
         Raises:
             Interrupted: If a signal has come.

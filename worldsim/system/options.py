@@ -1,11 +1,11 @@
-"""What an option may be, said once: on the type of its field in a command's dataclass.
+"""Types of options: each gives its range and its error message.
 
-A command's settings are a dataclass whose fields have the types below. A field that is a dataclass
-itself holds a group of options, such as ``--optim.lr``. `check_options` refuses, in one sentence,
-what a type does not allow; `check_value` does so for the arguments of a function.
+A command's settings are a dataclass whose fields have the types below. A field that is itself a
+dataclass holds a group of options, such as ``--optim.lr``. `check_options` checks a dataclass,
+`check_value` an argument of a function.
 
-Each upper bound is where something below fails or where more changes nothing; the comment beside it
-says what. Torch is not imported here: whether a device is there is for `worldsim.system.devices`.
+Each upper bound has its reason in a comment: beyond it a library fails or the value has no effect.
+torch is not imported here; `worldsim.system.devices` checks devices.
 """
 
 from __future__ import annotations
@@ -36,14 +36,12 @@ Config = TypeVar("Config")
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """Bounds of a number, both of them allowed unless ``above`` or ``below`` says otherwise."""
+    """Bounds of a number; ``above`` excludes ``low`` itself, ``below`` excludes ``high``."""
 
     low: float
     high: float
     above: bool = False
-    """Whether ``low`` itself is too low."""
     below: bool = False
-    """Whether ``high`` itself is too high."""
 
     def __str__(self) -> str:
         if math.isinf(self.high):
@@ -61,54 +59,52 @@ class Range:
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """What must be at a path: something to read, or room for something to write."""
+    """What must be at a path: a file or folder that can be read or, if ``written``, written."""
 
     kind: Literal["file", "folder"]
     written: bool = True
     suffix: str | None = None
-    """How the name of a file must end."""
+    """The required end of a file's name."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """What a value must be, where neither bounds nor a place say it."""
+    """A condition on a value that is neither bounds nor a place."""
 
     words: str
     """The rule, as it follows "must be"."""
     holds: Callable[[Any], bool]
-    """Whether a value keeps it."""
+    """Whether a value fulfils it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Heading:
-    """The title above an option in ``--help``, and above those that follow it."""
+    """A heading above an option in ``--help``, which also covers the following options."""
 
     title: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Advanced:
-    """Marks an option that only ``--help-all`` shows."""
+    """Marks an option that only ``--help-all`` lists."""
 
 
-Seed = Annotated[
-    int, Range(0, 2**32 - 1)
-]  # NumPy's older generators, which SB3 seeds, take no more
-AnySeed = Annotated[int, Range(0, math.inf)]  # as Gymnasium takes it
+Seed = Annotated[int, Range(0, 2**32 - 1)]  # the limit of NumPy's older generators, which SB3 uses
+AnySeed = Annotated[int, Range(0, math.inf)]  # as in Gymnasium
 Count = Annotated[int, Range(1, 2**31 - 1)]  # C libraries below count in 32 bits
 Number = Annotated[int, Range(0, 2**31 - 1)]
-Passes = Annotated[int, Range(1, 1000)]  # finer levels than those of diffusion change no pixel
-Side = Annotated[int, Range(8, 4096)]  # pixels: the widest frame that H.264 decoders agree on
+Passes = Annotated[int, Range(1, 1000)]  # finer levels of diffusion change no pixel
+Side = Annotated[int, Range(8, 4096)]  # pixels: the widest frame of common H.264 decoders
 FewFrames = Annotated[int, Range(1, 1000)]  # skipped or stacked: a quarter of a minute of play
 Threads = Annotated[int, Range(1, os.cpu_count() or 1)]  # more threads than processors only wait
-Positive = Annotated[float, Range(0, 10**6, above=True)]  # far below where single precision ends
+Positive = Annotated[float, Range(0, 10**6, above=True)]  # far below the limit of float32
 NotNegative = Annotated[float, Range(0, 10**6)]
 Limit = Annotated[float, Range(0, math.inf)]
 Fraction = Annotated[float, Range(0, 1)]
 Part = Annotated[float, Range(0, 1, above=True, below=True)]
 Seconds = Annotated[float, Range(0, 86_400, above=True)]  # a day
 Minutes = Annotated[float, Range(0, 525_600, above=True)]  # a year
-FramesPerSecond = Annotated[float, Range(0, 1000, above=True)]  # as the clocks of players count
+FramesPerSecond = Annotated[float, Range(0, 1000, above=True)]  # video players count milliseconds
 InFile = Annotated[Path, Place("file", written=False)]
 OutFile = Annotated[Path, Place("file")]
 OutVideo = Annotated[Path, Place("file", suffix=".mp4")]
@@ -121,8 +117,8 @@ class Option(NamedTuple):
     Attributes:
         owner: The dataclass that has the field.
         path: The attributes that lead to it from the command's dataclass.
-        name: How a file of settings names it, such as ``optim.lr``.
-        flag: How the command line names it, such as ``--optim.lr``, or ``RECORDING`` by position.
+        name: Its name in a file of settings, such as ``optim.lr``.
+        flag: Its name on the command line, such as ``--optim.lr``, or ``RECORDING`` by position.
         annotation: Its type.
         value: Its value.
     """
@@ -136,7 +132,7 @@ class Option(NamedTuple):
 
     @property
     def is_positional(self) -> bool:
-        """Whether its place on the command line says what it is."""
+        """Whether the command line gives it by position."""
         return not self.flag.startswith("--")
 
 
@@ -145,17 +141,17 @@ def options_of(config: type, values: Any = None) -> Iterator[Option]:
 
     Args:
         config: The dataclass.
-        values: An instance of it, whose values the options get; None for the defaults, where an
-            option that must be given has ``dataclasses.MISSING``.
+        values: An instance of it that gives the options' values; None for the defaults, where a
+            required option has ``dataclasses.MISSING``.
     """
     yield from _options(config, values, (), "")
 
 
 def check_options(config: Any) -> None:
-    """Check every field of a dataclass, and of those in it.
+    """Check every option of a dataclass.
 
     Raises:
-        ValueError: In one sentence that names the option, for the first that is out of range.
+        ValueError: For the first that is out of range, with its name.
     """
     for option in options_of(type(config), config):
         check_value(option.flag, option.value, option.annotation)
@@ -165,12 +161,12 @@ def check_value(name: str, value: Any, annotation: Any) -> None:
     """Check that a value is of a type, such as one of those above.
 
     Args:
-        name: What to call it, as an option (``--seed``) or an argument (``seed``).
+        name: Its name in the error, as an option (``--seed``) or an argument (``seed``).
         value: The value.
         annotation: The type: a plain one, one of those above, a literal, a tuple or ``| None``.
 
     Raises:
-        ValueError: In one sentence with the rule and the value.
+        ValueError: With the rule and the value.
 
     Example:
         >>> check_value("num_passes", 1.5, Passes)
@@ -211,11 +207,11 @@ def check_value(name: str, value: Any, annotation: Any) -> None:
 
 
 def check_place(name: str, path: Path, place: Place) -> None:
-    """Check that what is wanted can be read from a path, or written to it, before any work.
+    """Check that a path can be read or written, before any work.
 
     Raises:
-        ValueError: In one sentence, if a file is where a folder is wanted or the other way round,
-            there is nothing to read, or this user may not.
+        ValueError: If it is a file instead of a folder or the reverse, does not exist, or may not
+            be read or written.
     """
     try:
         exists = path.stat() is not None
@@ -225,8 +221,8 @@ def check_place(name: str, path: Path, place: Place) -> None:
         why = getattr(error, "strerror", None) or str(error)
         raise ValueError(f"{name}: {shown(path)} cannot be used: {why}") from error
     if place.kind == "file" and exists and not path.is_file():
-        what = "a folder: name a file in it" if path.is_dir() else "no regular file"
-        raise ValueError(f"{name} must be a file, and {path} is {what}")
+        kind = "a folder: name a file in it" if path.is_dir() else "not a regular file"
+        raise ValueError(f"{name} must be a file, and {path} is {kind}")
     if place.kind == "folder" and exists and not path.is_dir():
         raise ValueError(f"{name} must be a folder, and {path} is a file: name another place")
     if place.suffix and path.suffix.lower() != place.suffix:
@@ -240,12 +236,12 @@ def check_place(name: str, path: Path, place: Place) -> None:
 
 
 def _check_writable(name: str, path: Path) -> None:
-    """Check what is there already: the path itself, or the nearest folder above it."""
+    """Check the path itself, or the nearest existing folder above it."""
     nearest = next(above for above in (path, *path.absolute().parents) if os.path.lexists(above))
     if nearest != path and not nearest.is_dir():
-        raise ValueError(f"{name}: {path} cannot be written, for {nearest} is no folder")
+        raise ValueError(f"{name}: {path} cannot be written: {nearest} is not a folder")
     if not _may(nearest, os.W_OK):
-        raise ValueError(f"{name}: {path} cannot be written, for this user may not write {nearest}")
+        raise ValueError(f"{name}: {path} cannot be written: this user may not write {nearest}")
 
 
 def _may(path: Path, mode: int) -> bool:
@@ -289,7 +285,7 @@ def _check_number(name: str, value: Any, kind: type, bounds: Range) -> None:
 
 
 def _as_number(value: Any, kind: type) -> float | None:
-    """The number that a value is, NumPy's scalars included; None if it is none of this kind."""
+    """A value as a number of this kind, NumPy's scalars included; None if it is not one."""
     if isinstance(value, bool):
         return None
     try:
@@ -303,14 +299,14 @@ def _check_tuple(name: str, value: Any, inner: tuple[Any, ...]) -> None:
         raise ValueError(f"{name} must be a list, got {shown(value)}")
     if inner[-1] is not Ellipsis:
         _require(len(value) == len(inner), name, f"{len(inner)} values", value)
-    elif get_origin(inner[0]) is Annotated:  # of numbers, one is always needed
+    elif get_origin(inner[0]) is Annotated:  # a list of numbers needs at least one
         _require(len(value) > 0, name, "one value or more", value)
     for entry in value:
         check_value(name, entry, inner[0])
 
 
 def _has_controls(text: str, allowed: str) -> bool:
-    """Whether a text has characters that no name has: controls and halves of surrogate pairs."""
+    """Whether a text has control characters or halves of surrogate pairs."""
     return any(unicodedata.category(c) in ("Cc", "Cs") and c not in allowed for c in text)
 
 
@@ -320,7 +316,7 @@ def _require(holds: bool, name: str, rule: str, value: Any) -> None:
 
 
 def shown(value: Any) -> str:
-    """A value as a sentence shows it: short, and in one line."""
+    """A value for an error: short, and in one line."""
     shorten = reprlib.Repr()
     shorten.maxstring = shorten.maxother = shorten.maxlong = 60
     return shorten.repr(value) if not isinstance(value, Path) else shorten.repr(str(value))

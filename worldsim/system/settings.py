@@ -1,7 +1,7 @@
-"""Settings of a command as values and as a file: written down, read back, repeated.
+"""Settings of a command as values, as a file and as a command line.
 
-The file is TOML, which holds values and runs nothing. Its tables have the names of the groups of
-options: ``lr`` in ``[optim]`` is ``--optim.lr``.
+The file is TOML, which holds values and no code. Its tables are the groups of options: ``lr`` in
+``[optim]`` is ``--optim.lr``.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ else:
     import tomli as tomllib
 
 Config = TypeVar("Config")
-MAX_BYTES = 2**14  # of a file of settings: four times a full one; long keys take TOML long
+MAX_BYTES = 2**14  # four times a complete file; parsing long keys takes long
 
 
 def values_of(config: Any) -> dict[str, Any]:
-    """The settings as JSON values, those of a group in an object of their own."""
+    """The settings as JSON values, each group in its own object."""
     values: dict[str, Any] = {}
     for option in options_of(type(config), config):
         *groups, key = option.name.split(".")
@@ -42,7 +42,7 @@ def values_of(config: Any) -> dict[str, Any]:
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Name nested values as options are named.
+    """Flatten nested values to the names of options.
 
     Example:
         >>> flatten({"seed": 1, "optim": {"lr": 0.1}})
@@ -58,16 +58,16 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def with_values(config: Config, values: Mapping[str, Any], keep: Collection[str] = ()) -> Config:
-    """A copy of a dataclass of options with values that were written down.
+    """A copy of a dataclass of options with stored values.
 
     Args:
         config: The dataclass.
-        values: By the names of the options, nested or not; others, which an older version may have
-            had, are left out.
-        keep: Options that stay as they are.
+        values: By the names of the options, nested or not. Unknown names, as from an older
+            version, are skipped.
+        keep: Options that stay unchanged.
 
     Raises:
-        ValueError: In one sentence that names the option, for the first value that is out of range.
+        ValueError: For the first value that is out of range, with its name.
     """
     options = {option.name: option for option in options_of(type(config), config)}
     for name, value in flatten(values).items():
@@ -81,13 +81,13 @@ def with_values(config: Config, values: Mapping[str, Any], keep: Collection[str]
 def current_names(
     values: Mapping[str, Any], renamed: Mapping[str, str], defaults: Any
 ) -> dict[str, Any]:
-    """Settings that an older version wrote, under the names of today.
+    """Settings of an older version, under the current names.
 
     Args:
         values: By name, nested or not.
-        renamed: The new name of each option that had another. Where several have the same new
-            name, they are its values in turn; one that was not given is as the one before it.
-        defaults: A dataclass that has a value for what is missing.
+        renamed: The new name of each renamed option. Several with one new name are its values in
+            turn; a missing one repeats the previous one.
+        defaults: A dataclass with a value for each missing first one.
     """
     flat = flatten(values)
     current = {name: value for name, value in flat.items() if name not in renamed}
@@ -109,7 +109,7 @@ def current_names(
 
 
 def command_words(config: Any, defaults: Any, left_out: Collection[str] = ()) -> list[str]:
-    """The words that give a command these settings: what differs from the defaults."""
+    """The command line that gives these settings, without the defaults."""
     words: list[str] = []
     usual = {option.name: option.value for option in options_of(type(defaults), defaults)}
     for option in options_of(type(config), config):
@@ -126,11 +126,11 @@ def settings_text(config: Any, about: str, left_out: Collection[str] = ()) -> st
 
     Args:
         config: The dataclass.
-        about: What the file is, for its first lines.
+        about: The comment at its beginning.
         left_out: Options that are not written.
     """
     options = [o for o in options_of(type(config), config) if o.name not in left_out]
-    options.sort(key=lambda option: "." in option.name)  # what is in no table comes first
+    options.sort(key=lambda option: "." in option.name)  # tables come last in TOML
     lines, table = list(_comment(about)), ""
     for option in options:
         group, _, key = option.name.rpartition(".")
@@ -150,23 +150,23 @@ def read_settings(
     Args:
         path: The file, which may come from a stranger.
         config: The dataclass whose options it sets.
-        renamed: The new name of each option that had another.
+        renamed: The new name of each renamed option.
         forbidden: Options that only the command line sets.
 
     Returns:
-        The values by name. They are not checked; `with_values` does that.
+        The values by name; `with_values` checks them.
 
     Raises:
         PermissionError: If it may not be read.
-        ValueError: In one sentence, if it is no TOML file or has a name that is none of an option.
+        ValueError: If it is not a TOML file or names an unknown option.
     """
-    remedy = "mend it, or begin from the config.toml of a run"
+    remedy = "fix it, or begin from the config.toml of a run"
     with reading(path, remedy):
         values = flatten(tomllib.loads(read_text(path, MAX_BYTES)))
     known = [option.name for option in options_of(config) if option.name not in forbidden]
     for name in values:
         if name in forbidden:
-            raise ValueError(f"{path}: {name} is given on the command line, not in a file")
+            raise ValueError(f"{path}: {name} belongs on the command line, not in a file")
         if name in renamed:
             raise ValueError(f"{path}: {name} is now {renamed[name]}")
         if name not in known:
@@ -187,7 +187,7 @@ def _comment(text: str) -> Iterator[str]:
 
 
 def _toml(value: Any) -> str:
-    """A value in TOML, whose texts and numbers are those of JSON."""
+    """A value in TOML, which writes texts and numbers like JSON."""
     if isinstance(value, tuple):
         return f"[{', '.join(map(_toml, value))}]"
     return json.dumps(value, ensure_ascii=False)

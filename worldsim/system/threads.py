@@ -1,13 +1,11 @@
-"""How many threads of the CPU a world takes, and what becomes of them where a process forks.
+"""CPU threads of a step, and what happens to them in a fork.
 
-torch hands each operation to a team of threads. The operations of a small step are over before a
-second thread could help; where the other cores are busy the first thread waits for the second, and
-a step takes up to 60 times as long. Therefore small passes run on one thread. Around them the
-number of threads is the caller's own.
+torch splits each operation among a pool of threads. The operations of a small step are too short
+for a second thread to help. On busy cores the first thread waits for the second, and a step takes
+up to 60 times as long. So small passes run on one thread; outside them the caller's number stays.
 
-A team does not survive a fork: the child waits for ever for threads that only its parent has. This
-module notes a fork, and the child then computes on one thread, as a worker of torch's DataLoader
-does.
+A thread pool does not survive a fork: the child waits without end for threads that only its parent
+has. So after a fork the child computes on one thread, like a worker of torch's DataLoader.
 """
 
 from __future__ import annotations
@@ -19,14 +17,14 @@ from contextlib import contextmanager
 
 SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 SMALL_PASS = 3_000_000_000
-"""Multiplications: a tenth of a second of one core, about. 32 lanes of a bundled world have 2e9."""
+"""Multiplications, about 0.1 s of one core. 32 lanes of a bundled world need 2e9."""
 
 _lost = False  # whether a fork has left torch's threads behind
 _chosen = False  # whether the number of threads was chosen by `use_threads`
 
 
 def use_threads(count: int) -> None:
-    """Let everything in this process run on ``count`` threads, small passes too."""
+    """Run all of this process on ``count`` threads, small passes too."""
     import torch
 
     global _chosen
@@ -36,13 +34,10 @@ def use_threads(count: int) -> None:
 
 @contextmanager
 def threads_for(multiplications: float) -> Iterator[None]:
-    """Run a pass on as many threads as pay.
-
-    That is one where the pass is small, unless a variable of `SETTINGS` says otherwise, and else
-    the number that torch has.
+    """Run a small pass on one thread, unless a number was chosen, by a variable of `SETTINGS` too.
 
     Args:
-        multiplications: What a pass of the network multiplies, about: parameters by tokens.
+        multiplications: Approximate multiplications of a pass: parameters times tokens.
     """
     import torch
 
@@ -59,7 +54,7 @@ def threads_for(multiplications: float) -> Iterator[None]:
 
 
 def forget_lost_threads() -> None:
-    """Leave torch one thread in a process that was forked off one that had more."""
+    """Set torch to one thread in a forked process, where its pool is lost."""
     global _lost
     if _lost:
         sys.modules["torch"].set_num_threads(1)

@@ -1,8 +1,7 @@
-"""Data never names code: what a file names is looked up, what the user names is imported.
+"""Trust: names in files are only looked up, names given by the user are imported.
 
-Worlds and recordings come from strangers. A name in their files is compared with what is installed
-and imported already, and never leads to an import. Names on the command line and in calls are the
-user's own, and may.
+Worlds and recordings may come from strangers. A name in their files is compared with imported
+modules, and never causes an import. Names on the command line and in calls are the user's own.
 """
 
 from __future__ import annotations
@@ -17,30 +16,30 @@ from typing import Any
 from worldsim.system.files import one_line
 
 LOCATIONS = ("path", "file", "folder", "dir", "directory", "url", "module", "command", "args")
-"""How the names of settings end that hold places and programs; case and _ do not count."""
+"""Ends of names of settings that hold paths or programs, without case and _."""
 
 
 def import_named(module: str) -> ModuleType:
-    """Import a module that the user has named, from the environment or the current folder.
+    """Import a module named by the user, from the environment or the current folder.
 
     Args:
         module: Its name, such as ``mygames`` or ``my_package.games``.
 
     Raises:
-        ValueError: In one sentence, if there is no such module or it lacks another one.
+        ValueError: If it does not exist or fails to import.
     """
     folder = os.getcwd()  # noqa: PTH109  # as text, for sys.path
     if folder not in sys.path:
-        sys.path.append(folder)  # last, so that nothing in the folder hides what is installed
+        sys.path.append(folder)  # last, so that no file in it hides an installed module
     importlib.invalidate_caches()
     try:
         if not _is_module_name(module):
-            raise ImportError("no name of a module")
+            raise ImportError("not a module's name")
         return importlib.import_module(module)
     except ImportError as error:
         raise ValueError(
-            f"cannot import {module} ({one_line(error)}): install it, or start worldsim in the "
-            "folder that it is in"
+            f"cannot import {module} ({one_line(error)}): install it, or start worldsim in its "
+            "folder"
         ) from error
     except Exception as error:  # its own code
         raise ValueError(
@@ -61,42 +60,40 @@ def split_env_id(env_id: str) -> tuple[str, str]:
 
 
 def check_env_id_of_file(env_id: str) -> None:
-    """Refuse an id in a file whose module nobody has imported.
+    """Raise for an id in a file whose module is not imported yet.
 
     Raises:
-        ValueError: In one sentence that says how to allow the module.
+        ValueError: With a way to allow the module.
     """
     module, _ = split_env_id(env_id)
     if not module or sys.modules.get(module) is not None:
         return
     if not _is_module_name(module):
-        raise ValueError(f"{env_id!r} in a file must be an id or module:id, and names no module")
+        raise ValueError(f"{env_id!r} in a file must be an id or module:id")
     raise ValueError(
-        f"{env_id} needs the module {module}, and a module that a file names is never imported "
-        f"by itself: if you trust it, run `worldsim --import {module} ...`, or in Python "
-        f"`import {module}` or pass trust_code=True"
+        f"{env_id} needs the module {module}, which is not imported because a file names it: if "
+        f"you trust it, run `worldsim --import {module} ...`, or pass trust_code=True in Python"
     )
 
 
 def check_settings_of_file(env_id: str, settings: Mapping[str, Any]) -> None:
-    """Refuse settings in a file that could name code, or files for the game to read.
+    """Raise for settings in a file that could name code, or files for the game to read.
 
-    Numbers, true, false, null and words of letters, digits, ``_``, ``-`` and spaces are taken; text
-    under a name such as ``xml_file`` or ``game_args`` is not.
+    Numbers, true, false, null and words of letters, digits, ``_``, ``-`` and spaces are allowed.
+    Text under a name such as ``xml_file`` or ``game_args`` is not.
 
     Args:
         env_id: The game.
         settings: Its keyword arguments.
 
     Raises:
-        ValueError: In one sentence that names the setting.
+        ValueError: For the first other setting, with its name.
     """
     for name, value in settings.items():
         if not _is_harmless(value, is_location=_names_location(name)):
             raise ValueError(
-                f"{env_id} has the setting {name}={value!r} in a file, and a file may set numbers "
-                "and plain words alone, no places or programs: if you trust it, pass "
-                "trust_code=True to make_game"
+                f"{env_id} has the setting {name}={value!r} in a file, which may only set numbers "
+                "and plain words: if you trust it, pass trust_code=True to make_game"
             )
 
 
@@ -119,7 +116,7 @@ def _names_location(name: str) -> bool:
 
 
 def _is_plain(text: str) -> bool:
-    """Whether text is words: no path, no module:name, no option of a program."""
+    """Whether text is words only: no path, no module:name, no option of a program."""
     return not text.startswith("-") and all(c.isalnum() or c in " _-" for c in text)
 
 

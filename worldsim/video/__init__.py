@@ -1,1 +1,1 @@
-"""The video pipelines of diffusers: generate, chain, measure, and count their cost."""
+"""Guests: the video pipelines of diffusers."""
