@@ -111,7 +111,7 @@ class TestVAECodec:
     def test_frames_that_do_not_divide_are_refused(self, frame_size: tuple[int, int]) -> None:
         h, w = frame_size
         with pytest.raises(
-            ValueError, match=f"frame sides that are multiples of 2, got {h}x{w}; record at such"
+            ValueError, match=f"frame sides that are multiples of 2, got {h}x{w}: record at such"
         ):
             make_tiny_vae_codec().latent_size(frame_size)
 

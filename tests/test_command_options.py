@@ -49,7 +49,7 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ("demo --seconds nan", "--seconds must be a number above 0 and at most 86,400, got nan"),
         ("train nowhere --out run --own-history 0.8", "--own-history is now --recipe.self-rollout"),
         ("agent pong --out run --evals 2", "--evals is now --num-evals"),
-        ("eval pong nowhere --device x", "no recording"),
+        ("eval pong nowhere --device x", "not a recording"),
         ("bench pong --device x", "the device 'x' cannot be used here"),
         ("bench pong --device meta", "the device 'meta' cannot be used here"),
         ("bench pong --device cuda:99", "the device 'cuda:99' cannot be used here"),
@@ -95,7 +95,7 @@ def test_a_place_that_cannot_be_written_is_named_before_anything_is_done(
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert words.split()[-2] in said
-    assert "no folder" in said or "must be a f" in said
+    assert "not a folder" in said or "must be a f" in said
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["FILE", "FOLDER"]
 
 

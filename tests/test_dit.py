@@ -356,9 +356,12 @@ class TestParameters:
     @pytest.mark.parametrize(
         ("change", "words"),
         [
-            (lambda w: w.pop("embed.weight"), r"wants embed.weight of .* and it has none"),
-            (lambda w: w.update({"embed.weight": torch.zeros(2)}), r"and it has \(2,\)"),
-            (lambda w: w.update(other=torch.zeros(2)), r"other of shape none, and it has \(2,\)"),
+            (
+                lambda w: w.pop("embed.weight"),
+                r"embed.weight has shape none, but its config gives \(",
+            ),
+            (lambda w: w.update({"embed.weight": torch.zeros(2)}), r"has shape \(2,\), but"),
+            (lambda w: w.update(other=torch.zeros(2)), r"other has shape \(2,\), .* gives none"),
         ],
     )
     def test_weights_of_another_network_are_refused(

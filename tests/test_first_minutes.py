@@ -13,7 +13,7 @@ from tests.tiny_worlds import write_tiny_recording
 
 HEAVY = ["torch", "diffusers", "transformers", "torchmetrics", "matplotlib", "stable_baselines3"]
 MISTAKES = [
-    ("train nowhere --out run", "nowhere is no recording"),
+    ("train nowhere --out run", "nowhere is not a recording"),
     ("train square --out begun", "already holds a run (step_00000001): add --resume"),
     ("train square --out begun --resume", "there is no begun/step_00000001/training.json"),
     ("train square --out run --steps 0", "--steps must be a whole number"),
@@ -21,7 +21,7 @@ MISTAKES = [
     ("agent nowhere --out agent", "no world at 'nowhere'"),
     ("agent pong --out agent --num-envs 3", "--num-envs must be a divisor of 1,024"),
     ("eval nowhere square", "no world at 'nowhere'"),
-    ("eval pong nowhere", "nowhere is no recording"),
+    ("eval pong nowhere", "nowhere is not a recording"),
     ("eval pong square --windows 0", "--windows must be a whole number"),
     ("bench nowhere", "no world at 'nowhere'"),
     ("bench pong --seconds 0", "--seconds must be a number above 0"),

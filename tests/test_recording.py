@@ -260,7 +260,7 @@ def test_a_damaged_shard_does_not_hide_behind_an_open_recording(path: Path) -> N
 
 
 def test_what_is_no_recording_says_so(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="is no recording"):
+    with pytest.raises(ValueError, match="is not a recording"):
         Recording(tmp_path / "nowhere")
     RecordingWriter(tmp_path / "new-v0", GAME).close()
     with pytest.raises(ValueError, match="no finished episode yet"):

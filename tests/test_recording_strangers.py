@@ -84,7 +84,7 @@ class TestMetadata:
             (lambda m: {"worldsim": {**m["worldsim"], "steps_asked": "many"}}, "not of type int"),
             (lambda m: {"worldsim": {**m["worldsim"], "steps_asked": True}}, "not of type int"),
             (lambda m: {"worldsim": {**m["worldsim"], "steps_asked": -1}}, "steps_asked is -1"),
-            (lambda m: {"worldsim": {**m["worldsim"], "format": 7}}, "does not say format 1"),
+            (lambda m: {"worldsim": {**m["worldsim"], "format": 7}}, "does not have format 1"),
         ],
     )
     def test_of_another_form_is_refused_by_name(
@@ -186,7 +186,7 @@ class TestShards:
             (link_elsewhere, "actions is a link"),
             (claim_much, "observations claims more than the file holds"),
             (blow_up, "not have its 12,288 bytes"),
-            (end_before_it_begins, "it has no step"),
+            (end_before_it_begins, "it must have two frames or more"),
             (one_large_chunk, "more than 16 frames"),
             (set_step("actions", 4, 3), "actions must be 0 … 2, got 0 … 3"),
             (set_step("actions", 4, -(2**63)), "actions must be 0 … 2, got -9223"),
@@ -228,14 +228,14 @@ class TestShards:
     ) -> None:
         with h5py.File(shard_of(path), "a") as file:
             file["episode"].attrs[name] = value
-        assert "does not have its checksum" in refused(path)
+        assert "its checksum differs" in refused(path)
 
     def test_whose_frames_have_changed_name_the_frames(self, path: Path) -> None:
         with h5py.File(shard_of(path), "a") as file:
             frames = file["episode/observations"]
             other = np.full((16, 16, 16, 3), 7, np.uint8)
             frames.id.write_direct_chunk((16, 0, 0, 0), zlib.compress(other.tobytes()))
-        assert "its frames from 16 on do not have their checksum" in refused(path)
+        assert "the checksum of its frames from 16 on differs" in refused(path)
 
     def test_from_before_there_were_checksums_are_read(self, path: Path) -> None:
         expected = Recording(path).episode(0)

@@ -118,7 +118,7 @@ class TestMeasurable:
         split = Split.of(recording, 0.2)
         found = measurable(write(recording.path, [20, 21]), [split])
         assert found.unseen == [*split.held_out, 10, 11]
-        assert "2 episodes held out, before 2 episodes came to it" in found.sentences[0]
+        assert "2 episodes held out; 2 episodes added later are unseen too" in found.sentences[0]
 
     def test_that_has_lost_some_those_that_are_left(self, recording: Recording) -> None:
         split = Split.of(recording, 0.2)
@@ -129,8 +129,8 @@ class TestMeasurable:
         found = measurable(less, [split])
         assert [less.fingerprint(i) for i in found.unseen] == [split.episodes[split.held_out[1]]]
         assert (
-            "of the 9 here it was trained on 8, 1 were held out and 0 are new"
-            in (found.sentences[0])
+            "Of the 9 episodes here, it was trained on 8, 1 were held out and 0 are new"
+            in found.sentences[0]
         )
 
     def test_on_another_recording_half_of_it(self, recording: Recording, tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ class TestRun:
         recording = write(tmp_path / "data", range(6))
         train(self.config(recording, tmp_path / "run", steps=2))
         other = write(tmp_path / "other", [0, 1, 2, 40, 41, 42])
-        with pytest.raises(ValueError, match="of whose 6 episodes it has 3 in their places"):
+        with pytest.raises(ValueError, match="3 of its 6 episodes match"):
             train(self.config(other, tmp_path / "run", resume=True))
         words = [str(recording.path), "--out", str(tmp_path / "run"), "--resume", "--steps", "4"]
         with pytest.raises(ValueError, match=r"began with --run\.held-out 0\.1, so it"):

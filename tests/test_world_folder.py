@@ -143,7 +143,7 @@ class TestDamage:
         if gone:
             reason = f"no world at {str(path)!r}"
         elif damage is Path.unlink:
-            reason = f"there is no {path / name}: write the world again"
+            reason = f"there is no {path / name}: save the world again"
         else:
             reason = f"{path / name} is damaged"
         with pytest.raises(ValueError, match=re.escape(reason)) as error:

@@ -148,7 +148,7 @@ class TestContents:
             (lambda tensor: tensor * torch.nan, "must hold finite"),
             (lambda tensor: tensor / 0.0, "must hold finite"),
             (lambda tensor: tensor.int(), "floating-point numbers"),
-            (lambda tensor: torch.zeros(1_000), r"and it has \(1000,\)"),
+            (lambda tensor: torch.zeros(1_000), r"has shape \(1000,\), but"),
         ],
     )
     def test_weights_that_are_no_numbers_of_the_network_are_named(

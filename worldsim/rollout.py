@@ -96,8 +96,8 @@ class Rollout:
             Frames change by rounding only. If compiling fails, a warning gives the reason and the
             rollout runs without.
         with_uncertainty: Whether to measure uncertainty: the root mean square difference between
-            two first-pass predictions from opposite noise, in latents of range 2. It costs one
-            more pass per step and changes nothing else.
+            two first passes from opposite noise, in latents of range 2. It costs one more pass per
+            step and changes nothing else.
 
     Raises:
         ValueError: If ``batch_size`` or ``num_passes`` is not an integer from 1 on, or the lanes
@@ -206,7 +206,7 @@ class Rollout:
         unknown = np.full((b, 1), game.num_actions)
         into = torch.from_numpy(np.concatenate((unknown, actions), axis=1)[:, -keep:])
         into = into.long().to(world.device)
-        # A cache of its own, since only these lanes take the steps of the context.
+        # A separate cache, since only these lanes take the steps of the context.
         cache = world.dit.new_cache(b, self._latent_size)
         for i in range(keep):
             self._pass(latents[:, i], 1.0, into[:, i], histories[:, i], cache)

@@ -111,7 +111,7 @@ class WorldModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.dit.device
 
     @property

@@ -45,9 +45,8 @@ class WorldModelEnv(Lanes, Env[NDArray[Any], np.int64]):
             (c h w). Frames are then decoded only in `render`.
         starts: Windows to begin episodes from instead of the world's own few dozen, such as
             ``recording.sample_windows(rng, 1000, world.window)``.
-        max_uncertainty: If given, ``info["uncertainty"]`` is measured in each step (one more pass,
-            see `Rollout`), and an episode is truncated above this value. ``math.inf`` only
-            measures.
+        max_uncertainty: If given, each step measures ``info["uncertainty"]`` (one more pass, see
+            `Rollout`). Above this value an episode is truncated; ``math.inf`` only measures.
         render_mode: ``"rgb_array"`` or None.
         device: Where a world given by name or path is loaded; None chooses.
         compiled: Whether to compile the network first, see `Rollout`.

@@ -202,7 +202,7 @@ class WorldModelVectorEnv(Lanes, VectorEnv[NDArray[Any], NDArray[np.int64], NDAr
     def _lane_options(
         self, options: Mapping[str, Any] | None
     ) -> Sequence[Mapping[str, Any] | None]:
-        """The options of each lane: ``start`` may hold one index a lane."""
+        """The options of each lane: ``start`` may have one index per lane."""
         start = None if options is None else options.get("start")
         if not isinstance(start, (np.ndarray, list, tuple)) or np.ndim(start) != 1:
             return [options] * self.num_envs

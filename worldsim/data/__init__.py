@@ -1,1 +1,1 @@
-"""What was recorded: episodes, windows of them, and the files that hold them."""
+"""Recorded data: episodes, windows of them, and their files."""

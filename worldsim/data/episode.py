@@ -1,10 +1,6 @@
-"""Episodes: what was seen and done in a game, and how a recorder collects it.
+"""Episodes: frames, actions, rewards and ends, and how a recorder collects them.
 
-The fields of an episode are listed here alone. Recorders add steps to an `EpisodeBuilder`; files
-and windows go through `STEP_TYPES`.
-
-Time: ``frames[t] --actions[t]--> frames[t+1], rewards[t], terminations[t], truncations[t]``. An
-episode of T actions has T + 1 frames.
+The fields of an episode are listed only here; files and windows iterate over `STEP_TYPES`.
 """
 
 from __future__ import annotations
@@ -19,10 +15,10 @@ MAX_REWARD = float(np.finfo(np.float32).max)
 
 @dataclass
 class Episode:
-    """One episode of T steps.
+    """One episode of T steps: T actions and T + 1 frames, see `worldsim` for the order of time.
 
     Raises:
-        ValueError: If the lengths do not belong together.
+        ValueError: If the lengths do not fit one another.
     """
 
     frames: np.ndarray
@@ -36,12 +32,12 @@ class Episode:
     truncations: np.ndarray = field(metadata={"step": np.bool_})
     """``bool`` of shape (t,)."""
     seed: int | None = None
-    """Seed that the episode's ``reset`` was given."""
+    """Seed of the episode's ``reset``."""
     policy: str = ""
-    """Who played."""
+    """Name of the policy."""
 
     def __post_init__(self) -> None:
-        """Check that there is one frame more than there are steps."""
+        """Check that there is one more frame than steps."""
         num_steps = len(self.actions)
         if num_steps < 1:
             raise ValueError("an episode needs at least one step, got none")
@@ -58,23 +54,23 @@ class Episode:
 
     @property
     def steps(self) -> dict[str, np.ndarray]:
-        """What each step has, by the field's name: arrays of shape (t,)."""
+        """The fields of the steps by name: arrays of shape (t,)."""
         return {name: getattr(self, name) for name in STEP_TYPES}
 
 
 STEP_TYPES: dict[str, type[np.generic]] = {
     one.name: one.metadata["step"] for one in fields(Episode) if "step" in one.metadata
 }
-"""Fields that have one value a step, in the order of a shard's checksum, and their types."""
+"""Fields with one value per step, in the order of a shard's checksum, and their types."""
 
 
 class EpisodeBuilder:
     """Collects an episode while it is played.
 
     Args:
-        first_frame: What ``reset`` gave, ``uint8`` (h w c).
-        seed: Seed that ``reset`` was given.
-        policy: Who plays.
+        first_frame: The frame of ``reset``, ``uint8`` (h w c).
+        seed: Seed of ``reset``.
+        policy: Name of the policy.
 
     Example:
         >>> black = np.zeros((2, 2, 3), np.uint8)
@@ -108,8 +104,8 @@ class EpisodeBuilder:
         """Add one step.
 
         Args:
-            action: What was done.
-            frame: What it led to, ``uint8`` (h w c).
+            action: The action.
+            frame: The frame after it, ``uint8`` (h w c).
             reward: Reward of the step.
             terminated: Whether the game ended with it.
             truncated: Whether the episode was cut off after it.
@@ -139,15 +135,15 @@ class EpisodeBuilder:
 
 
 def check_steps(steps: Mapping[str, np.ndarray], num_actions: int) -> None:
-    """Check all of an episode but its frames.
+    """Check all of an episode except its frames.
 
     Args:
         steps: `Episode.steps`.
         num_actions: Actions of the game.
 
     Raises:
-        ValueError: If an action is out of range, a reward is not finite, or the episode goes on
-            after its end.
+        ValueError: If an action is out of range, a reward is not finite, or a step follows the
+            end.
     """
     low, high = int(steps["actions"].min()), int(steps["actions"].max())
     if low < 0 or high >= num_actions:

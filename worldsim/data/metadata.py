@@ -1,9 +1,9 @@
-"""What a recording says of itself, ``metadata.json``, and where its files are.
+"""The metadata of a recording, ``metadata.json``, and the folder of its files.
 
-Minari takes every folder with a folder ``data`` in it for a dataset; one without a version in its
-name keeps it from listing any. So a recording in ``pong-v0`` has its files in ``pong-v0/data``, and
-one in ``pong`` in ``pong/recording-v0/data``. Where Minari cannot read the name at all, they are in
-a folder that it does not look into. One that has ``pong/data``, as older ones do, keeps it.
+Minari treats every folder with a folder ``data`` in it as a dataset, and needs a version in its
+name to list any. So a recording in ``pong-v0`` has its files in ``pong-v0/data``, and one in
+``pong`` in ``pong/recording-v0/data``. Names that Minari cannot parse get a hidden folder. Older
+recordings with ``pong/data`` keep it.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ _NAMED = re.compile(r"[-\w]{2,}")
 
 @dataclass
 class RecordingMetadata:
-    """What is recorded, and how."""
+    """The game of a recording and how it was recorded."""
 
     game: GameConfig
     """The game."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """JSON values that all of the recording shares, such as seed and policy."""
+    """JSON values of the complete recording, such as seed and policy."""
     steps_asked: int = 0
-    """The most steps that the recording was ever asked to have."""
+    """The largest number of steps ever requested for the recording."""
     env_spec: str | None = None
-    """Gymnasium's own description of the game, from which Minari makes it again."""
+    """Gymnasium's description of the game, from which Minari makes it."""
 
     def encode(self, dataset_id: str, episode_steps: list[int], num_bytes: int) -> bytes:
-        """Return metadata.json, with all that Minari wants to know.
+        """Return metadata.json, with the fields of Minari.
 
         Args:
             dataset_id: Minari's name of the recording.
@@ -82,10 +82,10 @@ class RecordingMetadata:
 
 
 def data_folder(path: Path) -> Path:
-    """Return the folder of a recording's files, whether it is there or not.
+    """Return the folder of a recording's files, whether it exists or not.
 
     Raises:
-        ValueError: If it is a link, or reached through one: it may lead anywhere.
+        ValueError: If it is a link or reached through one, which may lead anywhere.
     """
     name = path.resolve().name
     versioned, named, hidden = (
@@ -97,18 +97,18 @@ def data_folder(path: Path) -> Path:
     data = next((each for each in (versioned, named, hidden) if os.path.lexists(each)), new)
     for folder in (data.parent, data, data / "shards"):
         if folder != path and folder.is_symlink():
-            raise ValueError(f"{folder} is a link, and a recording holds its files itself: copy it")
+            raise ValueError(f"{folder} is a link, which is not followed: copy the folder")
     return data
 
 
 def minari_id(path: Path) -> str:
-    """Return how Minari calls a recording if it looks for datasets in the folder around it."""
+    """Return Minari's name of a recording if ``MINARI_DATASETS_PATH`` is the folder around it."""
     name = path.resolve().name
     return name if data_folder(path).parent == path else f"{name}/recording-v0"
 
 
 def describe_env(game: GameConfig) -> str | None:
-    """Describe a game as Minari's ``recover_environment`` wants it, None if that cannot be said."""
+    """Return a game's spec for Minari's ``recover_environment``, or None if JSON cannot hold it."""
     spec = gymnasium.registry.get(game.env_id.rpartition(":")[2])
     if spec is None:
         return None
@@ -125,20 +125,19 @@ def read_metadata(path: Path) -> RecordingMetadata:
 
     Raises:
         OSError: If it may not be read.
-        ValueError: In one sentence that names the file, if there is none, it is damaged or of
-            another format.
+        ValueError: If it does not exist, is damaged or has another format.
     """
     file = data_folder(path) / "metadata.json"
     if not os.path.lexists(file):
-        raise ValueError(f"{path} is no recording: there is no {file}")
+        raise ValueError(f"{path} is not a recording: there is no {file}")
     check_regular(file)
-    remedy = "the command that recorded it writes it anew once the file is deleted"
+    remedy = "delete it, and the command that recorded it will write it again"
     with naming_damage(file, remedy):
         metadata = read_object(file)
         ours = _entry(metadata, "worldsim", dict)
     if ours.get("format") != FORMAT:
         raise ValueError(
-            f"{file} does not say format {FORMAT}: it was not recorded by this worldsim"
+            f"{file} does not have format {FORMAT}: record again with this version of worldsim"
         )
     with naming_damage(file, remedy):
         steps_asked = _entry(ours, "steps_asked", int)

@@ -1,4 +1,4 @@
-"""Recordings: what was seen and done in a game, on disk.
+"""Recordings: episodes of a game on disk.
 
 A recording is a Minari dataset in a folder::
 
@@ -6,12 +6,11 @@ A recording is a Minari dataset in a folder::
     pong-v0/data/main_data.hdf5                 episode_0, episode_1, …: links to the shards
     pong-v0/data/shards/episode_00000000.hdf5   one episode
 
-``minari.load_dataset("pong-v0")`` opens it when ``MINARI_DATASETS_PATH`` names the folder around
-it. A folder without a version, ``pong``, has ``recording-v0/data`` in it: ``pong/recording-v0`` to
-Minari. What is read may come from a stranger; it is checked when a recording is opened.
+``minari.load_dataset("pong-v0")`` opens it if ``MINARI_DATASETS_PATH`` is the folder around it. A
+folder without a version, ``pong``, has ``recording-v0/data`` in it: ``pong/recording-v0`` to
+Minari. Files may come from a stranger; they are checked when a recording is opened.
 
-A kill loses the episode under way and no other: links and metadata can be made again from the
-shards at any time.
+A kill loses only the current episode: links and metadata can always be rebuilt from the shards.
 """
 
 from __future__ import annotations
@@ -33,18 +32,16 @@ from worldsim.system.options import Count, Number, check_value
 
 
 class Recording:
-    """A recording, read in whole episodes or in windows.
+    """A recording, read as episodes or as windows; it keeps no file open, so it can be pickled.
 
     Args:
-        path: Folder of the recording. One that is still being written shows the episodes that
-            were finished when it was opened.
+        path: Folder of the recording. If it is still being written, it has the episodes that were
+            finished when it was opened.
 
     Raises:
         OSError: If a file may not be read; the error names it.
         ValueError: If there is no recording, it has no finished episode, or a file is damaged; the
             error names the file.
-
-    Nothing stays open: a `Recording` may be pickled or carried through a fork.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -52,7 +49,7 @@ class Recording:
         metadata = read_metadata(self.path)
         self.game = metadata.game
         self.settings = metadata.settings
-        """How it was recorded: JSON values such as seed and policy."""
+        """JSON values of the recording, such as seed and policy."""
         shards = list_shards(data_folder(self.path) / "shards")
         if not shards:
             raise ValueError(f"{self.path} has no finished episode yet")
@@ -73,7 +70,7 @@ class Recording:
         return self._shards[index].steps["rewards"]
 
     def episode(self, index: int) -> Episode:
-        """Read one whole episode.
+        """Read one episode.
 
         Raises:
             ValueError: If its shard is damaged.
@@ -85,13 +82,13 @@ class Recording:
         return Episode(frames, **steps, seed=shard.seed, policy=shard.policy)
 
     def fingerprint(self, index: int) -> str:
-        """Return 16 hexadecimal digits that name an episode wherever it lies, by what is in it.
+        """Return the episode's content hash, 16 hexadecimal digits.
 
-        They are a checksum of its seed, actions, rewards, ends and first frame.
+        It covers seed, actions, rewards, ends and first frame.
         """
         shard = self._shards[index]
         first = self.windows([index], [0], 1).frames
-        # These fields and no later ones: worlds keep fingerprints of what they were trained on.
+        # Later fields must stay out: worlds keep these hashes of their episodes.
         names = ("actions", "rewards", "terminations", "truncations")
         parts = (first, *(shard.steps[name] for name in names))
         digest = hashlib.blake2b(repr((shard.seed, first.shape)).encode(), digest_size=8)
@@ -100,7 +97,7 @@ class Recording:
         return digest.hexdigest()
 
     def windows(self, episodes: Sequence[int], starts: Sequence[int], length: int) -> Windows:
-        """Read windows at given places.
+        """Read windows at given positions.
 
         Args:
             episodes: Index of the episode of each window.
@@ -108,8 +105,8 @@ class Recording:
             length: Frames of each window, 1 or more.
 
         Raises:
-            ValueError: If a window lies wholly outside of its episode, there is no such episode,
-                the windows do not fit into memory, or a shard is damaged.
+            ValueError: If a window lies outside its episode, an episode does not exist, the
+                windows do not fit into memory, or a shard is damaged.
         """
         if len(episodes) != len(starts):
             raise ValueError(
@@ -120,7 +117,7 @@ class Recording:
         self._check_room(len(starts), length)
         shape = (*self.game.frame_size, self.game.channels)
         layout = Windows.layout(len(starts), length, shape)
-        # Every frame is written below: its memory need not be cleared, which takes time.
+        # All frames are written below, so their memory need not be cleared, which takes time.
         arrays = {
             name: np.empty(size, kind) if name == "frames" else np.zeros(size, kind)
             for name, (kind, size) in layout.items()
@@ -136,6 +133,7 @@ class Recording:
                     f"a window of {length} frames from {start} lies outside of episode {index}, "
                     f"which has frames 0 … {num_frames - 1}"
                 )
+            # The part inside the episode is read; the rest repeats its first or last frame.
             here = slice(first - start, last - start)
             shard.read_frames(first, last, result.frames[row, here])
             result.frames[row, : here.start] = result.frames[row, here.start]
@@ -147,7 +145,7 @@ class Recording:
         return result
 
     def _choose(self, episodes: Sequence[int] | None) -> np.ndarray:
-        """The given indices, or all of them; refuses what there is not."""
+        """The given indices, or all; raises for an unknown one."""
         if episodes is None:
             return np.arange(len(self))
         chosen = np.asarray(episodes, dtype=np.int64)
@@ -157,12 +155,12 @@ class Recording:
         return chosen
 
     def _check_room(self, num_windows: int, length: int) -> None:
-        """Refuse windows that cannot fit, before any memory is taken for them."""
+        """Raise before allocating windows that cannot fit into memory."""
         check_value("length", length, Count)
         check_memory(
             num_windows * length * math.prod((*self.game.frame_size, self.game.channels)),
             f"reading {num_windows:,} windows of {length:,} frames",
-            "take fewer or shorter ones",
+            "read fewer or shorter ones",
         )
 
     def sample_windows(
@@ -174,13 +172,13 @@ class Recording:
         left_padding: int = 0,
         right_padding: int = 0,
     ) -> Windows:
-        """Read windows at random places, each place as likely as any other.
+        """Read windows at uniformly random positions.
 
-        A frame in the middle of an episode is part of as many windows as these have frames; its
-        last frame, which alone shows how it ends, of one only unless they may reach beyond it.
+        A frame in the middle of an episode is part of as many windows as a window has frames. Its
+        last frame, which shows how it ends, is part of one, unless windows reach beyond it.
 
         Args:
-            rng: Draws the places.
+            rng: Draws the positions.
             batch_size: Number of windows.
             length: Frames of each window. An episode with fewer is padded on the right.
             episodes: Indices to draw from; None for all.
@@ -188,7 +186,7 @@ class Recording:
             right_padding: Frames by which a window may reach beyond its episode.
 
         Raises:
-            ValueError: If a number is out of range, there is no such episode, the windows do not
+            ValueError: If a number is out of range, an episode does not exist, the windows do not
                 fit into memory, or a shard is damaged.
         """
         chosen = self._choose(episodes)
@@ -198,6 +196,7 @@ class Recording:
         check_value("left_padding", left_padding, Number)
         check_value("right_padding", right_padding, Number)
         self._check_room(batch_size, length)
+        # Number all possible starts through, draw numbers, and map them back to episodes.
         last_starts = np.maximum(self.episode_lengths[chosen] + 1 - length + right_padding, 0)
         ends = np.cumsum(last_starts + 1 + left_padding)
         places = rng.integers(ends[-1], size=batch_size)
@@ -211,8 +210,8 @@ class Recording:
         """Return the median of frames spread over the episodes, ``uint8`` (h w c).
 
         Args:
-            num_frames: Frames to take, at most.
-            episodes: Indices of the episodes to take them from; None for all.
+            num_frames: Upper bound of frames to read.
+            episodes: Indices of the episodes to read them from; None for all.
         """
         chosen = self._choose(episodes)
         check_value("num_frames", num_frames, Count)

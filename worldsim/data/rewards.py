@@ -1,4 +1,4 @@
-"""What a recording's rewards were: their smallest size, and the scores that were reached."""
+"""Statistics of a recording's rewards: the smallest nonzero reward, and the range of scores."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-FLOOR = 0.05  # of the smallest recorded reward: an expectation below it is none
+FLOOR = 0.05  # of the smallest recorded reward: a smaller expectation counts as 0
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class RecordedRewards:
     A score is the sum of an episode's rewards so far.
 
     Attributes:
-        smallest: The smallest absolute reward other than 0; 0 if there never was one.
+        smallest: The smallest absolute reward other than 0; 0 if there is none.
         lowest_score: The lowest score of any episode at any step, at most 0.
         highest_score: The highest, at least 0.
 
@@ -38,7 +38,7 @@ class RecordedRewards:
 
     @classmethod
     def of(cls, episodes: Iterable[np.ndarray]) -> RecordedRewards:
-        """Look at the rewards (t,) of each episode."""
+        """Compute them from the rewards (t,) of each episode."""
         smallest, lowest, highest = math.inf, 0.0, 0.0
         for rewards in episodes:
             scores = np.cumsum(rewards, dtype=np.float64)
@@ -52,11 +52,11 @@ class RecordedRewards:
         """Undo `to_dict`.
 
         Raises:
-            ValueError: If a value is missing, unknown, no number or out of range.
+            ValueError: If a value is missing, unknown, not a number or out of range.
         """
         try:
             if not all(type(value) in (int, float) for value in values.values()):
-                raise TypeError("a value is no number")
+                raise TypeError("a value is not a number")
             rewards = cls(**{name: float(value) for name, value in values.items()})
         except (AttributeError, TypeError, ValueError) as error:
             raise ValueError(
@@ -78,7 +78,7 @@ class RecordedRewards:
 
     @property
     def floor(self) -> float:
-        """The absolute expectation below which a predicted reward is none, so exactly 0."""
+        """The absolute value below which an expected reward becomes exactly 0."""
         return FLOOR * self.smallest if self.smallest else math.inf
 
     def are_beyond(self, score: float) -> bool:

@@ -1,12 +1,12 @@
-"""Shards: the HDF5 files of which recordings are made, one for each episode.
+"""Shards: the HDF5 files of a recording, one per episode.
 
 A shard holds an episode in Minari's layout, its frames in gzip chunks of 16. It is written aside
-and renamed when it is whole. Reading frames goes around HDF5: the place of each chunk is looked up
-once, then a window is two or three reads that are inflated. That is as fast as an open HDF5 file,
-more than twice as fast as opening one for each window, and needs nothing to be kept open.
+and renamed when it is complete. Frames are read without HDF5: the offset of each chunk is found
+once, and a window is then two or three reads. This is as fast as an open HDF5 file, more than twice
+as fast as opening one per window, and keeps no file open.
 
-Each chunk as it is stored has its CRC-32 in the dataset ``checksums``; the attribute ``checksum``
-covers these and all else that is read. Older shards lack both, and are read all the same.
+The dataset ``checksums`` has the CRC-32 of each stored chunk; the attribute ``checksum`` covers
+these and all other data. Older shards lack both and are read without them.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Shard:
-    """One episode's file: small arrays in memory, and where its chunks of frames are.
+    """One episode's file: its steps in memory, and the offsets of its chunks of frames.
 
     Args:
         path: The file, which may come from a stranger.
-        game: The game that it has to be an episode of.
+        game: The game that it must be an episode of.
 
     Raises:
         OSError: If it may not be read.
-        ValueError: In one sentence that names it, if it is damaged or of another game.
+        ValueError: If it is damaged or of another game.
     """
 
     def __init__(self, path: Path, game: GameConfig) -> None:
@@ -68,12 +68,12 @@ class Shard:
             shape = (None, *self.frame_shape)
             frames = check_dataset(group, "observations", np.uint8, shape, MAX_EPISODE_BYTES)
             if (frames.chunks or ())[1:] != self.frame_shape or frames.compression != "gzip":
-                raise ValueError("its frames are not in gzip chunks of whole frames")
+                raise ValueError("its frames are not in gzip chunks of complete frames")
             self._chunk_frames = int(frames.chunks[0])
             if self._chunk_frames > CHUNK_FRAMES:
                 raise ValueError(f"its chunks have more than {CHUNK_FRAMES} frames")
             if len(frames) < 2:
-                raise ValueError(f"it has no step, and {len(frames)} frames")
+                raise ValueError(f"it must have two frames or more, got {len(frames)}")
             chunks = list(stored_chunks(frames))
             self.num_steps = len(frames) - 1
             self.steps = {
@@ -88,7 +88,7 @@ class Shard:
                 values = read_array(group, "checksums", np.uint32, (len(chunks),))
                 checksums = values.tolist()
                 if checksum != _checksum(self, values):
-                    raise ValueError("it does not have its checksum")
+                    raise ValueError("its checksum differs")
             check_steps(self.steps, game.num_actions)
         self._chunks = np.array(
             [
@@ -110,7 +110,7 @@ class Shard:
                 data = file.read(size)
                 start = index * per_chunk
                 if checksum not in (NO_CHECKSUM, zlib.crc32(data)):
-                    raise ValueError(f"its frames from {start} on do not have their checksum")
+                    raise ValueError(f"the checksum of its frames from {start} on differs")
                 if is_deflated:
                     data = inflate(data, chunk_bytes)
                 frames = np.frombuffer(data, np.uint8).reshape(chunk_shape)
@@ -167,22 +167,22 @@ def encode_links(shards: Sequence[Path]) -> bytes:
 
 
 def shard_name(number: int) -> str:
-    """Return the file name of the episode of this number."""
+    """Return the file name of the episode with this number."""
     return f"episode_{number:08d}.hdf5"
 
 
 def list_shards(folder: Path) -> dict[int, Path]:
-    """Return the finished shards by their number, in order."""
+    """Return the finished shards by number, in order."""
     names = sorted(file.name for file in folder.iterdir()) if folder.is_dir() else []
     matches = [match for match in map(_SHARD_NAME.fullmatch, names) if match]
     return {int(match[1]): folder / match[0] for match in matches}
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file aside and rename it: it is there as a whole or not at all.
+    """Write a file completely or not at all.
 
     Raises:
-        OSError: In one sentence if the disk is full.
+        OSError: If it cannot be written, as when the disk is full.
     """
     try:
         with written_aside(path) as aside, aside.open("xb") as file:

@@ -1,7 +1,7 @@
 """Split: which episodes of a recording a world was trained on, and which were held out.
 
-It is decided once, when training begins, and kept in the world's ``config.json``. Whatever measures
-a world asks `measurable` for the episodes that the world has not seen.
+It is decided once, when training begins, and kept in the world's ``config.json``. Every measurement
+uses the unseen episodes of `measurable`.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ class Split:
         episodes: The fingerprint of each episode (see `Recording.fingerprint`), in order.
 
     Raises:
-        ValueError: If there is no episode on either side, or a number or a fingerprint is none.
+        ValueError: If a side has no episode, or a number or a fingerprint is invalid.
     """
 
     held_out: tuple[int, ...]
     episodes: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        """Check that both sides have an episode, and that each is one."""
+        """Check that both sides have valid episodes."""
         numbers = list(self.held_out)
         if (
             not all(type(number) is int for number in numbers)
@@ -40,32 +40,33 @@ class Split:
             or not 0 < len(numbers) < len(self.episodes)
         ):
             raise ValueError(
-                f"a split holds out some of its {len(self.episodes)} episodes and not all, by "
+                f"a split holds out some but not all of its {len(self.episodes)} episodes, by "
                 f"ascending numbers from 0 on, got {numbers!s:.60}"
             )
         for one in self.episodes:
             if not isinstance(one, str) or not _FINGERPRINT.fullmatch(one):
                 raise ValueError(
-                    f"the episodes of a split are named by 16 hexadecimal digits, got {one!r:.60}"
+                    f"the episodes of a split are 16 hexadecimal digits each, got {one!r:.60}"
                 )
 
     @classmethod
     def of(cls, recording: Recording, fraction: float) -> Split:
-        """Hold out whole episodes, spread over the recording, always the same ones.
+        """Hold out complete episodes, spread over the recording, always the same ones.
 
         Args:
-            recording: What is trained on.
-            fraction: Part of the steps to hold out, between 0 and 1.
+            recording: The recording.
+            fraction: Share of the steps to hold out, between 0 and 1.
 
         Raises:
             ValueError: If there are fewer than two episodes, or ``fraction`` is out of range.
         """
         if not 0 < fraction < 1:
-            raise ValueError(f"the part held out must lie between 0 and 1, got {fraction}")
+            raise ValueError(f"the share held out must lie between 0 and 1, got {fraction}")
         if len(recording) < 2:
             raise ValueError(
                 f"{recording.path} has one episode, but two are needed to hold one out: record more"
             )
+        # An episode is held out once half of its steps are due, so that errors never add up.
         held: list[int] = []
         owed = 0.0
         for index, steps in enumerate(recording.episode_lengths.tolist()):
@@ -86,10 +87,10 @@ class Split:
         return tuple(number for number in range(len(self.episodes)) if number not in held)
 
     def num_new(self, recording: Recording) -> int:
-        """How many episodes a recording has beyond those of this split, by which it begins.
+        """The number of episodes that a recording has after those of this split.
 
         Raises:
-            ValueError: If it does not begin with them: it is another, or has lost some.
+            ValueError: If it does not begin with those of this split.
         """
         known = len(self.episodes)
         same = [
@@ -98,22 +99,22 @@ class Split:
         ]
         if not all(same) or len(recording) < known:
             raise ValueError(
-                f"{recording.path} is not the recording that this run began with, of whose {known} "
-                f"episodes it has {sum(same)} in their places: resume with that recording, or "
-                "begin a new run in another --out"
+                f"{recording.path} is not the recording that this run began with ({sum(same)} of "
+                f"its {known} episodes match): resume with that recording, or start a new run in "
+                "another --out"
             )
         return len(recording) - known
 
     def to_dict(self) -> dict[str, Any]:
-        """Values that JSON can hold."""
+        """Return JSON values."""
         return {"held_out": list(self.held_out), "episodes": list(self.episodes)}
 
     @classmethod
     def from_dict(cls, values: Any) -> Split:
-        """Make a split from what `to_dict` gave.
+        """Undo `to_dict`.
 
         Raises:
-            ValueError: If it gave no such thing.
+            ValueError: If a value is missing or invalid.
         """
         if not isinstance(values, dict) or not all(
             isinstance(values.get(name), list) for name in ("held_out", "episodes")
@@ -123,12 +124,12 @@ class Split:
 
 
 class Measurable(NamedTuple):
-    """The episodes of a recording, as some worlds know it.
+    """The episodes of a recording, divided for measuring worlds.
 
     Attributes:
         unseen: Numbers of episodes that no world was trained on, to measure on.
         reference: Numbers of the others, to compare with and to learn from.
-        sentences: What each world knows of the recording.
+        sentences: For each world, how its training data overlaps with the recording.
     """
 
     unseen: list[int]
@@ -139,11 +140,11 @@ class Measurable(NamedTuple):
 def measurable(recording: Recording, splits: Sequence[Split | None]) -> Measurable:
     """Find the episodes of a recording to measure worlds on.
 
-    Where a recording is new to all worlds, half of it is measured on and half is the reference.
+    If a recording is new to all worlds, one half is measured on and the other is the reference.
 
     Args:
         recording: A recording of the worlds' game.
-        splits: Of the worlds; None for one that was trained on nothing of it.
+        splits: Those of the worlds; None for a world without one.
 
     Raises:
         ValueError: If some world was trained on every episode, or there are fewer than two.
@@ -159,7 +160,7 @@ def measurable(recording: Recording, splits: Sequence[Split | None]) -> Measurab
     if not unseen:
         raise ValueError(
             f"each of the {len(recording)} episodes of {recording.path} was trained on: measure on "
-            "the whole recording, or record more with another --seed"
+            "the complete recording, or record more with another --seed"
         )
     if not seen:
         half = Split.of(recording, 0.5)
@@ -168,18 +169,20 @@ def measurable(recording: Recording, splits: Sequence[Split | None]) -> Measurab
 
 
 def _compare(split: Split | None, here: Sequence[str]) -> tuple[set[int], str]:
-    """The episodes here that were trained on, and in a sentence what is known of all of them."""
+    """The trained-on episodes of a recording, and a sentence on the match."""
     new_to_it = f"It was trained on another recording, so all {_count(len(here))} are unseen."
     if split is None:
         return set(), new_to_it
     known = len(split.episodes)
     held = set(split.held_out)
-    if tuple(here[:known]) == split.episodes:  # by number: two of them may be alike
+    # The same recording, perhaps with more episodes: compare by number, since two may be equal.
+    if tuple(here[:known]) == split.episodes:
         new = len(here) - known
         sentence = f"It was trained on this recording with {_count(len(held))} held out"
         if new:
-            sentence += f", before {_count(new)} came to it, which are as unseen as those"
+            sentence += f"; {_count(new)} added later are unseen too"
         return set(split.trained_on), f"{sentence}."
+    # Another version, as after episodes were deleted: compare by content.
     taught = {split.episodes[number] for number in split.trained_on}
     seen = {number for number, name in enumerate(here) if name in taught}
     apart = {split.episodes[number] for number in held} - taught
@@ -187,9 +190,9 @@ def _compare(split: Split | None, here: Sequence[str]) -> tuple[set[int], str]:
     if not seen and not kept:
         return seen, new_to_it
     return seen, (
-        f"It was trained on another version of this recording, of {_count(known)}: of the "
-        f"{len(here)} here it was trained on {len(seen)}, {kept} were held out and "
-        f"{len(here) - len(seen) - kept} are new to it."
+        f"It was trained on another version of this recording ({_count(known)}). Of the "
+        f"{_count(len(here))} here, it was trained on {len(seen)}, {kept} were held out and "
+        f"{len(here) - len(seen) - kept} are new."
     )
 
 

@@ -1,4 +1,4 @@
-"""Windows: stretches of episodes, of one length, in a batch."""
+"""Windows: parts of episodes of one length, in a batch."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Rows: TypeAlias = slice | Sequence[int] | np.ndarray
 
 @dataclass
 class Windows:
-    """A batch of stretches of episodes, padded where a stretch reaches past its episode.
+    """A batch of parts of episodes, padded if a window reaches beyond its episode.
 
-    Before its first frame an episode's first frame is repeated, after its last frame the last one;
-    there, actions are the game's noop, rewards 0, terminations and truncations False.
+    Padding repeats the episode's first or last frame. Its actions are the game's noop, its rewards
+    0, its terminations and truncations False.
 
-    ``windows[rows]`` are some of them, ``windows[rows, first:last]`` the same frames of each with
-    the steps between these.
+    ``windows[rows]`` selects windows, ``windows[rows, first:last]`` also the frames first … last-1
+    of each, with the steps between them.
     """
 
     frames: np.ndarray
@@ -35,10 +35,10 @@ class Windows:
     truncations: np.ndarray
     """``bool`` of shape (b t-1)."""
     valid: np.ndarray
-    """``bool`` of shape (b t): False where a frame is padding."""
+    """``bool`` of shape (b t): False for padding."""
 
     def __getitem__(self, key: Rows | tuple[Rows, slice]) -> Windows:
-        """Return some of the windows, and of each the frames of a slice without a stride."""
+        """Select windows, and frames of each by a slice without a stride."""
         rows, frames = key if isinstance(key, tuple) else (key, slice(None))
         first, last, _ = frames.indices(self.frames.shape[1])
         spans = {
@@ -48,7 +48,7 @@ class Windows:
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
-        """All fields by their names."""
+        """All fields by name."""
         return {one.name: getattr(self, one.name) for one in fields(self)}
 
     @staticmethod

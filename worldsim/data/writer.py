@@ -1,4 +1,4 @@
-"""Writing recordings: shards as episodes end, links and metadata for Minari around them."""
+"""Write recordings: a shard per episode, and links and metadata for Minari."""
 
 from __future__ import annotations
 
@@ -31,24 +31,23 @@ from worldsim.game.config import GameConfig
 from worldsim.system.files import locked
 from worldsim.system.options import Range, check_value
 
-EpisodeNumber = Annotated[int, Range(0, 99_999_999)]  # what a shard's name has digits for
+EpisodeNumber = Annotated[int, Range(0, 99_999_999)]  # the digits of a shard's name
 
 
 class RecordingWriter:
-    """Adds episodes to a recording, new or begun; as a context it keeps other commands out.
+    """Adds episodes to a new or existing recording; as a context it locks out other commands.
 
-    Several processes may write into one recording as long as they give different episode numbers;
-    one of them calls `update_index` (or `close`) at the end.
+    Several processes may write into one recording if they use different episode numbers. One of
+    them calls `update_index` (or `close`) at the end.
 
     Args:
         path: Folder of the recording.
-        game: The game that is recorded.
+        game: The recorded game.
         settings: JSON values that a continued recording must share, such as seed and policy.
 
     Raises:
-        OSError: If a recording there may not be read.
-        ValueError: If the folder holds a recording of another game or other settings, or one that
-            is damaged.
+        OSError: If an existing recording may not be read.
+        ValueError: If an existing recording is damaged or has another game or other settings.
     """
 
     def __init__(
@@ -74,11 +73,11 @@ class RecordingWriter:
 
     @property
     def steps_asked(self) -> int:
-        """The most steps that this recording was ever asked to have; kept in the metadata."""
+        """The largest number of steps ever requested for this recording; kept in the metadata."""
         return self._metadata.steps_asked
 
     def ask_for(self, steps: int) -> None:
-        """Note how many steps the recording is to have; fewer than before change nothing."""
+        """Request a number of steps; fewer than before change nothing."""
         self._metadata.steps_asked = max(self._metadata.steps_asked, steps)
 
     def __enter__(self) -> RecordingWriter:
@@ -97,28 +96,28 @@ class RecordingWriter:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Close, so that what was written before an error is readable too."""
+        """Close, so that episodes written before an error are readable too."""
         with self._lock:
             self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Travel to a process that writes episodes; the lock stays with this one."""
+        """Pickle for a process that writes episodes, without the lock."""
         return {**self.__dict__, "_lock": ExitStack()}
 
     def write_episode(self, episode: Episode, number: int | None = None) -> int:
-        """Write one episode as a shard; it is there as a whole or not at all.
+        """Write one episode as a shard, completely or not at all.
 
         Args:
             episode: Frames of the game's size and channels.
-            number: Place in the recording; None takes the one after the last.
+            number: Its number in the recording; None takes the one after the last.
 
         Returns:
             The episode's number.
 
         Raises:
-            ValueError: If frames, actions, rewards or ends are not those of an episode of the game,
-                or there is no such number.
-            OSError: If the disk is full.
+            ValueError: If frames, actions, rewards or ends do not fit the game, or the number is
+                out of range.
+            OSError: If it cannot be written, as when the disk is full.
         """
         shape = (*self.game.frame_size, self.game.channels)
         if episode.frames.dtype != np.uint8 or episode.frames.shape[1:] != shape:
@@ -135,7 +134,7 @@ class RecordingWriter:
         return number
 
     def shard_path(self, number: int) -> Path:
-        """Return where the episode of this number is or will be."""
+        """Return the path of the episode with this number, whether it exists or not."""
         return self._shards / shard_name(number)
 
     def episode_steps(self) -> dict[int, int]:
@@ -158,7 +157,7 @@ class RecordingWriter:
         return {number: steps for number, (steps, _) in self._known.items()}
 
     def episode_seed(self, number: int) -> int | None:
-        """Return the seed of a finished episode, None if it had none.
+        """Return the seed of a finished episode, or None.
 
         Raises:
             ValueError: If a shard is damaged; the error names it.
@@ -167,22 +166,22 @@ class RecordingWriter:
         return self._known[number][1]
 
     def delete_episode(self, number: int) -> None:
-        """Remove one episode; the links follow at the next `update_index`."""
+        """Delete one episode; the next `update_index` updates the links."""
         self.shard_path(number).unlink(missing_ok=True)
 
     def delete_leftovers(self) -> None:
-        """Remove what a killed process had begun to write."""
+        """Delete unfinished files of a killed process."""
         for folder in (self._data, self._shards):
             for leftover in [*folder.glob(".*.part"), *folder.glob(".*.tmp")]:
                 leftover.unlink(missing_ok=True)
 
     def update_index(self) -> None:
-        """Write the links and the metadata that Minari reads, from the shards that are there."""
+        """Write the links and the metadata for Minari, from the existing shards."""
         steps = self.episode_steps()
         paths = [self.shard_path(number) for number in steps]
         num_bytes = sum(path.stat().st_size for path in paths if path.exists())
         metadata = self._metadata.encode(minari_id(self.path), [*steps.values()], num_bytes)
-        # The links first: metadata that counts fewer episodes than are linked is still right.
+        # The links first: metadata may count fewer episodes than are linked, but not more.
         write_whole(self._data / "main_data.hdf5", encode_links(paths))
         write_whole(self._data / "metadata.json", metadata)
 
@@ -200,5 +199,5 @@ class RecordingWriter:
             if json.loads(json.dumps(before)) != json.loads(json.dumps(now)):
                 raise ValueError(
                     f"{self.path} was recorded with {name} {before!r}, not {now!r}: "
-                    "give the settings it was begun with, or another folder"
+                    "use its settings, or another folder"
                 )

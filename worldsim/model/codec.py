@@ -1,7 +1,7 @@
 """Frames to latents and back: the identity for small frames, a diffusers VAE for large ones.
 
-A world's folder keeps its codec in ``codec/``, written by diffusers; ``_class_name`` in its config
-names the entry of `CODECS` that reads it. A world of pixels has no such folder.
+A world's folder has its codec in ``codec/``, in the layout of diffusers; ``_class_name`` in its
+config is the key in `CODECS`. A world of pixels has no such folder.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
 
 class Codec(nn.Module):
-    """Maps frames to latents and back; a subclass for each kind.
+    """Base class: maps frames to latents and back.
 
-    Time is compressed causally: latent 0 is frame 0 alone, and latent k the frames
+    Time is compressed causally: latent 0 is frame 0 only, and latent k the frames
     ``time_factor * (k - 1) + 1`` to ``time_factor * k``.
 
     Attributes:
         latent_channels: Channels of a latent.
-        space_factor: Side of the square of pixels that becomes one place of a latent.
-        time_factor: Frames that become one latent; a world needs 1 so far.
+        space_factor: Pixels along each side of a latent's cell.
+        time_factor: Frames per latent; a world needs 1 so far.
         exact: Whether decoding and encoding again gives the same latent.
     """
 
@@ -50,29 +50,29 @@ class Codec(nn.Module):
         raise NotImplementedError
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write what `load_codec` reads, into a folder that this makes."""
+        """Write the folder that `load_codec` reads, and create it."""
         raise NotImplementedError
 
     def settings(self) -> dict[str, float]:
-        """What decides its latents beside its weights."""
+        """The numbers that decide its latents, apart from its weights."""
         return {}
 
     def latent_size(self, frame_size: tuple[int, int]) -> tuple[int, int]:
         """Height and width of the latent of a frame.
 
         Raises:
-            ValueError: If the frame does not divide into whole places.
+            ValueError: If a side is not a multiple of ``space_factor``.
         """
         h, w = frame_size
         if h % self.space_factor or w % self.space_factor:
             raise ValueError(
-                f"this codec wants frame sides that are multiples of {self.space_factor}, got "
-                f"{h}x{w}; record at such a size"
+                f"this codec needs frame sides that are multiples of {self.space_factor}, got "
+                f"{h}x{w}: record at such a size"
             )
         return h // self.space_factor, w // self.space_factor
 
     def latent_of(self, frame: int) -> int:
-        """The index of the latent that holds a frame.
+        """The index of a frame's latent.
 
         Raises:
             ValueError: If ``frame`` is negative.
@@ -82,7 +82,7 @@ class Codec(nn.Module):
         return -(-frame // self.time_factor)
 
     def frames_of(self, latent: int) -> range:
-        """The indices of the frames in a latent, in the order of time.
+        """The indices of a latent's frames, in the order of time.
 
         Raises:
             ValueError: If ``latent`` is negative.
@@ -94,7 +94,7 @@ class Codec(nn.Module):
 
 
 class PixelCodec(Codec):
-    """Latents are the pixels themselves, in [-1, 1]; right for frames up to about 96 pixels.
+    """Latents are the pixels themselves, in [-1, 1], for frames up to about 96 pixels.
 
     Args:
         channels: 3 for colour, 1 for grey.
@@ -115,7 +115,7 @@ class PixelCodec(Codec):
         return latents_to_pixels(latents)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write nothing: a world without the folder has pixels for latents."""
+        """Write nothing: a world without the folder has pixels as latents."""
 
 
 class VAECodec(Codec):
@@ -134,7 +134,7 @@ class VAECodec(Codec):
         self.shift = vae.config.shift_factor or 0.0
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write the autoencoder as diffusers does."""
+        """Write the autoencoder in the layout of diffusers."""
         self.vae.save_pretrained(folder)
 
     def settings(self) -> dict[str, float]:
@@ -143,8 +143,8 @@ class VAECodec(Codec):
 
     @classmethod
     def load(cls, config: Path, weights: Path, channels: int) -> VAECodec:
-        """Read an autoencoder of frames of so many channels; see `load_codec` for the errors."""
-        from diffusers import AutoencoderKL  # takes seconds, and most worlds have none
+        """Read an autoencoder for frames with these channels; errors as in `load_codec`."""
+        from diffusers import AutoencoderKL  # importing takes seconds, and most worlds have none
 
         with reading(config, REMEDY) as file:
             settings = read_network_config(file)
@@ -153,7 +153,7 @@ class VAECodec(Codec):
             maps = vae.config.in_channels, vae.config.out_channels
             if maps != (channels, channels):
                 raise ValueError(
-                    f"it maps {maps[0]} to {maps[1]} channels, and frames have {channels}"
+                    f"it maps {maps[0]} to {maps[1]} channels, but frames have {channels}"
                 )
             codec = cls(vae)
             if not math.isfinite(codec.scale) or not codec.scale or not math.isfinite(codec.shift):
@@ -187,13 +187,13 @@ def load_codec(folder: str | os.PathLike[str], channels: int) -> Codec:
     """Read the codec in ``folder``, or return the identity if there is none.
 
     Args:
-        folder: As ``Codec.save`` writes it.
+        folder: A folder of ``Codec.save``.
         channels: Of the frames.
 
     Raises:
         PermissionError: If a file may not be read.
-        ValueError: In one sentence, if a file is missing or damaged, the kind of codec is not
-            known, or it is not one of such frames.
+        ValueError: If a file is missing or damaged, the kind of codec is unknown, or its channels
+            differ.
     """
     folder = Path(folder)
     if not folder.is_dir():

@@ -1,4 +1,4 @@
-"""Conditions: what a frame is predicted from, beside the noisy frame and the past in the cache."""
+"""Conditions: the inputs of the denoiser besides the noisy frame and the cache."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Conditions(NamedTuple):
 
     Attributes:
         tau: Noise level (b t), from 0 for noise to 1 for a clean frame.
-        actions: The action that led into the frame (b t), ``num_actions`` where unknown.
+        actions: The action that led into the frame (b t), ``num_actions`` if unknown.
         history: The ``num_history`` frames before it, newest first, (b t num_history*c h w).
     """
 

@@ -1,14 +1,13 @@
-"""VideoDiT: a transformer that denoises the frames of a game, given what the player did.
+"""VideoDiT: a transformer that denoises the frames of a game, given the player's actions.
 
-Each frame is seen first by a shallow convolutional path at half of its resolution: the noisy frame
-and the ``num_history`` finished ones before it. Its features are cut into patches, one token each;
-beside them stand a token for the action that led into the frame, one for its noise level, and a few
-registers (Darcet et al. 2024). Attention is within the frame in every layer and causal over time in
-every ``time_every``-th. What moves by a few pixels is seen by the convolutions, so that time
-attention is free for what lies further back.
+A shallow convolutional path, at half of the resolution, first reads the noisy frame and the
+``num_history`` finished ones before it. Its features are cut into patches, one token each. Further
+tokens hold the action that led into the frame, its noise level, and a few registers (Darcet et al.
+2024). Attention is within the frame in every layer, and causal over time in every ``time_every``-th
+layer. The convolutions see motion of a few pixels, which leaves time attention to the longer past.
 
-The path goes on past the transformer (the skip of a U-Net): the transformer decides for each patch
-what happens, and convolutions, which know how to move a thing wherever it is, draw it.
+The path skips the transformer, as in a U-Net. The transformer decides what happens in each patch;
+convolutions, which are translation-equivariant, draw it.
 """
 
 from __future__ import annotations
@@ -41,11 +40,11 @@ Size = Annotated[int, Range(1, 2**20)]
 
 
 class DiTOutput(NamedTuple):
-    """What VideoDiT computes.
+    """The output of a `VideoDiT`.
 
     Attributes:
         latents: Predicted clean latents (b t c h w).
-        features: One vector a frame (b t d), for reward and termination.
+        features: One vector per frame (b t d), for reward and termination.
     """
 
     latents: torch.Tensor
@@ -53,13 +52,13 @@ class DiTOutput(NamedTuple):
 
 
 class DetailPath(nn.Module):
-    """Convolutions at half of the resolution, which look at frames and draw the clean one.
+    """Convolutions at half of the resolution, which read frames and draw the clean one.
 
     Args:
         in_channels: Channels of the noisy frame and the finished ones together.
         out_channels: Channels of the clean frame.
         width: Channels of a feature.
-        stride: Side of the square of pixels that has one feature.
+        stride: Pixels along each side of a feature.
     """
 
     def __init__(self, in_channels: int, out_channels: int, width: int, stride: int) -> None:
@@ -67,7 +66,7 @@ class DetailPath(nn.Module):
         self.stride = stride
         first = nn.Conv2d(in_channels, width, 3 * stride, stride=stride, padding=stride)
         second = nn.Conv2d(width, width, 3, padding=1)
-        for convolution in (first, second):  # a small thing must still be heard
+        for convolution in (first, second):  # keeps the signal of a small object
             nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
         self.stem = nn.Sequential(first, nn.SiLU(), second)
         last = nn.Conv2d(width, out_channels * stride**2, 3, padding=1)
@@ -86,8 +85,8 @@ class DetailPath(nn.Module):
 
         Args:
             features: From ``look``.
-            scale: What they are multiplied by, less 1, of their shape (FiLM, Perez et al. 2018).
-            shift: What is added to them, of their shape.
+            scale: Their factor minus 1, of their shape (FiLM, Perez et al. 2018).
+            shift: Their offset, of their shape.
         """
         modulated = torch.addcmul(features + shift, features, scale)
         return F.pixel_shuffle(self.head(modulated), self.stride)
@@ -112,14 +111,14 @@ class Block(nn.Module):
         mask: torch.Tensor,
         cache: LayerCache | None,
     ) -> torch.Tensor:
-        """Map tokens (b t n d) to tokens; the cache is for attention over time."""
+        """Map tokens (b t n d) to tokens; attention over time reads and writes the cache."""
         x = x + self.space(x, space)
         if self.time is not None:
             x = x + self.time(x, time, mask, cache)
         return x + self.feed_forward(x)
 
     def scale_outputs(self, factor: float) -> None:
-        """Scale what each of the block's parts adds to the tokens, before training."""
+        """Scale the output of each residual part, before training."""
         outputs = [self.space.out, self.feed_forward.down]
         if self.time is not None:
             outputs.append(self.time.out)
@@ -128,12 +127,12 @@ class Block(nn.Module):
 
 
 @functools.lru_cache(maxsize=8)
-@torch.inference_mode(mode=False)  # what is kept may be used in training later
+@torch.inference_mode(mode=False)  # training may use the cached tensor later
 def place_features(rows: int, columns: int, device: torch.device) -> torch.Tensor:
-    """Where each patch lies, as waves over the frame's height and width: (rows * columns 20).
+    """The place of each patch as waves over the frame's height and width: (rows * columns 20).
 
-    Rotary positions tell how far patches lie apart; these tell where in the frame they are, which
-    is what a background depends on, for frames of any size.
+    Rotary positions encode the distance between patches. These encode the absolute place in the
+    frame, which the background depends on, for any frame size.
     """
     places = torch.meshgrid(
         (torch.arange(rows, device=device) + 0.5) / rows,
@@ -151,26 +150,26 @@ def place_features(rows: int, columns: int, device: torch.device) -> torch.Tenso
 
 @dataclass(frozen=True)
 class DiTConfig:
-    """What a VideoDiT is built from.
+    """The arguments of a VideoDiT.
 
     Attributes:
-        num_actions: Actions of the game; the index ``num_actions`` stands for an unknown action.
+        num_actions: Actions of the game; the index ``num_actions`` is an unknown action.
         latent_channels: Channels of a latent frame.
-        patch_size: Side of a square patch, in latent pixels. Frames of any size are padded to
-            whole patches.
+        patch_size: Side of a square patch, in latent cells. Frames of any size are padded to
+            multiples of it.
         width: Channels of a token.
         depth: Layers.
         num_heads: Query heads.
         num_kv_heads: Key and value heads.
-        mlp_ratio: Hidden width of the feed-forward layers over ``width``.
-        time_every: Attention over time in every so many layers.
-        num_registers: Register tokens a frame.
-        num_history: Finished frames given to each frame's patches.
-        window: Frames that attention over time sees, the present one included.
+        mlp_ratio: Hidden width of the feed-forward layers divided by ``width``.
+        time_every: Layers per layer with attention over time.
+        num_registers: Register tokens per frame.
+        num_history: Finished frames that the convolutional path reads.
+        window: Frames of attention over time, the current one included.
         detail_width: Channels of the convolutional path.
 
     Raises:
-        ValueError: If a size is no whole number or out of range, or width and heads do not divide.
+        ValueError: If a size is not an integer or out of range, or width and heads do not divide.
     """
 
     num_actions: Size
@@ -184,7 +183,7 @@ class DiTConfig:
     time_every: Size = 3
     num_registers: Annotated[int, Range(0, 2**20)] = 2
     num_history: Size = 2
-    window: Annotated[int, Range(1, 4096)] = 16  # each lane keeps keys and values of so many
+    window: Annotated[int, Range(1, 4096)] = 16  # a lane's cache grows with it
     detail_width: Size = 32
 
     def __post_init__(self) -> None:
@@ -201,7 +200,7 @@ class VideoDiT(nn.Module):
     """Causal video diffusion transformer conditioned on discrete actions.
 
     Args:
-        config: What it is built from.
+        config: Its sizes.
 
     Example:
         >>> VideoDiT(DiTConfig(num_actions=3, depth=2)).config.window
@@ -256,11 +255,11 @@ class VideoDiT(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.registers.device
 
     def new_cache(self, batch_size: int, frame_size: tuple[int, int]) -> KVCache:
-        """An empty ring of the past for sessions with latent frames of the given (h, w)."""
+        """An empty cache for lanes with latent frames of the given (h, w)."""
         rows, columns = (-(-side // self.config.patch_size) for side in frame_size)
         return KVCache(
             num_layers=sum(block.time is not None for block in self.blocks),
@@ -285,18 +284,19 @@ class VideoDiT(nn.Module):
     ) -> DiTOutput:
         """Predict clean frames.
 
-        Without a cache, the frames are a sequence and each sees the ``window - 1`` before it.
-        With one, they are the next frame of each lane (t = 1) and the cache is the past;
-        its position moves on only when the caller commits.
+        Without a cache, the frames are a sequence and each attends to the ``window - 1`` before it.
+        With a cache, they are the next frame of each lane (t = 1). Its position advances only when
+        the caller commits.
 
         Args:
             noisy_latents: (b t c h w).
             conditions: Noise level, action and history of each frame.
-            cache: Keys and values of the lanes' past.
+            cache: Keys and values of the lanes' past frames.
 
         Returns:
             Predicted clean latents and features.
         """
+        # Frames of any size are padded to multiples of a patch, and read by the convolutions.
         b, t, _, h, w = noisy_latents.shape
         patch = self.config.patch_size
         frames = torch.cat((noisy_latents, conditions.history), dim=2)
@@ -306,6 +306,7 @@ class VideoDiT(nn.Module):
         rows, columns = (side // patch for side in frames.shape[-2:])
         features = self.detail.look(frames)
         x = self._tokens(features, conditions)
+        # Attention over time: a mask over the sequence, or over the slots of the cache.
         space = space_rotation(rows, columns, self.num_special, self.head_dim, x.device)
         layer_caches: Iterator[LayerCache | None]
         if cache is None:
@@ -321,6 +322,7 @@ class VideoDiT(nn.Module):
         for block in self.blocks:
             cached = None if block.time is None else next(layer_caches)
             x = block(x, space, time, mask, cached)
+        # Each patch's token modulates its features, from which the clean frame is drawn.
         x = self.norm(x)
         scale, shift = rearrange(
             self.unembed(x[:, :, : rows * columns]),
@@ -329,13 +331,13 @@ class VideoDiT(nn.Module):
             rows=rows,
             ph=self.patch,
             pw=self.patch,
-        ).movedim(-1, 2)  # as the features lie in memory
+        ).movedim(-1, 2)  # the memory layout of the features
         clean = self.detail.draw(features, scale, shift)
         clean = rearrange(clean[..., :h, :w], "(b t) c h w -> b t c h w", b=b)
         return DiTOutput(clean.float(), x[:, :, -1].float())
 
     def _tokens(self, features: torch.Tensor, conditions: Conditions) -> torch.Tensor:
-        """Tokens (b t n d) from features (b*t c h w): patches by rows, then the others."""
+        """Tokens (b t n d) from features (b*t c h w): patches by rows, then the special ones."""
         b, t = conditions.tau.shape
         rows, columns = (side // self.patch for side in features.shape[-2:])
         patches = rearrange(

@@ -1,7 +1,7 @@
 """The folder of a denoiser: its config and its weights, in the layout of diffusers.
 
-Written out here, since importing diffusers takes longer than all else that a world needs. A class
-of diffusers with the same constructor reads the folder, and what diffusers wrote is read here.
+diffusers itself is not used: importing it takes longer than all else that a world needs. A class of
+diffusers with the same constructor can read the folder, and this module reads folders of diffusers.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ def save_dit(dit: VideoDiT, folder: str | os.PathLike[str]) -> None:
 
 
 def load_dit(folder: str | os.PathLike[str]) -> VideoDiT:
-    """Read what `save_dit` or diffusers wrote.
+    """Read a folder of `save_dit` or diffusers.
 
     Raises:
         PermissionError: If a file may not be read.
-        ValueError: In one sentence, if a file is missing or damaged, or the two do not fit.
+        ValueError: If a file is missing or damaged, or config and weights do not fit.
     """
     folder = Path(folder)
     with reading(folder / CONFIG, REMEDY) as file:

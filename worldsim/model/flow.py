@@ -1,10 +1,11 @@
-"""What the model learns: flow matching with a noise level of its own for each frame.
+"""Flow matching with a separate noise level for each frame.
 
 A noisy latent is ``tau * clean + (1 - tau) * noise``: tau 0 is noise, tau 1 is clean. The model
-predicts the clean latent (x-prediction), and its squared error counts ``0.5 tau + 0.5`` (the ramp
-of Dreamer 4, Hafner et al. 2025, with more weight on noise). Each frame of a sequence draws its own
-tau (diffusion forcing, Chen et al. 2024), so that one forward pass trains every mixture of noisy
-present and clean past.
+predicts the clean latent (x-prediction). Its squared error has the weight ``0.5 tau + 0.5``: the
+ramp of Dreamer 4 (Hafner et al. 2025), with more weight on noise.
+
+Each frame of a sequence draws its own tau (diffusion forcing, Chen et al. 2024). So one forward
+pass trains all mixtures of noisy and clean frames.
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ def sample_tau(
 ) -> torch.Tensor:
     """Draw a level for each frame: exactly clean, pure noise, or the square of a uniform number.
 
-    The clean ones are as the frames that a session begins from. At noisy levels the frame must be
-    predicted rather than cleaned: small things and obedience are learned there, and every frame of
-    a rollout begins there.
+    Clean frames are like the context of a rollout, pure noise is where each new frame begins. At
+    noisy levels a frame must be predicted rather than denoised: the model learns small objects and
+    the effect of actions there.
 
     Args:
-        batch_size: Rows.
-        num_frames: Columns.
-        clean_fraction: Fraction of frames at level 1.
-        noise_fraction: Fraction of frames at level 0, together at most 1.
+        batch_size: Sequences (b).
+        num_frames: Frames of each (t).
+        clean_fraction: Share of frames at level 1.
+        noise_fraction: Share of frames at level 0; both together at most 1.
         generator: Source of the draws.
 
     Returns:
@@ -49,7 +50,7 @@ def sample_tau(
 
 
 def ramp_weight(tau: torch.Tensor) -> torch.Tensor:
-    """Weight of the squared error at level tau: 0.5 for noise up to 1 for clean."""
+    """Weight of the squared error at level tau: from 0.5 for noise to 1 for clean."""
     return 0.5 * tau + 0.5
 
 
@@ -61,7 +62,7 @@ def frame_errors(
     Args:
         predicted: Predicted clean latents.
         latents: The true ones.
-        weights: Weight of each place (b t 1 h w), of mean about 1; all places alike if none.
+        weights: Weight of each position (b t 1 h w), with mean about 1; None: equal weights.
     """
     squared = (predicted - latents).square()
     if weights is not None:

@@ -1,8 +1,7 @@
-"""Reward and termination, read from the same features as the next frame.
+"""Reward and termination heads, on the same features as the next frame.
 
-A reward is a distribution over bins that are even in symlog space and is learned two-hot (Dreamer
-v3, Hafner et al. 2023): rewards of any size, sharp or ambiguous, need no scale. A termination is
-a probability.
+A reward is a distribution over bins that are even in symlog space, learned two-hot (DreamerV3,
+Hafner et al. 2023). Rewards of any size need no scaling. A termination is a probability.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ NUM_BINS = 81  # symlog 0 and about +-0.69, a reward of +-1, fall close to bins
 
 
 def symlog(x: torch.Tensor) -> torch.Tensor:
-    """Logarithm that keeps the sign and is the identity near 0."""
+    """Logarithm with the sign of x, close to the identity near 0."""
     return x.sign() * x.abs().log1p()
 
 
@@ -28,14 +27,14 @@ def symexp(x: torch.Tensor) -> torch.Tensor:
 
 
 def two_hot(values: torch.Tensor, bins: torch.Tensor) -> torch.Tensor:
-    """Share each value (...) between the two bins around it: weights (... bins) that sum to 1."""
+    """Split each value (...) between the two nearest bins: weights (... bins) that sum to 1."""
     values = values.clamp(bins[0], bins[-1])[..., None]
     spacing = bins[1] - bins[0]
     return (1 - (values - bins).abs() / spacing).clamp_min(0)
 
 
 class HeadOutput(NamedTuple):
-    """What the heads say of the transition into each frame.
+    """The heads' predictions for the transition into each frame.
 
     Attributes:
         reward_logits: (b t bins).
@@ -47,7 +46,7 @@ class HeadOutput(NamedTuple):
 
 
 class RewardTerminationHead(nn.Module):
-    """Two small heads on a feature of the frame.
+    """Two small heads on a frame's feature vector.
 
     Args:
         width: Channels of the feature.
@@ -62,7 +61,7 @@ class RewardTerminationHead(nn.Module):
         )
         self.reward = nn.Linear(width, NUM_BINS)
         self.termination = nn.Linear(width, 1)
-        bins = torch.linspace(-LIMIT, LIMIT, NUM_BINS, device="cpu")  # on none it imports sympy
+        bins = torch.linspace(-LIMIT, LIMIT, NUM_BINS, device="cpu")  # else it imports sympy
         self.register_buffer("bins", bins, persistent=False)
         nn.init.zeros_(self.reward.weight)
         nn.init.zeros_(self.termination.weight)
@@ -84,7 +83,7 @@ class RewardTerminationHead(nn.Module):
         return reward_loss + termination_loss
 
     def rewards(self, output: HeadOutput, floor: float = 0.0) -> torch.Tensor:
-        """Expected reward (b t); exactly 0 where its absolute value is below ``floor``."""
+        """Expected reward (b t); exactly 0 if its absolute value is below ``floor``."""
         expected = (output.reward_logits.softmax(-1) * symexp(self.bins)).sum(-1)
         return expected.where(expected.abs() >= floor, 0.0)
 

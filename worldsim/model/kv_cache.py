@@ -1,10 +1,9 @@
-"""A ring of the past: keys and values of the last frames, in memory that never grows.
+"""KV cache: a ring buffer of keys and values of the last frames, of fixed size.
 
-Frame number ``p`` lives in slot ``p % window``. While a frame is being denoised, each pass writes
-its provisional keys and values into the slot of that frame, over the one that has just left the
-window; after the last pass they are committed by moving the position on. So a step
-costs the same at frame 10 and at frame 10,000, and nothing is copied. Keys are stored turned by
-their absolute frame number, so the order of the slots does not matter.
+Frame number ``p`` is in slot ``p % window``. Each denoising pass writes the frame's keys and values
+into its slot, which held the oldest frame. After the last pass, advancing the position commits
+them. So a step costs the same at frame 10 and at frame 10,000, and nothing is copied. Stored keys
+are rotated by their absolute frame number, so the order of the slots does not matter.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import torch
 
 @dataclass
 class LayerCache:
-    """One layer's view of the ring, at the slots of the frames being computed.
+    """One layer's view of the cache, at the slots of the current frames.
 
     Attributes:
         keys: (b n kv_heads window dim).
@@ -31,14 +30,14 @@ class LayerCache:
     slots: torch.Tensor
 
     def write(self, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Put one frame's key and value (b n kv_heads dim) in place; return the whole ring."""
+        """Write one frame's key and value (b n kv_heads dim); return those of all slots."""
         self.keys[self.lanes, :, :, self.slots] = key
         self.values[self.lanes, :, :, self.slots] = value
         return self.keys, self.values
 
 
 class KVCache:
-    """Fixed-size memory of ``batch_size`` lanes, each at its own frame number.
+    """Keys and values of ``batch_size`` lanes, each at its own frame number.
 
     Args:
         num_layers: Layers with attention over time.
@@ -46,8 +45,8 @@ class KVCache:
         num_tokens: Tokens per frame.
         num_kv_heads: Key heads.
         dim: Channels of a head.
-        window: Frames remembered, the one under way included.
-        device: Where it lives.
+        window: Frames kept, the current one included.
+        device: Where its tensors are.
     """
 
     def __init__(
@@ -70,12 +69,12 @@ class KVCache:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of all that it holds."""
+        """Bytes of its tensors."""
         tensors = (self.keys, self.values, self.positions, self.lanes, self.slot_numbers)
         return sum(tensor.nbytes for tensor in tensors)
 
     def layers(self) -> list[LayerCache]:
-        """The ring of each layer, at the slots of the frames under way."""
+        """The view of each layer, at the slots of the current frames."""
         slots = self.positions % len(self.slot_numbers)
         return [
             LayerCache(keys, values, self.lanes, slots)
@@ -83,11 +82,11 @@ class KVCache:
         ]
 
     def mask(self) -> torch.Tensor:
-        """Which slots hold a frame of the lane, the one under way included: (b window)."""
+        """Which slots hold a frame of the lane, the current one included: (b window)."""
         return self.slot_numbers <= self.positions[:, None]
 
     def commit(self) -> None:
-        """Keep what the last pass wrote and move every lane on by one frame."""
+        """Keep the last pass's keys and values, and advance every lane by one frame."""
         self.positions += 1
 
     def clone(self) -> KVCache:
@@ -108,7 +107,7 @@ class KVCache:
         return copy
 
     def copy_lanes(self, source: KVCache, lanes: torch.Tensor) -> None:
-        """Overwrite the given lanes by those of a cache that has as many lanes as are named."""
+        """Overwrite the given lanes by all lanes of another cache, in order."""
         self.keys[:, lanes] = source.keys
         self.values[:, lanes] = source.values
         self.positions[lanes] = source.positions

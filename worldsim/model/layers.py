@@ -1,10 +1,10 @@
 """The layers of the video transformer: rotary positions, attention over space and time, SwiGLU.
 
-Tokens have shape (b t n d): ``n`` tokens of width ``d`` for each of ``t`` frames. Attention is
-factorised: within a frame in every layer, over time (causal, each token with its own past) in
-some. Queries are grouped (GQA, Ainslie et al. 2023) and normalised as keys are (QK-norm,
-Dehghani et al. 2023). Norms are LayerNorm without bias: torch has a fused kernel for it on every
-device, and none for RMSNorm on a CPU.
+Tokens have the shape (b t n d): ``n`` tokens of width ``d`` for each of ``t`` frames. Attention is
+factorised: within a frame, and over time (causal, each token with its own past). Queries are
+grouped (GQA, Ainslie et al. 2023); queries and keys are normalised (QK-norm, Dehghani et al. 2023).
+Norms are LayerNorm without bias, which has a fused kernel on every device; RMSNorm has none on a
+CPU.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ Rotation = tuple[torch.Tensor, torch.Tensor]  # cos and signed sin, each (... di
 
 
 def rotary_angles(positions: torch.Tensor, dim: int, base: float = 10_000.0) -> torch.Tensor:
-    """Angles of rotary position embedding (Su et al. 2021), in float64 so that they never drift.
+    """Angles of rotary position embedding (Su et al. 2021), in float64 to stay exact.
 
     Args:
-        positions: Positions of any shape (...), as large as a session is long.
+        positions: Positions of any shape (...), up to the length of a rollout.
         dim: Channels to rotate, an even number.
         base: Longest wavelength over 2 pi, in positions.
 
@@ -37,26 +37,26 @@ def rotary_angles(positions: torch.Tensor, dim: int, base: float = 10_000.0) -> 
 
 
 def rotation_by(angles: torch.Tensor) -> Rotation:
-    """What ``rotate`` needs to turn channel pairs by the given angles (... dim / 2)."""
+    """The rotation of channel pairs by the given angles (... dim / 2), for `rotate`."""
     cos, sin = angles.cos(), angles.sin()
     return torch.cat((cos, cos), dim=-1).float(), torch.cat((-sin, sin), dim=-1).float()
 
 
 def rotate(x: torch.Tensor, rotation: Rotation) -> torch.Tensor:
-    """Turn channel pairs (i, i + dim / 2) of ``x``; the rotation broadcasts."""
+    """Rotate channel pairs (i, i + dim / 2) of ``x``; the rotation broadcasts."""
     cos, sin = rotation
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
 
 
 @functools.lru_cache(maxsize=8)
-@torch.inference_mode(mode=False)  # what is kept may be used in training later
+@torch.inference_mode(mode=False)  # training may use the cached tensors later
 def space_rotation(
     height: int, width: int, num_special: int, dim: int, device: torch.device
 ) -> Rotation:
-    """Two-dimensional rotation for a grid of patches followed by tokens that have no place.
+    """Two-dimensional rotation for a grid of patches followed by tokens without a place.
 
-    Half of the channel pairs turn with the row and half with the column; the ``num_special``
-    tokens (action, level, registers) do not turn.
+    Half of the channel pairs rotate with the row and half with the column. The ``num_special``
+    tokens (action, level, registers) do not rotate.
 
     Returns:
         A rotation (n 1 dim) with n = height * width + num_special.
@@ -80,9 +80,9 @@ def grouped_attention(
 ) -> torch.Tensor:
     """Scaled dot-product attention in which several query heads share a key head.
 
-    The queries of a group are laid along the query axis, so nothing is copied. On the CPU the
-    products are written out: the fused kernel's backward pass takes ten times as long in bfloat16,
-    and is no faster in single precision for as few tokens as a frame has.
+    The queries of a group are put along the query axis, so keys and values are not copied. On a CPU
+    attention is written out. The fused kernel's backward pass takes ten times as long in bfloat16,
+    and gains nothing in float32 for so few tokens.
 
     Args:
         query: (b q heads dim).
@@ -128,10 +128,10 @@ class Attention(nn.Module):
     def project(
         self, x: torch.Tensor, rotation: Rotation
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Queries, keys (both turned) and values of tokens (b t n d), each (b t n heads dim)."""
+        """Queries, keys (both rotated) and values of tokens (b t n d), each (b t n heads dim)."""
         projected = self.query_key_value(self.norm(x)).unflatten(-1, (-1, self.dim))
         queries_keys, value = projected.tensor_split([sum(self.heads[:2])], dim=-2)
-        # In single precision, whatever autocast made of the projection.
+        # In float32, also under autocast.
         queries_keys = rotate(self.query_key_norm(queries_keys.float()), rotation)
         query, key = queries_keys.split(self.heads[:2], dim=-2)
         return query, key, value
@@ -141,7 +141,7 @@ class SpaceAttention(Attention):
     """Attention among the tokens of one frame."""
 
     def forward(self, x: torch.Tensor, rotation: Rotation) -> torch.Tensor:
-        """Map tokens (b t n d) to what is added to them."""
+        """Map tokens (b t n d) to their residuals."""
         b = x.shape[0]
         query, key, value = self.project(x, rotation)
         query = rearrange(query, "b t n heads dim -> (b t) n heads dim")
@@ -160,7 +160,7 @@ class TimeAttention(Attention):
         mask: torch.Tensor,
         cache: LayerCache | None = None,
     ) -> torch.Tensor:
-        """Map tokens (b t n d) to what is added to them.
+        """Map tokens (b t n d) to their residuals.
 
         Args:
             x: Tokens; with a cache, of one frame (t = 1).
@@ -193,6 +193,6 @@ class SwiGLU(nn.Module):
         self.down = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map tokens (... d) to what is added to them."""
+        """Map tokens (... d) to their residuals."""
         gate, up = self.gate_up(self.norm(x)).chunk(2, dim=-1)
         return self.down(F.silu(gate) * up)

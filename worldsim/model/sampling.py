@@ -1,6 +1,6 @@
-"""How a frame is made: a few denoising passes from noise to a clean latent.
+"""Samplers: a few denoising passes from noise to a clean latent.
 
-Samplers are functions of a callable that predicts the clean latent; they know no model.
+A sampler takes a callable that predicts the clean latent, so it is independent of the model.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from worldsim.system.options import Passes, check_value
 
 
 def pass_levels(num_passes: int) -> list[float]:
-    """Levels tau at which the passes look: (i / num_passes) ** 1.5, from noise on.
+    """The level tau of each pass: (i / num_passes) ** 1.5, from pure noise on.
 
-    The first pass can but predict the mean of all that may happen; at low levels the noise still
-    decides between them. A second pass that looks later takes the mean for the truth, and where a
-    ball may go left or right it draws two.
+    From pure noise, the first pass can only predict the mean outcome. At low levels the noise still
+    selects one outcome. A second pass at a high level keeps the mean: where a ball may go left or
+    right, it draws two.
 
     Raises:
-        ValueError: If ``num_passes`` is not a whole number from 1 to 1,000.
+        ValueError: If ``num_passes`` is not an integer from 1 to 1,000.
 
     Example:
         >>> [round(level, 2) for level in pass_levels(4)]
@@ -43,7 +43,7 @@ def euler(
         levels: Rising levels in [0, 1), the first of them 0.
 
     Returns:
-        The clean latent that the last pass predicts.
+        The clean latent predicted by the last pass.
     """
     latent = noise
     for level, next_level in zip(levels, [*levels[1:], 1.0], strict=True):

@@ -1,7 +1,7 @@
-"""Weights on disk: safetensors, compared with the network that a config describes before reading.
+"""Weights in safetensors, checked against the network of a config before they are read.
 
-A config from a stranger may ask for a network of any size: none is made that is much larger than
-what is stored.
+A stranger's config may describe a network of any size. One that is much larger than the stored
+weights is not allocated.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from worldsim.system.files import check_regular, read_object
 Network = TypeVar("Network", bound=nn.Module)
 
 CONFIG = "config.json"
-WEIGHTS = "diffusion_pytorch_model.safetensors"  # as diffusers calls it
-REMEDY = "write the world again or take another"
+WEIGHTS = "diffusion_pytorch_model.safetensors"  # the name in diffusers
+REMEDY = "save the world again or use another"
 
 
 def read_network_config(path: Path) -> dict[str, Any]:
-    """The arguments that a network was made with; what diffusers adds about itself is left out.
+    """The arguments of a network, without the entries that diffusers adds.
 
     Raises:
-        OSError: If there is no such file, or it may not be read.
-        ValueError: If it is no JSON object.
+        OSError: If the file does not exist or may not be read.
+        ValueError: If it is not a JSON object.
     """
     config = read_object(path)
     return {name: value for name, value in config.items() if not name.startswith("_")}
@@ -44,21 +44,21 @@ def build_network(make: Callable[[], Network], path: Path) -> Network:
         path: A safetensors file with exactly the network's tensors.
 
     Raises:
-        OSError: If there is no such file, or it may not be read.
+        OSError: If the file does not exist or may not be read.
         ValueError: If the network and the file do not fit, or a weight is not finite.
     """
-    check_regular(path).open("rb").close()  # safetensors calls missing what may not be read
+    check_regular(path).open("rb").close()  # safetensors reports an unreadable file as missing
     with safe_open(path, framework="pt") as file:
         names = file.keys()
         stored = {name: tuple(file.get_slice(name).get_shape()) for name in names}
         with _Limited(stored.values()):
             network = make()
-        wanted = {name: tuple(each.shape) for name, each in network.state_dict().items()}
-        for name in sorted(stored.keys() | wanted.keys()):
-            if stored.get(name) != wanted.get(name):
+        expected = {name: tuple(each.shape) for name, each in network.state_dict().items()}
+        for name in sorted(stored.keys() | expected.keys()):
+            if stored.get(name) != expected.get(name):
                 raise ValueError(
-                    f"its config wants {name} of shape {wanted.get(name, 'none')}, and it has "
-                    f"{stored.get(name, 'none')}"
+                    f"its {name} has shape {stored.get(name, 'none')}, but its config gives "
+                    f"{expected.get(name, 'none')}"
                 )
         tensors = {name: file.get_tensor(name) for name in stored}
     for name, tensor in tensors.items():
@@ -69,7 +69,7 @@ def build_network(make: Callable[[], Network], path: Path) -> Network:
 
 
 class _Limited(TorchFunctionMode):
-    """Where this holds, no more tensors are made than twice those of some shapes, and some few."""
+    """A mode that limits new tensors to about twice the number and the size of some shapes."""
 
     FACTORIES = (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn)
 
@@ -86,5 +86,5 @@ class _Limited(TorchFunctionMode):
             self.tensors -= 1
             self.numbers -= math.prod(size for size in sizes if isinstance(size, int))
             if self.tensors < 0 or self.numbers < 0:
-                raise ValueError("its config asks for many more weights than it has")
+                raise ValueError("its config describes many more weights than are stored")
         return func(*args, **(kwargs or {}))

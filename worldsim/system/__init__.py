@@ -1,1 +1,1 @@
-"""What lies between worldsim and the machine: files, devices, threads, options of the commands."""
+"""Between worldsim and the machine: files, devices, threads, options of the commands."""

@@ -31,7 +31,7 @@ Kind = TypeVar("Kind", int, str)
 
 
 class Chunk(NamedTuple):
-    """Where a chunk is stored."""
+    """A stored chunk of a dataset."""
 
     place: tuple[int, ...]
     """Index of its first value in the dataset."""

@@ -5,7 +5,7 @@ dataclass holds a group of options, such as ``--optim.lr``. `check_options` chec
 `check_value` an argument of a function.
 
 Each upper bound has its reason in a comment: beyond it a library fails or the value has no effect.
-torch is not imported here; `worldsim.system.devices` checks devices.
+Devices are checked in `worldsim.system.devices`, since torch is not imported here.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Range:
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """What must be at a path: a file or folder that can be read or, if ``written``, written."""
+    """A requirement on a path: a file or folder that can be read or, if ``written``, written."""
 
     kind: Literal["file", "folder"]
     written: bool = True
