@@ -1,7 +1,7 @@
 """Balls: a box of balls that collide without loss, one of which the player pushes.
 
-Discs of different size and colour move in real-valued pixels and are drawn with soft edges, so
-that a frame shows where they are to a fraction of a pixel and two frames show how fast they are.
+Discs of several sizes and colours move in real-valued pixel coordinates. Their soft edges show
+positions to a fraction of a pixel, and two frames show their velocities.
 """
 
 from __future__ import annotations
@@ -39,19 +39,23 @@ _PATCH = 16  # pixels; a square that holds the largest ball wherever it lies
 class Balls(gymnasium.Env[np.ndarray, np.int64]):
     """Push the white ball to the golden square, which then goes on to the next of four places.
 
-    It goes round them clockwise: after the reset nothing here is left to chance.
+    The square moves clockwise: after the reset the game is deterministic.
 
     Actions: 0 NOOP, 1 UP, 2 DOWN, 3 LEFT, 4 RIGHT, each a small push of the white ball. Reward: +1
     for each square touched. There is no end but the time limit.
 
-    ``info`` (at reset too) holds the true state in pixels and pixels a step, (x, y) from the upper
-    left corner of the frame: ``positions`` (5 2) and ``velocities`` (5 2) float64, ``radii`` (5,),
-    ``target`` (2,) and ``score``, an int.
+    ``info``, also at reset, holds the true state in pixels and pixels per step. Coordinates are
+    (x, y) from the upper left corner of the frame.
+
+    - ``positions`` and ``velocities``: of the balls, float64 (5 2).
+    - ``radii``: of the balls, (5,).
+    - ``target``: the square's centre, (2,).
+    - ``score``: squares touched, an int.
 
     Args:
         render_mode: ``"rgb_array"`` or None.
-        gravity: Downward acceleration in pixels a step squared, from 0 to 0.5.
-        drag: Part of its speed that each ball loses in a step, from 0 to 1. At 0, energy is kept.
+        gravity: Downward acceleration in pixels per step squared, from 0 to 0.5.
+        drag: Share of its speed that each ball loses per step, from 0 to 1. At 0, energy is kept.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -75,7 +79,7 @@ class Balls(gymnasium.Env[np.ndarray, np.int64]):
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode must be 'rgb_array' or None, got {render_mode!r}")
         if not 0.0 <= gravity <= 0.5:
-            raise ValueError(f"gravity must be from 0 to 0.5 pixels a step squared, got {gravity}")
+            raise ValueError(f"gravity must be from 0 to 0.5 pixels per step^2, got {gravity}")
         if not 0.0 <= drag <= 1.0:
             raise ValueError(f"drag must be from 0 to 1, got {drag}")
         self.render_mode = render_mode
@@ -118,9 +122,10 @@ class Balls(gymnasium.Env[np.ndarray, np.int64]):
         return self._draw(), self._get_info()
 
     def step(self, action: int | np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Push the player's ball, move all balls, and see whether the target was touched."""
+        """Push the player's ball, move all balls, and check whether the target is touched."""
         if not self.action_space.contains(action):
             raise ValueError(f"action must be an integer from 0 to 4, got {action!r}")
+        # Push, gravity, drag and the speed limit change the velocities once per step.
         x, y = PUSHES[int(action)]
         self._velocities[0][0] += PUSH * x
         self._velocities[0][1] += PUSH * y
@@ -130,6 +135,7 @@ class Balls(gymnasium.Env[np.ndarray, np.int64]):
             factor = (1.0 - self.drag) * min(1.0, MAX_SPEED / speed if speed else 1.0)
             velocity[0] *= factor
             velocity[1] *= factor
+        # Short substeps keep balls from passing through each other.
         for _ in range(NUM_SUBSTEPS):
             for i in range(len(RADII)):
                 self._move(i, 1.0 / NUM_SUBSTEPS)
@@ -218,7 +224,7 @@ def play(observation: np.ndarray, info: dict[str, Any], rng: np.random.Generator
     """Steer the white ball towards the target, braking in time.
 
     A `worldsim.game.policy.Policy` for frames ``uint8`` (64 64 3). Without the true state it pushes
-    towards the target half of the time, since one picture shows no speed to brake by.
+    towards the target half of the time: one frame shows no speed.
     """
     if "target" in info:
         wanted = np.clip(0.15 * (info["target"] - info["positions"][0]), -2.0, 2.0)
@@ -233,6 +239,6 @@ def play(observation: np.ndarray, info: dict[str, Any], rng: np.random.Generator
 
 
 def _find(frame: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
-    """Return the mean place (x, y) of a colour in a frame; the middle where it is not seen."""
+    """Return the mean place (x, y) of a colour in a frame; the middle if it is not visible."""
     rows, columns = np.nonzero(is_colour(frame, colour))
     return np.array([columns.mean(), rows.mean()]) if len(rows) else np.full(2, SIZE / 2)

@@ -1,8 +1,8 @@
 """Maze: a labyrinth in the dark, for worlds that must remember what is out of sight.
 
-A lamp lights what is near the player. Walls, coins, the key and the door beyond it are there still,
-or still gone, when it comes back; the frame itself does not move, so that to remember a place is
-to have seen it. The four quarters of the maze have walls of their own colour.
+A lamp lights the surroundings of the player. Walls, coins, key and door keep their state while they
+are dark. The view does not scroll: a place always has the same pixels. Each quarter of the maze has
+its own wall colour.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SIZE = 64
 NUM_CELLS = SIZE // CELL  # a side
 NUM_COINS = 10
 NUM_LOOPS = 10  # walls taken away, so that there is more than one way round
-LAMP = 20.0  # how far the player sees, in pixels
+LAMP = 20.0  # radius of the light, in pixels
 EXIT_REWARD = 5.0
 
 MOVES = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))  # (row, column) of each action
@@ -47,14 +47,17 @@ Cell = tuple[int, int]
 class Maze(gymnasium.Env[np.ndarray, np.int64]):
     """Collect the coins, find the key, and leave by the door that it opens.
 
-    Actions: 0 NOOP, 1 UP, 2 DOWN, 3 LEFT, 4 RIGHT, a cell each; walls, and the door without the
-    key, do not give way. Reward: +1 for a coin and for the key, +5 for the door, which ends the
-    episode. A player who carries the key shows it, and the door is green from then on.
+    Actions: 0 NOOP, 1 UP, 2 DOWN, 3 LEFT, 4 RIGHT, each a move of one cell. Walls block the way,
+    and so does the door without the key. Reward: +1 for a coin and for the key, +5 for the door,
+    which ends the episode. A player who carries the key is drawn with it, and the door turns green.
 
-    ``info`` (at reset too) holds the true state, cells as (row, column) from the upper left:
-    ``player`` (2,), ``open_ways`` (8 8 2) bool (whether the way down, and to the right, of each
-    cell is open), ``coins`` (10 2), ``coins_left`` (10,) bool, ``key`` (2,), ``has_key`` bool,
-    ``door`` (2,), ``score`` (the sum of rewards).
+    ``info``, also at reset, holds the true state. Cells are (row, column) from the upper left.
+
+    - ``player``, ``key``, ``door``: cells, (2,).
+    - ``open_ways``: whether the way down, and to the right, of each cell is open, bool (8 8 2).
+    - ``coins``: cells, (10 2); ``coins_left``: whether each is still there, bool (10,).
+    - ``has_key``: whether the player carries the key, bool.
+    - ``score``: the sum of rewards.
 
     Args:
         render_mode: ``"rgb_array"`` or None.
@@ -99,7 +102,7 @@ class Maze(gymnasium.Env[np.ndarray, np.int64]):
         return self._draw(), self._get_info()
 
     def step(self, action: int | np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Walk one cell, where there is no wall, and take what lies there."""
+        """Move by one cell if no wall blocks the way, and take the object there."""
         if not self.action_space.contains(action):
             raise ValueError(f"action must be an integer from 0 to 4, got {action!r}")
         place = ahead_of(self._player, int(action))
@@ -116,7 +119,7 @@ class Maze(gymnasium.Env[np.ndarray, np.int64]):
         return self._draw() if self.render_mode == "rgb_array" else None
 
     def _take(self, place: Cell) -> float:
-        """Take what lies at a place and return its reward."""
+        """Take the object at a place and return its reward."""
         if place == self._door:
             return EXIT_REWARD
         if place in self._coins and self._coins_left[self._coins.index(place)]:
@@ -160,19 +163,19 @@ def lit_from(cell: Cell) -> np.ndarray:
 
 
 def is_open(open_ways: np.ndarray, cell: Cell, action: int) -> bool:
-    """Return whether no wall stands in the way of an action, 1 to 4, from a cell."""
+    """Return whether no wall blocks an action, 1 to 4, from a cell."""
     ahead = ahead_of(cell, action)
     return inside(ahead) and bool(open_ways[way_between(cell, ahead)])
 
 
 def ahead_of(cell: Cell, action: int) -> Cell:
-    """Return the cell to which an action leads where nothing stands in the way."""
+    """Return the cell to which an action leads if nothing blocks the way."""
     row, column = MOVES[action]
     return cell[0] + row, cell[1] + column
 
 
 def way_between(one: Cell, other: Cell) -> tuple[int, int, int]:
-    """Return the index in the open ways of the way between two neighbours."""
+    """Return the index in ``open_ways`` of the way between two neighbours."""
     return *min(one, other), 0 if one[0] != other[0] else 1
 
 
@@ -185,15 +188,16 @@ def grow_maze(rng: np.random.Generator) -> tuple[np.ndarray, Cell, Cell]:
     """Grow a maze by a random depth-first walk, then open some loops.
 
     Args:
-        rng: Where the maze comes from.
+        rng: Source of randomness.
 
     Returns:
-        The open ways (bool, (8 8 2): down and to the right), and the cells of the start and of the
+        The open ways (down and to the right, bool (8 8 2)), and the cells of the start and of the
         door. The door is the cell farthest from the start, a dead end.
     """
     open_ways = np.zeros((NUM_CELLS, NUM_CELLS, 2), bool)
     first, second = rng.integers(NUM_CELLS, size=2).tolist()
     start = (first, second)
+    # A depth-first walk opens a way to every cell, and gives its distance from the start.
     stack, distance = [start], {start: 0}
     while stack:
         here = stack[-1]
@@ -208,7 +212,7 @@ def grow_maze(rng: np.random.Generator) -> tuple[np.ndarray, Cell, Cell]:
         stack.append(cell)
 
     door = max(distance, key=lambda cell: distance[cell])
-    between = [  # walls between two cells, save the door's own
+    between = [  # walls between two cells, without the door's
         (r, c, way)
         for r, c, way in np.ndindex(open_ways.shape)
         if not open_ways[r, c, way]
@@ -221,10 +225,10 @@ def grow_maze(rng: np.random.Generator) -> tuple[np.ndarray, Cell, Cell]:
 
 
 class Player:
-    """The scripted player: to the nearest coin, then to the key, then through the door.
+    """The scripted policy: to the nearest coin, then to the key, then through the door.
 
-    A `worldsim.game.policy.Policy`. Without the true state, as in a learned world, it goes by the
-    picture: where no wall is seen, and back only from a dead end.
+    A `worldsim.game.policy.Policy`. Without the true state, as in a learned world, it uses the
+    frame: it goes where it sees no wall, and turns back only at a dead end.
     """
 
     def __init__(self) -> None:
@@ -268,7 +272,7 @@ def first_move(
     is_goal: Callable[[Cell], bool],
     shut: Cell | None = None,
 ) -> int:
-    """Return the first action of a shortest walk to a goal past a shut cell, 0 if none leads."""
+    """Return the first action of a shortest path to a goal around a shut cell, or 0."""
     queue = deque([(start, 0)])
     seen = {start, shut}
     while queue:

@@ -1,10 +1,10 @@
-"""What the maze looks like: cells of eight by eight pixels with thin walls, and drawings."""
+"""Sprites of the maze: cells of eight by eight pixels with thin walls, and objects."""
 
 from __future__ import annotations
 
 import numpy as np
 
-CELL = 8  # pixels; the outermost on each side are where walls stand
+CELL = 8  # pixels; the outermost ones on each side are walls
 DARK = (6, 6, 12)
 FLOOR = (52, 46, 64)
 FLOOR_SPECK = (66, 58, 82)
@@ -24,7 +24,7 @@ _COLOURS = {
     "k": (20, 16, 24),  # eyes
 }
 
-COAT = _COLOURS["r"]  # of the player, and of nothing else
+COAT = _COLOURS["r"]  # only the player has this colour
 
 
 def _parse(*rows: str) -> tuple[np.ndarray, np.ndarray]:

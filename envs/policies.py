@@ -1,4 +1,4 @@
-"""Mixtures of players: the policy changes within an episode, so that states are diverse."""
+"""Mixtures of policies: the policy changes within an episode, so that states are diverse."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 from worldsim.game.config import GameConfig
 from worldsim.game.policy import load_policy
 
-SEGMENT_STEPS = (16, 64)  # the shortest and the longest stretch that one player plays
+SEGMENT_STEPS = (16, 64)  # the shortest and the longest segment of one policy
 
 
 class MixedPolicy:
-    """Lets several players take turns, each for a random stretch of 16 to 64 steps.
+    """Several policies take turns, each for a random segment of 16 to 64 steps.
 
     Args:
-        weights: Player, as `load_policy` names them -> part of the steps it plays.
+        weights: Policy, as `load_policy` names it -> share of the steps.
         game: The game to play.
     """
 
@@ -31,7 +31,7 @@ class MixedPolicy:
     def __call__(
         self, observation: np.ndarray, info: dict[str, Any], rng: np.random.Generator
     ) -> int:
-        """Return the action of whose turn it is."""
+        """Return the action of the current policy."""
         if self._steps_left == 0:
             self._policy = self._policies[rng.choice(len(self._policies), p=self._weights)]
             self._steps_left = int(rng.integers(SEGMENT_STEPS[0], SEGMENT_STEPS[1] + 1))
@@ -40,13 +40,13 @@ class MixedPolicy:
 
 
 def parse_weights(policies: Sequence[str]) -> dict[str, float]:
-    """Read players and the parts that they play.
+    """Parse policies and their weights.
 
     Args:
-        policies: ``player`` or ``player=weight`` each; a player without a weight has weight 1.
+        policies: ``policy`` or ``policy=weight`` each; the weight is 1 if not given.
 
     Raises:
-        ValueError: If a weight is no positive number, or a player is named twice.
+        ValueError: If a weight is not a positive number, or a policy is named twice.
 
     Example:
         >>> parse_weights(["random=0.3", "sticky=0.7", "my_game.players:chase"])
@@ -61,7 +61,7 @@ def parse_weights(policies: Sequence[str]) -> dict[str, float]:
             weight = 0.0
         if not 0 < weight < float("inf"):
             raise ValueError(
-                f"a policy is written player or player=weight with a weight above 0, got {policy!r}"
+                f"a policy is written NAME or NAME=WEIGHT with a weight above 0, got {policy!r}"
             )
         if name in weights:
             raise ValueError(f"policy {name} is named twice")

@@ -1,10 +1,9 @@
 """Pong: a paddle, a ball and a computer that follows it, on 64 by 64 pixels.
 
-Made to be learned as well as played. Everything moves by whole pixels, colours are flat, and the
-last two frames always determine the next one: only the first serve of a game is drawn at random,
-and each later one follows from where the ball was last seen. That is why a ball may overlap a wall
-or a paddle by a pixel or two before it turns: were it pushed back out, the two frames around a
-bounce would no longer tell its speed.
+Made to be learned as well as played. Everything moves by whole pixels, and colours are flat. The
+last two frames always determine the next one. Only the first serve of a game is random; each later
+one follows from where the ball was last seen. That is why a ball may overlap a wall or a paddle by
+a pixel or two before it turns: two frames around a bounce still show its speed.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ COURT_TOP, COURT_BOTTOM = 8, 62  # rows between the walls: top included, bottom 
 PADDLE_HEIGHT, PADDLE_WIDTH = 12, 3
 OPPONENT_X, PLAYER_X = 4, 57  # left columns of the two paddles
 BALL_SIZE = 4
-PADDLE_SPEED = 2  # pixels a step
+PADDLE_SPEED = 2  # pixels per step
 WINNING_SCORE = 5
 
 BACKGROUND = (14, 16, 34)
@@ -40,13 +39,16 @@ _SERVE_Y = (COURT_TOP + COURT_BOTTOM - BALL_SIZE) // 2
 class Pong(gymnasium.Env[np.ndarray, np.int64]):
     """First to five points. The player has the right paddle, the computer the left one.
 
-    Actions: 0 NOOP, 1 UP, 2 DOWN. Reward: +1 for a point won, -1 for a point lost. Where the ball
-    meets a paddle decides its angle and speed: the middle returns it flat and slow, the ends steep
-    and fast. The computer is slower than the player and is beaten by steep returns.
+    Actions: 0 NOOP, 1 UP, 2 DOWN. Reward: +1 for a point won, -1 for a point lost. The place where
+    the ball hits a paddle decides its angle and speed: the middle returns it flat and slow, the
+    ends steep and fast. The computer is slower than the player, so steep returns beat it.
 
-    ``info`` (at reset too) holds the true state in pixels and pixels a step, all ints: ``ball_x``,
-    ``ball_y`` (the ball's upper left corner), ``ball_vx``, ``ball_vy``, ``player_y``,
-    ``opponent_y`` (the paddles' upper ends), ``player_score``, ``opponent_score``.
+    ``info``, also at reset, holds the true state as ints, in pixels and pixels per step.
+
+    - ``ball_x``, ``ball_y``: the ball's upper left corner.
+    - ``ball_vx``, ``ball_vy``: its velocity.
+    - ``player_y``, ``opponent_y``: the paddles' upper ends.
+    - ``player_score``, ``opponent_score``: points won.
 
     Args:
         render_mode: ``"rgb_array"`` or None.
@@ -79,7 +81,7 @@ class Pong(gymnasium.Env[np.ndarray, np.int64]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start a game at 0:0 with both paddles somewhere on their lines."""
+        """Start a game at 0:0 with both paddles at random heights."""
         super().reset(seed=seed)
         self._player_y = int(self.np_random.integers(COURT_TOP, _PADDLE_TOP_MAX + 1))
         self._opponent_y = int(self.np_random.integers(COURT_TOP, _PADDLE_TOP_MAX + 1))
@@ -118,14 +120,14 @@ class Pong(gymnasium.Env[np.ndarray, np.int64]):
         return self._draw() if self.render_mode == "rgb_array" else None
 
     def _serve(self, last_y: int) -> None:
-        """Send the ball from the middle to the one who has scored, as high as it was last seen."""
+        """Serve from the middle to the side that scored, at an angle given by the last height."""
         self._ball_vx = 2 if self._ball_vx < 0 else -2
         height = last_y - _SERVE_Y
         self._ball_vy = (1 if abs(height) < 12 else 2) * (-1 if height < 0 else 1)
         self._ball_x, self._ball_y = _SERVE_X, _SERVE_Y
 
     def _move_opponent(self) -> None:
-        """Follow the ball: at the player's pace once it is near, at half that otherwise."""
+        """Follow the ball at the player's speed if it is near, and at half that speed otherwise."""
         speed = 2 if self._ball_vx < 0 and self._ball_x < 24 else 1
         distance = (self._ball_y + BALL_SIZE // 2) - (self._opponent_y + PADDLE_HEIGHT // 2)
         self._opponent_y += min(max(distance, -speed), speed)
@@ -179,7 +181,7 @@ class Pong(gymnasium.Env[np.ndarray, np.int64]):
 
 
 def _draw_court() -> np.ndarray:
-    """Return what never moves: walls, net and the ten unlit score pips."""
+    """Return the background: walls, net and the ten unlit score pips."""
     court = np.full((SIZE, SIZE, 3), BACKGROUND, np.uint8)
     for y in range(COURT_TOP + 2, COURT_BOTTOM, 6):
         court[y : y + 3, SIZE // 2 - 1 : SIZE // 2 + 1] = NET
@@ -192,20 +194,20 @@ def _draw_court() -> np.ndarray:
 
 
 def play(observation: np.ndarray, info: dict[str, Any], rng: np.random.Generator) -> int:
-    """Follow the ball by eye and return it away from the computer's paddle.
+    """Follow the ball and return it away from the computer's paddle.
 
-    A `worldsim.game.policy.Policy` that reads the frame alone, ``uint8`` (64 64 3), and returns 0
-    (NOOP) where no ball or no own paddle is to be seen.
+    A `worldsim.game.policy.Policy` that reads only the frame, ``uint8`` (64 64 3). It returns 0
+    (NOOP) if it finds no ball or no own paddle.
     """
     court = observation[COURT_TOP:COURT_BOTTOM].astype(np.int16)
-    # Thresholds rather than exact colours: the frames of a learned world are a little off.
+    # Thresholds instead of exact colours: the frames of a learned world are not exact.
     red, green, blue = court[..., 0], court[..., 1], court[..., 2]
     ball_y = _centre_row(court.min(-1) > 130)
     player_y = _centre_row((green - red > 60)[:, SIZE // 2 :])
     opponent_y = _centre_row((red - blue > 60)[:, : SIZE // 2])
     if ball_y is None or player_y is None:
         return 0
-    # A ball met with the paddle's upper end flies up: aim for the half the computer is not in.
+    # The paddle's upper end returns the ball upwards: aim for the half without the computer.
     computer_is_low = opponent_y is not None and opponent_y > ball_y
     target = ball_y + 5 if computer_is_low else ball_y - 5
     if abs(target - player_y) <= 1.5:

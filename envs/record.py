@@ -1,8 +1,8 @@
-"""The command ``worldsim record``: plays a Gymnasium game and keeps what was seen and done.
+"""The command ``worldsim record``: play a Gymnasium game and record it as a data set.
 
-Episodes are numbered, and each draws its seeds from the command's seed and its number alone. So the
-same command gives the same recording whoever recorded which episode, and a recording that was
-stopped, or killed, is continued by recording the numbers that are missing.
+Episodes are numbered, and each draws its seeds only from the command's seed and its number. So the
+same command gives the same recording, whichever worker records which episode. A stopped recording
+continues with the missing numbers.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ SECONDS_BETWEEN_INDEXES = 2.0
 
 @dataclass(frozen=True)
 class RecordConfig:
-    """Record a Gymnasium game, frames and actions, as a recording to train on.
+    """Record a Gymnasium game as a data set to train on: frames, actions, rewards and ends.
 
     Examples:
         worldsim record ALE/Pong-v5 --out recordings/pong
@@ -65,9 +65,9 @@ class RecordConfig:
     """Folder of the recording; recordings/NAME if not given. An unfinished one is continued.
     Minari lists NAME-v0 as NAME-v0 and NAME as NAME/recording-v0."""
     policy: Annotated[tuple[str, ...], Heading("who plays")] = ("random=0.5", "sticky=0.5")
-    """Who plays: random, sticky (holds random actions), scripted (the game's own player,
-    with one random move in ten), module:function (also of a file in the current folder), or
-    several with their parts: random=0.3 sticky=0.7."""
+    """Who plays: random, sticky (holds random actions), scripted (the game's own policy, with one
+    random move in ten) or module:function. Mix several by weight: random=0.3 sticky=0.7. A module
+    may be a file in the current folder."""
     max_episode_steps: Count = 1000
     """Steps after which an episode is cut, and counts as truncated."""
     seed: Seed = 0
@@ -94,8 +94,8 @@ def main(argv: Sequence[str]) -> int:
         Exit status: 0 when the recording is complete, 130 when Ctrl-C or SIGTERM stopped it.
 
     Raises:
-        ValueError: In one sentence, if the game or the settings cannot be recorded.
-        OSError: In one sentence, if the recording cannot be written.
+        ValueError: If the game or the settings cannot be recorded.
+        OSError: If the recording cannot be written.
     """
     config = parse(RecordConfig, argv, "worldsim record")
     out = config.out or Path("recordings") / _name_of(config.env_id)
@@ -114,20 +114,21 @@ def main(argv: Sequence[str]) -> int:
 
 
 def record(config: RecordConfig, out: Path) -> tuple[int, int]:
-    """Record until there are the asked number of steps.
+    """Record until there are enough steps.
 
     Args:
-        config: What to record.
-        out: Folder of the recording, which is continued if it was begun with the same settings.
+        config: The settings of the command.
+        out: Folder of the recording. An unfinished recording with the same settings is continued.
 
     Returns:
         Steps and episodes of the recording.
 
     Raises:
-        ValueError: In one sentence, if the game or the settings cannot be recorded.
-        OSError: In one sentence, if the recording cannot be written.
-        KeyboardInterrupt: After the recording was left in good order.
+        ValueError: If the game or the settings cannot be recorded.
+        OSError: If the recording cannot be written.
+        KeyboardInterrupt: On Ctrl-C or SIGTERM, after the finished episodes were saved.
     """
+    # Check everything before a worker starts.
     check_place("--out", out, Place("folder"))
     num_workers = config.workers or os.cpu_count() or 1
     check_memory(num_workers * WORKER_BYTES, f"recording with {num_workers} workers", "take fewer")
@@ -140,7 +141,7 @@ def record(config: RecordConfig, out: Path) -> tuple[int, int]:
         env_kwargs=_parse_env_kwargs(config.env_kwargs),
     )
     for name in weights:
-        load_policy(name, game)  # an unknown player is an error here, not in a worker
+        load_policy(name, game)  # an unknown policy is an error here, not in a worker
     settings = {
         "policy": weights,
         "seed": config.seed,
@@ -169,7 +170,7 @@ def _record_missing(
     num_workers: int,
     stop: StopOnSignal,
 ) -> None:
-    """Let workers record the missing episodes until the whole ones on disk have enough steps."""
+    """Let workers record the missing episodes until there are enough steps on disk."""
     finished = writer.episode_steps()
     indexed, indexed_at = finished, -math.inf
     with (
@@ -179,7 +180,7 @@ def _record_missing(
         while _whole_episodes(finished, steps) is None and not stop.asked:
             workers.begin_missing(finished)
             workers.wait()
-            finished = writer.episode_steps()  # as they are on disk: some may have been deleted
+            finished = writer.episode_steps()  # from disk: some may have been deleted
             progress.update(finished, workers.steps_under_way)
             if finished != indexed and time.monotonic() - indexed_at > SECONDS_BETWEEN_INDEXES:
                 writer.update_index()
@@ -187,7 +188,7 @@ def _record_missing(
 
 
 def _delete_surplus(writer: RecordingWriter, source: EpisodeSource) -> None:
-    """Delete episodes begun in case they would be needed; those of a person's session stay."""
+    """Delete episodes that are not needed, except those that a person played."""
     episode_steps = writer.episode_steps()
     last = _whole_episodes(episode_steps, writer.steps_asked)
     for number in episode_steps:
@@ -197,7 +198,7 @@ def _delete_surplus(writer: RecordingWriter, source: EpisodeSource) -> None:
 
 
 def _whole_episodes(episode_steps: dict[int, int], steps: int) -> int | None:
-    """Return the number of the last episode that is needed, None if one before it is missing."""
+    """Return the number of the last episode that is needed; None if an episode is missing."""
     total, number = 0, 0
     while number in episode_steps:
         total += episode_steps[number]
@@ -208,7 +209,7 @@ def _whole_episodes(episode_steps: dict[int, int], steps: int) -> int | None:
 
 
 def _parse_env_kwargs(texts: Sequence[str]) -> dict[str, Any]:
-    """Read name=value with JSON values; what is no JSON is a string."""
+    """Parse name=value with JSON values; a value that is not JSON is a string."""
     kwargs: dict[str, Any] = {}
     for text in texts:
         name, has_value, value = text.partition("=")

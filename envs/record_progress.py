@@ -1,4 +1,4 @@
-"""How far a recording is: a bar in a terminal, a plain line now and then anywhere else."""
+"""Progress of a recording: a bar in a terminal, a line every ten seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from rich.progress import (
 )
 
 SECONDS_BETWEEN_LINES = 10.0
-SECONDS_UNTIL_SETTLED = 2.0  # of recording, before a rate means something
+SECONDS_UNTIL_SETTLED = 2.0  # of recording, before the rate is meaningful
 
 
 class RecordProgress:
-    """Shows steps, steps a second and the time that is left, on stderr.
+    """Shows steps, steps per second and the remaining time, on stderr.
 
     Args:
-        total: Steps that are asked for.
-        finished: Steps of the episodes that were there before, by number.
+        total: Requested steps.
+        finished: Steps of the episodes of an earlier run, by number.
     """
 
     def __init__(self, total: int, finished: Mapping[int, int]) -> None:
@@ -41,7 +41,7 @@ class RecordProgress:
             BarColumn(),
             TaskProgressColumn(),
             MofNCompleteColumn(),
-            TextColumn("steps, {task.fields[rate]:,.0f} a second, left"),
+            TextColumn("steps, {task.fields[rate]:,.0f} per second, left"),
             TimeRemainingColumn(),
             console=console,
             disable=not console.is_terminal,
@@ -59,19 +59,19 @@ class RecordProgress:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Leave the bar as it is."""
+        """Stop the bar."""
         self._bar.stop()
 
     def update(self, finished: Mapping[int, int], under_way: Mapping[int, int]) -> None:
-        """Show how far it is.
+        """Show the progress.
 
         Args:
             finished: Steps of each finished episode, by number.
-            under_way: Steps so far of each that is being recorded.
+            under_way: Steps so far of each unfinished episode, by number.
         """
         done, words = count_needed(finished, under_way, self._total)
         now = time.monotonic()
-        if not self._started:  # the processes took a while to come up, which tells no rate
+        if not self._started:  # the start of the processes does not count for the rate
             self._started = done > self._begun_with
             self._begun_with, self._begun_at = done, now
         rate = (done - self._begun_with) / max(now - self._begun_at, 0.5)
@@ -80,9 +80,9 @@ class RecordProgress:
         if self._bar.disable and settled and now - self._said_at >= SECONDS_BETWEEN_LINES:
             self._said_at = now
             left = max(self._total - done, 0) / max(rate, 1e-3)
-            rest = f"{left:,.0f} seconds left" if left else "the last episodes go on to their ends"
+            rest = f"{left:,.0f} seconds left" if left else "finishing the last episodes"
             print(
-                f"{done:,} steps ({self._total:,} asked) in {words}, {rate:,.0f} a second, {rest}",
+                f"{done:,} of {self._total:,} steps in {words}, {rate:,.0f} per second, {rest}",
                 file=sys.stderr,
                 flush=True,
             )
@@ -91,17 +91,17 @@ class RecordProgress:
 def count_needed(
     finished: Mapping[int, int], under_way: Mapping[int, int], total: int
 ) -> tuple[int, str]:
-    """Count the episodes that will be kept: by number, up to the one with which there are enough.
+    """Count the steps of the episodes that will be kept: the first ones, until they are enough.
 
-    Others are begun in case they are needed, and deleted in the end.
+    Later episodes are begun in case they are needed, and deleted at the end.
 
     Args:
         finished: Steps of each finished episode, by number.
-        under_way: Steps so far of each that is being recorded.
-        total: Steps that are asked for.
+        under_way: Steps so far of each unfinished episode, by number.
+        total: Requested steps.
 
     Returns:
-        Their steps so far, and in words how many they are.
+        Their steps so far, and their number in words.
 
     Example:
         >>> count_needed({0: 900, 2: 938, 3: 700}, {1: 400}, 2000)

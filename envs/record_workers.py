@@ -1,4 +1,4 @@
-"""The processes that play: each has its own environment and writes its own shards."""
+"""Worker processes of a recording: each has its own environment and writes its own shards."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ SECONDS_TO_STOP = 10.0
 
 @dataclass(frozen=True)
 class EpisodeSource:
-    """Where episodes come from: all that decides what episode number n looks like."""
+    """Everything that determines episode number n."""
 
     game: GameConfig
-    """The game, as the user has named it: its module is imported by each process."""
+    """The game as the user named it: each process imports its module."""
     weights: Mapping[str, float]
-    """Player -> part of the steps it plays."""
+    """Policy -> share of the steps."""
     seed: int
     """Seed of the recording."""
     max_episode_steps: int
     """Steps after which an episode is truncated."""
 
     def env_seed(self, number: int) -> int:
-        """Return the seed that episode ``number`` begins with, of 31 bits, as some games want."""
+        """Return the seed of episode ``number``, of 31 bits, the most that some games take."""
         seeds = np.random.SeedSequence(self.seed, spawn_key=(number,))
         return int(seeds.generate_state(1)[0] >> 1)
 
@@ -62,7 +62,7 @@ class EpisodeSource:
             report: Called after each step with the steps so far.
 
         Raises:
-            ValueError: If a reward is not finite.
+            ValueError: If a reward is not finite in float32.
         """
         env_seed = self.env_seed(number)
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(number, 0)))
@@ -76,8 +76,8 @@ class EpisodeSource:
             observation, reward, terminated, truncated, info = env.step(action)
             if not abs(float(reward)) <= MAX_REWARD:
                 raise ValueError(
-                    f"episode {number} has the reward {reward} at step {len(episode)}, and "
-                    f"nothing can be learned from such a one: mend {self.game.env_id}"
+                    f"episode {number} has the reward {reward} at step {len(episode)}, which no "
+                    f"world can learn: fix {self.game.env_id} so that rewards are finite in float32"
                 )
             if len(episode) + 1 == self.max_episode_steps and not terminated:
                 truncated = True
@@ -97,7 +97,7 @@ class Workers:
 
     Args:
         writer: The recording to write to.
-        source: Where episodes come from.
+        source: The source of the episodes.
         num_workers: Number of processes.
     """
 
@@ -112,13 +112,13 @@ class Workers:
 
     @property
     def steps_under_way(self) -> dict[int, int]:
-        """Steps so far of each episode that is not finished, by its number."""
+        """Steps so far of each unfinished episode, by number."""
         return {n: self._steps[at] for at, n in self._numbers.items() if n is not None}
 
     def __enter__(self) -> Workers:
         """Start the processes."""
         context = multiprocessing.get_context("spawn")
-        # Ctrl-C reaches each process of a terminal; only this one shall answer it.
+        # Ctrl-C reaches all processes of a terminal, but only this one handles it.
         in_main_thread = threading.current_thread() is threading.main_thread()
         answer = signal.signal(signal.SIGINT, signal.SIG_IGN) if in_main_thread else None
         try:
@@ -142,7 +142,7 @@ class Workers:
         exc: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Stop the processes; the episodes under way are dropped."""
+        """Stop the processes; unfinished episodes are dropped."""
         for connection in self._processes:
             connection.close()
         deadline = time.monotonic() + SECONDS_TO_STOP
@@ -153,14 +153,13 @@ class Workers:
                 process.join()
 
     def begin_missing(self, finished: Mapping[int, int]) -> None:
-        """Give each process that waits the first episode that nobody has recorded.
+        """Give each idle process the first missing episode.
 
-        Once one has failed none is begun: those under way may be all that is needed.
+        After a failure no episode is begun: those under way may suffice.
 
         Raises:
-            ValueError: In one sentence, if an episode could not be recorded and the others that
-                were under way are finished.
-            OSError: As ValueError, if it could not be written or its process has died.
+            ValueError: If an episode could not be recorded, once the others have finished.
+            OSError: The same, if it could not be written or its process has died.
         """
         if self._failure and all(number is None for number in self._numbers.values()):
             raise self._failure
@@ -169,17 +168,17 @@ class Workers:
             if busy_with is None and self._failure is None:
                 taken = {*finished, *self._numbers.values()}
                 self._numbers[connection] = next(n for n in numbers if n not in taken)
-                with contextlib.suppress(BrokenPipeError):  # `wait` says why it has died
+                with contextlib.suppress(BrokenPipeError):  # `wait` reports the dead process
                     connection.send(self._numbers[connection])
 
     def wait(self) -> None:
-        """Wait for news of the episodes under way, a second at most."""
+        """Wait for messages of the processes, one second at most."""
         for connection in wait(list(self._numbers), timeout=1.0):
             assert isinstance(connection, Connection)
             try:
                 kind, value, details = connection.recv()
             except (EOFError, ConnectionError):
-                self._fail(connection, self._death(connection), "it has said nothing")
+                self._fail(connection, self._death(connection), "no message")
                 continue
             if kind == "error":
                 self._fail(connection, value, details)
@@ -190,7 +189,7 @@ class Workers:
                 self._numbers[connection] = None
 
     def _fail(self, connection: Connection, error: Exception, details: str) -> None:
-        """Keep the first error, and expect no more of the process."""
+        """Keep the first error, and give the process no more episodes."""
         del self._numbers[connection], self._steps[connection]
         if self._failure is None:
             self._failure = error
@@ -206,16 +205,18 @@ class Workers:
 
 
 def _work(connection: Connection, writer: RecordingWriter, source: EpisodeSource) -> None:
-    """Record the episodes whose numbers come in, until the other end is closed or dies.
+    """Record the episodes whose numbers arrive, until the other end is closed or dies.
 
-    It leaves in good order, for some games (ViZDoom) are processes of their own, to be ended too.
+    The environment is closed in any case: some games (ViZDoom) run in their own process.
     """
-    signal.signal(signal.SIGTERM, lambda *_: None)  # the command answers it, for all
+    # The command handles signals for all workers.
+    signal.signal(signal.SIGTERM, lambda *_: None)
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # games drawn with pygame need no display
     os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
     looked_at = reported_at = 0.0
     step = 0
 
+    # Called after each step: notice a stop soon, and report the steps now and then.
     def report(steps: int) -> None:
         nonlocal looked_at, reported_at, step
         step = steps
@@ -223,7 +224,7 @@ def _work(connection: Connection, writer: RecordingWriter, source: EpisodeSource
         if now - looked_at > SECONDS_BETWEEN_LOOKS:
             looked_at = now
             if connection.poll():
-                raise EOFError  # the command has stopped or died: nobody wants this episode
+                raise EOFError  # the command has stopped or died: drop this episode
         if now - reported_at > SECONDS_BETWEEN_REPORTS:
             reported_at = now
             connection.send(("steps", steps, ""))
@@ -240,8 +241,9 @@ def _work(connection: Connection, writer: RecordingWriter, source: EpisodeSource
     except (EOFError, ConnectionError):
         return
     except Exception as error:
+        # Name the episode and step, except where the writer names the file.
         sentence: Exception = error
-        if type(error) is not OSError:  # which says what cannot be written
+        if type(error) is not OSError:
             where = "the game cannot be opened"
             if number is not None:
                 where = f"episode {number}, step {step}"

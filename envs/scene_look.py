@@ -1,6 +1,6 @@
-"""How the scenes of `worldsim probe` look: sizes, colours, and a function that draws each.
+"""Drawing of the scenes of `worldsim probe`: sizes, colours, and a function for each scene.
 
-The readers of the scenes go by the same sizes and colours.
+The readers of the scenes use the same sizes and colours.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 
 HEIGHT, WIDTH = 32, 64  # pixels of a frame
 BACKGROUND = (18, 20, 30)
-COLOURS = ((235, 70, 70), (70, 215, 90), (80, 130, 245))  # of balls: their kinds
+COLOURS = ((235, 70, 70), (70, 215, 90), (80, 130, 245))  # one for each kind of ball
 PILLAR, PILLAR_COLOUR = (26, 38), (110, 110, 118)  # columns from, to
 FLOOR = 28  # row on which vessels and candles stand
 VESSELS = ((14, 24), (40, 50))  # columns from, to, inside
@@ -39,7 +39,7 @@ def _column(
     height: float,
     colour: tuple[int, int, int],
 ) -> None:
-    """A column on the floor with sides and a top to a fraction of a pixel."""
+    """Draw a column on the floor, with sides and top at a fraction of a pixel."""
     across = np.clip(np.minimum(_X + 0.5, sides[1]) - np.maximum(_X - 0.5, sides[0]), 0, 1)
     up = np.clip(height - (FLOOR - _Y - 0.5), 0, 1) * (FLOOR > _Y)
     _blend(canvas, across * up, colour)
@@ -51,7 +51,7 @@ def paint_ball(canvas: np.ndarray, state: dict[str, Any]) -> None:
 
 
 def paint_two(canvas: np.ndarray, state: dict[str, Any]) -> None:
-    """Draw two balls, each of its own colour."""
+    """Draw two balls of different colours."""
     for position, radius, colour in zip(state["position"], state["radius"], COLOURS, strict=False):
         _disc(canvas, position, radius, colour)
 

@@ -1,8 +1,7 @@
-"""Readers of the scenes of `worldsim probe`: true quantities, found back in frames.
+"""Readers of the scenes of `worldsim probe`: measure quantities in frames.
 
-Each scene has a function here that reads what a video shows and says how far it is from the truth.
-Read from real frames, that is the reader's own error; from a world's
-frames, the world's.
+Each scene has a function that measures quantities in a video and returns their errors. On real
+frames this is the error of the reader, on a world's frames that of the world.
 """
 
 from __future__ import annotations
@@ -32,22 +31,22 @@ Frames = NDArray[np.uint8]
 Truth = dict[str, NDArray[Any]]
 Errors = dict[str, float]
 
-GRAVITY = 0.03  # pixels a step squared
-SPAN = 4  # steps over which velocities are taken, so that a jitter of less than a pixel cancels
-SMALLEST = 4.0  # pixels of area: less is nothing
-HAZE = 0.1  # of a colour: less is nothing where pixels are summed over half a frame
-GROWS = 0.15  # pixels a step that a candle must gain to have grown
+GRAVITY = 0.03  # pixels per step squared
+SPAN = 4  # steps over which velocities are averaged, so that subpixel jitter cancels
+SMALLEST = 4.0  # area in pixels, below which there is no object
+HAZE = 0.1  # share of a colour that counts as none where many pixels are summed
+GROWS = 0.15  # pixels per step, above which a candle has grown
 
 
 def cover(frames: Frames, *colours: tuple[int, int, int]) -> NDArray[np.float64]:
-    """How much of each pixel is of each colour, the rest being background.
+    """The share of each colour in each pixel; the rest is background.
 
     Args:
         frames: ``uint8`` (t h w 3).
         colours: Up to three.
 
     Returns:
-        From 0 to 1, (colours t h w), by least squares.
+        Shares from 0 to 1, (colours t h w), by least squares.
     """
     ground = np.array(BACKGROUND, np.float64)
     directions = np.array(colours, np.float64) - ground
@@ -56,8 +55,8 @@ def cover(frames: Frames, *colours: tuple[int, int, int]) -> NDArray[np.float64]
 
 
 def locate(alpha: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Centre (t 2) as (x, y), nan where there is nothing, and area (t) of covers (t h w)."""
-    alpha = np.where(alpha < HAZE, 0.0, alpha)  # far from a ball, a tint would pull its centre
+    """Centre (t 2) as (x, y), nan without an object, and area (t) of shares (t h w)."""
+    alpha = np.where(alpha < HAZE, 0.0, alpha)  # a tint far from a ball would shift its centre
     area = alpha.sum((-2, -1))
     y, x = np.mgrid[: alpha.shape[-2], : alpha.shape[-1]] + 0.5
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -66,7 +65,7 @@ def locate(alpha: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.
 
 
 def _inside(position: NDArray[np.float64], radius: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Whether a ball is in the frame as a whole, (t)."""
+    """Whether a ball is completely in the frame, (t)."""
     room = np.array([WIDTH, HEIGHT])
     near, far = position - radius[:, None], position + radius[:, None]
     return np.asarray(((near >= 0) & (far <= room)).all(-1))
@@ -75,7 +74,7 @@ def _inside(position: NDArray[np.float64], radius: NDArray[np.float64]) -> NDArr
 def _follow(
     frames: Frames, position: NDArray[np.float64], radius: NDArray[np.float64], colour: int
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_], float]:
-    """Velocities (t-4 2) of a ball, where they can be read (t-4), and the share of lost frames."""
+    """Velocities (t-4 2) of a ball, whether they are known (t-4), and the share of lost frames."""
     centre, area = locate(cover(frames, *COLOURS)[colour])
     whole = _inside(position, radius)
     there = whole & (area > 0.5 * np.pi * radius**2) & (area < 2 * np.pi * radius**2)
@@ -85,7 +84,7 @@ def _follow(
 
 
 def _velocity(position: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Pixels a step (t-4 ...) from places (t ...)."""
+    """Velocities (t-4 ...) in pixels per step from positions (t ...)."""
     return (position[SPAN:] - position[:-SPAN]) / SPAN
 
 
@@ -94,14 +93,14 @@ def _mean(values: NDArray[np.float64]) -> float:
 
 
 def read_motion(frames: Frames, truth: Truth, real: Frames) -> Errors:
-    """Velocity of a ball in a straight line, in pixels a step, where it is still one ball."""
+    """Error of a ball's velocity, in pixels per step, while it is one ball."""
     velocity, known, lost = _follow(frames, truth["position"], truth["radius"], 0)
     error = np.linalg.norm(velocity - _velocity(truth["position"]), axis=-1)[known]
     return {"velocity": _mean(error), "lost": lost}
 
 
 def read_parabola(frames: Frames, truth: Truth, real: Frames) -> Errors:
-    """The same under gravity, and mechanical energy over the true kinetic one."""
+    """Errors of velocity, and of mechanical energy relative to the true kinetic energy."""
     velocity, known, lost = _follow(frames, truth["position"], truth["radius"], 0)
     step = _velocity(truth["position"])
     error = np.linalg.norm(velocity - step, axis=-1)[known]
@@ -116,10 +115,10 @@ def read_parabola(frames: Frames, truth: Truth, real: Frames) -> Errors:
 
 
 def read_collision(frames: Frames, truth: Truth, real: Frames) -> Errors:
-    """Velocities after two balls have met, and what becomes of momentum and energy.
+    """Errors of velocity, momentum and energy after two balls have collided.
 
-    Momentum is compared with the sum of the absolute ones, energy with itself; masses are the true
-    ones.
+    The error of momentum is relative to the sum of absolute momenta, that of energy to the true
+    energy. Masses are the true ones.
     """
     mass = truth["radius"][0] ** 2
     after = np.abs(np.diff(truth["velocity"][:, 0, 0], prepend=np.nan)) > 0
@@ -142,25 +141,25 @@ def read_collision(frames: Frames, truth: Truth, real: Frames) -> Errors:
 
 
 def read_occlusion(frames: Frames, truth: Truth, real: Frames) -> Errors:
-    """Whether what went behind the pillar comes out: the same kind, when and where it should.
+    """Errors of kind, time and place of a ball that comes out from behind the pillar.
 
-    ``vanished`` and ``other kind`` are 0 or 1; ``time`` is in steps and ``place`` the pixels
-    between the heights at which it goes on.
+    ``vanished`` and ``other kind`` are 0 or 1, ``time`` is in steps, and ``place`` is the error of
+    the height in pixels.
     """
     beyond = slice(PILLAR[1], None) if truth["velocity"][0, 0] > 0 else slice(0, PILLAR[0])
     alpha, real_alpha = (cover(side, *COLOURS) for side in (frames, real))
     for one in (alpha, real_alpha):
-        one[one < HAZE] = 0.0  # a tint of all the pixels is no ball
-    seen = np.zeros_like(alpha)
-    seen[..., beyond] = alpha[..., beyond]
-    area = seen.sum((-2, -1))  # (kinds t)
+        one[one < HAZE] = 0.0  # a tint of all pixels is not a ball
+    visible = np.zeros_like(alpha)
+    visible[..., beyond] = alpha[..., beyond]
+    area = visible.sum((-2, -1))  # (kinds t)
     kind, half = int(truth["kind"][0]), 0.5 * np.pi * truth["radius"][0] ** 2
     out = area.sum(0) >= half
     real_area = real_alpha[kind][..., beyond].sum((-2, -1))
     if not out.any():
         return {"vanished": 1.0, "other kind": np.nan, "time": np.nan, "place": np.nan}
     first, true_first = int(np.argmax(out)), int(np.argmax(real_area >= half))
-    centre, _ = locate(seen.sum(0))
+    centre, _ = locate(visible.sum(0))
     whole = out & _inside(truth["position"], truth["radius"])
     return {
         "vanished": 0.0,
@@ -171,7 +170,7 @@ def read_occlusion(frames: Frames, truth: Truth, real: Frames) -> Errors:
 
 
 def read_pour(frames: Frames, truth: Truth, real: Frames) -> Errors:
-    """Liquid in two vessels, over all of it: each one's error, and what is gained or lost."""
+    """Errors of the liquid in each vessel and in total, relative to the total."""
     alpha = cover(frames, LIQUID)[0]
     volume = np.stack(
         [alpha[:, :FLOOR, left:right].sum((-2, -1)) for left, right in VESSELS], axis=-1
@@ -184,7 +183,7 @@ def read_pour(frames: Frames, truth: Truth, real: Frames) -> Errors:
 
 
 def read_candle(frames: Frames, truth: Truth, real: Frames) -> Errors:
-    """The height of a candle, in pixels, and how often it grows, as a share of the steps."""
+    """Error of a candle's height, in pixels, and the share of steps in which it grows."""
     x = truth["x"][0]
     near = slice(max(0, int(x - CANDLE_WIDTH)), int(x + CANDLE_WIDTH) + 1)
     height = cover(frames, WAX, FLAME)[0][:, :FLOOR, near].sum((-2, -1)) / CANDLE_WIDTH
@@ -195,9 +194,9 @@ def read_candle(frames: Frames, truth: Truth, real: Frames) -> Errors:
 
 
 def read_counting(frames: Frames, truth: Truth, real: Frames) -> Errors:
-    """Balls and balls of each kind, in the frames in which none hides another.
+    """Shares of frames in which the number of balls, or of any kind, is wrong.
 
-    Shares of those frames in which the number, or the number of any kind, is wrong.
+    Only frames in which no ball hides another count.
     """
     kinds = truth["kind"][0]
     true = np.array([(kinds == kind).sum() for kind in range(len(COLOURS))])
@@ -210,12 +209,12 @@ def read_counting(frames: Frames, truth: Truth, real: Frames) -> Errors:
 
 
 def count(frames: Frames) -> NDArray[np.int64]:
-    """Balls of each kind, (t kinds), by connected parts and their size."""
+    """The number of balls of each kind, (t kinds), by connected components and their size."""
     size = np.pi * COUNTED_RADIUS**2
     result = np.zeros((len(frames), len(COLOURS)), np.int64)
     for kind, alpha in enumerate(cover(frames, *COLOURS)):
-        for t, picture in enumerate((alpha > 0.5).astype(np.uint8)):
-            _, _, stats, _ = cv2.connectedComponentsWithStats(picture, connectivity=4)
+        for t, mask in enumerate((alpha > 0.5).astype(np.uint8)):
+            _, _, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=4)
             areas = stats[1:, cv2.CC_STAT_AREA]
             areas = areas[areas >= 0.4 * size]
             result[t, kind] = np.maximum(np.round(areas / size), 1).sum()
@@ -223,12 +222,12 @@ def count(frames: Frames) -> NDArray[np.int64]:
 
 
 def speed_of(truth: Truth) -> float:
-    """The mean speed of the balls at the start, in pixels a step."""
+    """The mean speed of the balls at the start, in pixels per step."""
     return float(np.abs(truth["velocity"][0]).reshape(-1, 2)[:, 0].mean())
 
 
 def rate_of(truth: Truth) -> float:
-    """What runs over or burns down, in pixels a step."""
+    """The rate of pouring or burning, in pixels per step."""
     return float(truth["rate"][0])
 
 

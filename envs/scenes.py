@@ -1,8 +1,8 @@
-"""Scenes for probes: small worlds of which every quantity is known, in and out of a band.
+"""Scenes for `worldsim probe`: small physical systems whose true state is known.
 
-Nobody plays in them: there is one action, and all is decided at the reset. The first three are
-those of Kang et al. (2024), "How far is video generation from world model: a physical law
-perspective"; as there, a world is trained on a band of speeds and sizes and asked about others.
+There is one action, and the reset decides everything. The first three scenes are those of Kang et
+al. (2024), "How far is video generation from world model: a physical law perspective". As there, a
+world is trained on one range of speeds and sizes and tested on another.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ State = dict[str, np.ndarray]  # each quantity over time, (t ...)
 
 
 class SceneKind(NamedTuple):
-    """What a scene is, and what can be asked of a video of it.
+    """A scene and the quantities measured in it.
 
     Attributes:
-        about: What it is, in a few words.
-        decide: (generator, band) to what happens.
+        about: A description in a few words.
+        decide: Maps (generator, band) to the states of an episode.
         paint: Draws a state on a canvas (h w 3).
-        read: (frames, truth, real frames), all over the same steps, to errors by quantity.
-        units: Of each quantity: pixels (a step), steps, or a share, printed in per cent.
-        against: The true quantity that errors are drawn against.
-        asked: The state of an episode to that quantity.
+        read: Maps (frames, truth, real frames) of the same steps to errors by quantity.
+        units: Unit of each quantity: pixels (per step), steps, or a share, printed in per cent.
+        against: The true quantity that errors are plotted against.
+        asked: Maps the states of an episode to that quantity.
     """
 
     about: str
@@ -48,17 +48,17 @@ class SceneKind(NamedTuple):
 
 
 class Scene(gymnasium.Env[np.ndarray, np.int64]):
-    """A scene that plays by itself.
+    """A scene that runs without a player.
 
-    ``info`` (at reset too) holds the true state of the frame; see the scene's function below.
+    ``info``, also at reset, holds the true state of the frame; see the scene's function below.
 
     Args:
         scene: A name in ``SCENES``, such as ``motion``.
-        band: ``"in"``, where worlds are trained, or ``"out"``, beyond it.
+        band: ``"in"`` for the range of training, or ``"out"`` for values outside of it.
         render_mode: ``"rgb_array"`` or None.
 
     Raises:
-        ValueError: If an argument is none of these.
+        ValueError: If an argument has another value.
 
     Example:
         >>> frame, info = Scene("motion").reset(seed=0)
@@ -92,14 +92,14 @@ class Scene(gymnasium.Env[np.ndarray, np.int64]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Decide all that will happen."""
+        """Draw the states of a new episode."""
         super().reset(seed=seed)
         self._states = SCENES[self.scene].decide(self.np_random, self.band)
         self._t = 0
         return self._draw(), self._info()
 
     def step(self, action: int | np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Let a frame pass."""
+        """Advance by one frame."""
         if not self.action_space.contains(action):
             raise ValueError(f"action must be 0, got {action!r}")
         self._t = min(self._t + 1, LENGTH)
@@ -119,7 +119,7 @@ class Scene(gymnasium.Env[np.ndarray, np.int64]):
         return np.round(canvas).astype(np.uint8)
 
 
-# ------------------------------------------------------------------ what happens
+# ------------------------------------------------------------------ the states
 
 _TIME = np.arange(LENGTH + 1.0)
 
@@ -127,7 +127,7 @@ _TIME = np.arange(LENGTH + 1.0)
 def _pick(
     rng: np.random.Generator, band: str, inside: tuple[float, float], *outside: tuple[float, float]
 ) -> float:
-    """A number from the band, or from one of the ranges beyond it."""
+    """A number from the training range, or from one of the ranges outside of it."""
     low, high = inside if band == "in" else outside[rng.integers(len(outside))]
     return float(rng.uniform(low, high))
 
@@ -173,7 +173,7 @@ def parabola(rng: np.random.Generator, band: str) -> State:
 
 
 def collision(rng: np.random.Generator, band: str) -> State:
-    """Two balls meet head-on, some steps after the context, without loss; mass is radius squared.
+    """Two balls collide head-on after the context, without loss; mass is radius squared.
 
     ``position`` (2 2), ``velocity`` (2 2), ``radius`` (2,).
     """
@@ -210,7 +210,7 @@ def occlusion(rng: np.random.Generator, band: str) -> State:
 
 
 def pour(rng: np.random.Generator, band: str) -> State:
-    """Liquid runs from one vessel into the other: ``volume`` (2,) in pixels, ``rate`` a step."""
+    """Liquid pours from one vessel into the other: ``volume`` (2,) in pixels, ``rate`` per step."""
     total = _pick(rng, band, (100.0, 160.0), (60.0, 80.0), (180.0, 220.0))
     rate = _pick(rng, band, (2.0, 4.0), (0.8, 1.4), (5.0, 6.0))
     first = np.maximum(total - rate * _TIME, 0.0)
@@ -221,7 +221,7 @@ def pour(rng: np.random.Generator, band: str) -> State:
 
 
 def candle(rng: np.random.Generator, band: str) -> State:
-    """A candle burns down: its ``height`` in pixels, ``rate`` a step and place ``x``."""
+    """A candle burns down: its ``height`` in pixels, ``rate`` per step and place ``x``."""
     rate = _pick(rng, band, (0.2, 0.35), (0.08, 0.14), (0.45, 0.55))
     height = np.maximum(rng.uniform(16, 21) - rate * _TIME, 0.0)
     x = rng.uniform(10, WIDTH - 10)
@@ -231,7 +231,7 @@ def candle(rng: np.random.Generator, band: str) -> State:
 def counting(rng: np.random.Generator, band: str) -> State:
     """Balls of three colours cross and bounce off the walls; the first is drawn last.
 
-    ``position`` (6 2) and ``kind`` (6,), -1 where there is none.
+    ``position`` (6 2) and ``kind`` (6,), -1 without a ball.
     """
     number = int(rng.integers(2, 5)) if band == "in" else int(rng.choice([1, 5, 6]))
     low = COUNTED_RADIUS + 1

@@ -1,4 +1,4 @@
-"""What players see: things by their colour, as games draw them and learned worlds nearly do."""
+"""Find objects by their colour, in the frames of games and of learned worlds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def is_colour(frames: np.ndarray, colour: tuple[int, int, int], near: int = 60) 
     Args:
         frames: ``uint8`` (... h w 3).
         colour: Red, green and blue.
-        near: How far each of them may be off, of 255: the frames of a learned world are not exact.
+        near: Tolerance of each channel, of 255: the frames of a learned world are not exact.
 
     Returns:
         Bool (... h w).

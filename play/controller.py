@@ -1,4 +1,4 @@
-"""What happens when somebody plays: keys and commands in, a view out. It knows no screen.
+"""Controller of play: keys and commands in, a view out, without any screen.
 
 A window draws the view and passes its keys on; a page in a browser can do the same.
 """
@@ -19,30 +19,30 @@ from .pace import Pace
 from .session import Session, format_score
 
 NOTE_SECONDS = 4.0
-OVER_SECONDS = 4.0  # until a finished episode is followed by the next
-GUARD_SECONDS = 0.5  # keys still going down as an episode ends do not yet begin the next
+OVER_SECONDS = 4.0  # from the end of an episode to the next one
+GUARD_SECONDS = 0.5  # keys pressed just as an episode ends do not begin the next
 
 
 @dataclass(frozen=True)
 class View:
-    """All that a screen shows.
+    """Everything that a screen shows.
 
     Attributes:
         frame: ``uint8`` (h w c), c of 1 or 3.
-        name: What is played, as in ``"pong"`` or ``"ALE/Pong-v5"``.
+        name: Name of the world or game, such as ``"pong"`` or ``"ALE/Pong-v5"``.
         kind: ``"world"`` or ``"real game"``.
-        is_recording: Whether the steps taken now are kept.
-        score: Sum of the episode's rewards, to be read.
+        is_recording: Whether the current steps are recorded.
+        score: Sum of the episode's rewards, as text.
         num_steps: Steps of the episode.
         episode: Number of the episode, from 1.
-        num_passes: Denoising passes a frame, for a world.
+        num_passes: Denoising passes per frame of a world; None for a real game.
         speed: Factor on the game's pace.
         wanted_fps: Frames per second at this speed.
-        reached_fps: Frames per second over the last moments; None before two frames.
-        milliseconds: That a frame took to compute; None before the first.
+        reached_fps: Measured frames per second; None before two frames.
+        milliseconds: Time to compute a frame, in ms; None before the first.
         is_slow: Whether the machine cannot keep up.
-        heading: To be shown in the middle of the frame; empty where there is nothing to say.
-        notes: To be shown at its lower edge, the newest first.
+        heading: Text in the middle of the frame; may be empty.
+        notes: Texts at the lower edge of the frame, the newest first.
         held: Names of the keys that are down.
     """
 
@@ -65,17 +65,17 @@ class View:
 
 
 class Controller:
-    """Decides what a session plays, and when: pause, speed, episodes, and who plays.
+    """Controls a session: pause, speed, episodes, and who plays.
 
-    A screen calls `press`, `release` and `command` as things happen, `advance` whenever
+    A screen calls `press`, `release` and `command` on events, calls `advance` whenever
     `seconds_until_due` is 0, and shows `view`.
 
     Args:
-        session: What is played.
+        session: The session to control.
         speed: Factor on the game's pace.
-        make_policy: Makes a player for each episode; by default the keys play.
+        make_policy: Makes a policy for each episode; by default the keys play.
         wait_at_end: Whether the next episode waits for a moment, or for a key.
-        clock: Seconds that only grow.
+        clock: A monotonic clock in seconds.
 
     Example:
         >>> controller = Controller(session)  # doctest: +SKIP
@@ -131,17 +131,17 @@ class Controller:
         return self._is_switching
 
     def command(self, name: str) -> None:
-        """Obey one of :attr:`commands`.
+        """Execute one of :attr:`commands`.
 
         Raises:
-            ValueError: If there is no such command.
+            ValueError: If the command does not exist.
         """
         if name not in self.commands:
             raise ValueError(f"a command is one of {', '.join(self.commands)}, got {name!r}")
         self.commands[name]()
 
     def press(self, key: str) -> None:
-        """Take note that a key of the game goes down, by pygame's name for it."""
+        """Note that a key of the game goes down, by its name in pygame."""
         self._held.add(key)
         self._tapped.add(key)  # a tap shorter than a frame counts too
         over_for = self._clock() - self._over_since
@@ -149,11 +149,11 @@ class Controller:
             self._restart()
 
     def release(self, key: str) -> None:
-        """Take note that a key goes up."""
+        """Note that a key goes up."""
         self._held.discard(key)
 
     def release_all(self) -> None:
-        """Take note that no key is held, as when a window loses the focus."""
+        """Note that no key is held, as when a window loses the focus."""
         self._held.clear()
 
     def say(self, note: str) -> None:
@@ -171,7 +171,7 @@ class Controller:
         return self.pace.seconds_until_due()
 
     def advance(self) -> bool:
-        """Do what is due: a step, the next episode, or the change to another source.
+        """Do what is due: a step, the next episode, or the switch to another source.
 
         Returns:
             Whether anything was due.
@@ -187,13 +187,13 @@ class Controller:
         return True
 
     def run(self, num_steps: int) -> None:
-        """Play a number of steps in all, at the pace of the game, where nobody watches."""
+        """Play ``num_steps`` steps at the pace of the game, without a screen."""
         while self.session.total_steps < num_steps:
-            time.sleep(min(1.0, self.seconds_until_due()))  # which is infinite in a pause
+            time.sleep(min(1.0, self.seconds_until_due()))  # infinite during a pause
             self.advance()
 
     def view(self) -> View:
-        """What is to be shown now."""
+        """The current view."""
         session, pace = self.session, self.pace
         return View(
             frame=session.observation,
@@ -237,7 +237,7 @@ class Controller:
         session = self.session
         started = self._clock()
         action = action_from_keys(self._held | self._tapped, session.config)
-        if self._policy is not None:  # it looks on while a person plays, to go on from there
+        if self._policy is not None:  # it sees all frames, so that it can take over at any time
             wanted = int(self._policy(session.observation, session.info, session.rng))
             action = action if self._by_hand else wanted
         session.step(action)
@@ -281,12 +281,12 @@ class Controller:
             self.say(str(error))
             return
         passes = self.session.num_passes
-        self.say(f"{passes} denoising pass{'es' if passes != 1 else ''} a frame")
+        self.say(f"{passes} denoising pass{'es' if passes != 1 else ''} per frame")
         self.pace.restart()
 
     def _switch_soon(self) -> None:
-        """Leave the switch to the next `advance`, so that a screen can show the note before."""
-        self.say("opening the other side ...")
+        """Leave the switch to the next `advance`, so that a screen can show the note first."""
+        self.say("opening the other source ...")
         self._is_switching = True
 
     def _switch(self) -> None:
@@ -304,7 +304,7 @@ class Controller:
 
     def _take_over(self) -> None:
         if self._policy is None:
-            self.say("the keys play already: --agent or --policy lets somebody else play")
+            self.say("the keys play already: start with --policy to let a policy play")
             return
         self._by_hand = not self._by_hand
         if self.session.num_steps:

@@ -1,4 +1,4 @@
-"""What the window's own keys do, chosen so that they never take a key from the game."""
+"""The window's own keys, which never take a key from the game."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ CONTROLS: dict[str, tuple[str, tuple[str, ...]]] = {
     "screenshot": ("screenshot", ("c", "f10")),
     "quit": ("quit", ("escape", "f12")),
 }
-"""Control -> (what the panel says, its keys in Pygame's names: the handy one, the sure one)."""
+"""Control -> (label in the panel, key names in pygame: a handy one and a function key)."""
 
 
 def assign_controls(key_bindings: Mapping[str, int]) -> dict[str, str]:
-    """Give each control its keys, less those that the game uses itself.
+    """Give each control its keys, except those that the game uses.
 
     Args:
         key_bindings: The game's bindings: ``"up"`` or ``"up+space"`` -> action.
@@ -42,7 +42,7 @@ def assign_controls(key_bindings: Mapping[str, int]) -> dict[str, str]:
 
 
 def keys_by_control(controls: Mapping[str, str]) -> dict[str, list[str]]:
-    """Turn ``key -> control`` around: the keys of each control that has one, handiest first."""
+    """Invert ``key -> control``: the keys of each control that has one, the handy one first."""
     keys: dict[str, list[str]] = {}
     for key, control in controls.items():
         keys.setdefault(control, []).append(key)

@@ -1,4 +1,4 @@
-"""``worldsim demo``: a bundled world in a window, or played into a video where there is none."""
+"""``worldsim demo``: a bundled world in a window, or in a video if there is no display."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from .sources import find_sources
 from .window import PlayConfig, play, quiet_pygame
 
 STRIP_ROWS, STRIP_COLUMNS = 4, 10
-STRIP_STRIDE = 3  # frames from one picture of the strip to the next
-PICTURE_SIZE = 512  # pixels of the longer side of the video, at least
+STRIP_STRIDE = 3  # steps between neighbouring frames of the strip
+VIDEO_SIZE = 512  # pixels of the longer side of the video, at least
 GIF_SIZE = 256
 NO_WINDOW_DRIVERS = ("dummy", "offscreen")
 
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Play a world that ships, in a window; without a display it is played into demo.mp4.
+    """Play a bundled world in a window; without a display, write a video of it (demo.mp4).
 
     Examples:
         worldsim demo
@@ -42,30 +42,30 @@ class DemoConfig:
     """
 
     world: str = "pong"
-    """A world that ships (pong, maze, balls), or the folder of a world or of a run."""
+    """A bundled world (pong, maze, balls), or the folder of a world or of a run."""
     out: OutFolder = Path()
     """Folder for demo.mp4 and demo.png."""
     gif: OutFile | None = None
-    """Write the scripted play as this GIF, and nothing else."""
+    """Write the scripted play only as this GIF."""
     seconds: Seconds = 20.0
-    """How long the scripted player plays, in seconds of the game."""
+    """Length of the scripted play, in seconds of the game."""
     seed: Seed = 0
-    """Seed of the scripted player's session."""
+    """Seed of the scripted play."""
     window: bool = True
-    """Open a window where there is a display; without one the scripted player plays."""
+    """Open a window if there is a display; without one a scripted policy plays."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the command.
 
     Args:
-        argv: What follows ``worldsim demo``.
+        argv: The arguments after ``worldsim demo``.
 
     Returns:
         The exit status.
 
     Raises:
-        ValueError: If there is no such world, or an option is out of range.
+        ValueError: If the world does not exist, or an option is out of range.
     """
     config = parse(DemoConfig, argv, "worldsim demo")
     reason = None
@@ -84,7 +84,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def why_no_window() -> str | None:
-    """Say why no window can be opened here; None where one can."""
+    """The reason why no window can be opened here; None if one can."""
     driver = os.environ.get("SDL_VIDEODRIVER", "")
     if driver in NO_WINDOW_DRIVERS:
         return f"SDL_VIDEODRIVER is {driver}"
@@ -107,7 +107,7 @@ def why_no_window() -> str | None:
 
 
 def play_into_files(config: DemoConfig, sources: Sequence[Source], player: str) -> list[str]:
-    """Let a policy play the first of the sources, and write what is seen.
+    """Let a policy play the first source, and write its frames.
 
     Args:
         config: Where to write, and how much.
@@ -142,26 +142,26 @@ def play_into_files(config: DemoConfig, sources: Sequence[Source], player: str) 
 
     lines = [
         f"{source.name}: {num_steps} frames at {fps:.1f} frames per second "
-        f"({1000 / fps:.1f} ms a frame); the game itself has {game.fps:g}"
+        f"({1000 / fps:.1f} ms per frame); the game itself has {game.fps:g}"
     ]
     longer_side = max(game.frame_size)
     if config.gif is not None:
         path = write_gif(config.gif, frames, game.fps, max(1, GIF_SIZE // longer_side))
         return [*lines, f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)"]
-    scale = max(1, PICTURE_SIZE // longer_side)
-    watched = track(frames, "writing demo.mp4", console=console, transient=True)
-    video = write_mp4(config.out / "demo.mp4", watched, game.fps, scale)
+    scale = max(1, VIDEO_SIZE // longer_side)
+    tracked = track(frames, "writing demo.mp4", console=console, transient=True)
+    video = write_mp4(config.out / "demo.mp4", tracked, game.fps, scale)
     rows, labels = strip_of(np.stack(frames), game.fps)
     strip = filmstrip(rows, config.out / "demo.png", max(1, 128 // longer_side), labels)
     return [
         *lines,
         f"wrote {video} ({config.seconds:g} s of play) and {strip} (a filmstrip of it)",
-        f"next: worldsim play {config.world} where there is a display",
+        f"next, with a display: worldsim play {config.world}",
     ]
 
 
 def strip_of(frames: np.ndarray, fps: float) -> tuple[list[np.ndarray], list[str]]:
-    """Pick short stretches, spread over all frames (t h w c), with the second each begins at."""
+    """Pick short clips spread over all frames (t h w c), and label each with its first second."""
     length = min(len(frames), STRIP_COLUMNS * STRIP_STRIDE)
     starts = np.unique(np.linspace(0, len(frames) - length, STRIP_ROWS).astype(int))
     rows = [frames[start : start + length : STRIP_STRIDE] for start in starts]

@@ -1,4 +1,4 @@
-"""What the window shows: the game's pixels, a panel beside them, and notes over them."""
+"""Drawing of the window: the game's frame, a panel next to it, and notes over it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MAX_BINDINGS = 9
 
 
 class Overlay:
-    """Draws everything; knows the keys that are shown, and nothing of events.
+    """Draws a view and the keys; events are handled elsewhere.
 
     Args:
         controls: Key -> name of a control, see `assign_controls`.
@@ -54,12 +54,12 @@ class Overlay:
         return PANEL_WIDTH * self._unit(height)
 
     def _unit(self, height: int) -> int:
-        """Height of a letter with which all rows of the panel fit into the window."""
+        """Height of a letter at which all rows of the panel fit into the window."""
         rows = 10 + len(self._bindings) + len(self.control_keys)
         return int(min(max(height / (rows * ROW + 6), SMALLEST), LARGEST))
 
     def draw(self, screen: pygame.Surface, view: View, has_panel: bool) -> None:
-        """Draw one picture of the window."""
+        """Draw the window."""
         screen.fill(BACKGROUND)
         width, height = screen.get_size()
         unit = self._unit(height)
@@ -81,23 +81,23 @@ class Overlay:
     def _draw_frame(
         self, screen: pygame.Surface, area: pygame.Rect, observation: np.ndarray
     ) -> None:
-        """Draw (h w c) pixels as large as whole steps allow, so that all stay square."""
+        """Draw a frame (h w c) enlarged by an integer factor, so that pixels stay square."""
         if observation.shape[2] == 1:
             observation = repeat(observation, "h w 1 -> h w c", c=3)
         height, width = observation.shape[:2]
-        picture = pygame.image.frombuffer(
+        image = pygame.image.frombuffer(
             np.ascontiguousarray(observation).tobytes(), (width, height), "RGB"
         )
         scale = min(area.width / width, area.height / height)
         scale = float(int(scale)) if scale >= 1 else scale
         size = (max(1, int(width * scale)), max(1, int(height * scale)))
-        picture = pygame.transform.scale(picture, size)
-        screen.blit(picture, picture.get_rect(center=area.center))
+        image = pygame.transform.scale(image, size)
+        screen.blit(image, image.get_rect(center=area.center))
 
     def _draw_panel(
         self, screen: pygame.Surface, panel: pygame.Rect, unit: int, view: View
     ) -> None:
-        """Draw the panel's parts from top to bottom; each says where the next begins."""
+        """Draw the panel's parts from top to bottom; each returns the top of the next."""
         pygame.draw.rect(screen, PANEL, panel)
         left, right = panel.left + unit, panel.right - unit
         y = self._draw_title(screen, left, right, panel.top + unit, unit, view)
@@ -127,7 +127,7 @@ class Overlay:
     def _draw_title(
         self, screen: pygame.Surface, left: int, right: int, y: int, unit: int, view: View
     ) -> int:
-        """Draw what is played, and whether it is recorded."""
+        """Draw the name of the world or game, and whether it is recorded."""
         row = int(ROW * unit)
         badge = self._text(view.kind, int(unit * 0.9), BACKGROUND)
         pill = badge.get_rect(topleft=(left, y)).inflate(unit, unit // 3)
@@ -150,7 +150,7 @@ class Overlay:
     def _draw_pace(
         self, screen: pygame.Surface, left: int, right: int, y: int, unit: int, view: View
     ) -> int:
-        """Draw frames per second, the time a frame takes, and its share of the time there is."""
+        """Draw frames per second, the time per frame, and its share of the available time."""
         row = int(ROW * unit)
         colour = AMBER if view.is_slow else INK
         fps = "-" if view.reached_fps is None else f"{view.reached_fps:.1f}"
@@ -158,8 +158,8 @@ class Overlay:
         wanted = self._text(f"of {view.wanted_fps:g}", unit, MUTED)
         screen.blit(wanted, wanted.get_rect(topright=(right, y + unit // 2)))
         y += int(row * 1.3)
-        shown = "-" if view.milliseconds is None else f"{view.milliseconds:.1f}"
-        self._put(screen, f"{shown} ms a frame", (left, y), unit, MUTED)
+        ms = "-" if view.milliseconds is None else f"{view.milliseconds:.1f}"
+        self._put(screen, f"{ms} ms per frame", (left, y), unit, MUTED)
         y += row
         bar = pygame.Rect(left, y, right - left, max(3, unit // 4))
         pygame.draw.rect(screen, KEYCAP, bar, border_radius=2)
@@ -178,7 +178,7 @@ class Overlay:
         unit: int,
         view: View,
     ) -> None:
-        """Draw a row of keys and what they do."""
+        """Draw a row of keys and their meaning."""
         left, y = corner
         x = self._put_keycaps(screen, keys, corner, unit, view.held)
         self._put(screen, meaning, (max(x, left + int(5.8 * unit)), y), unit, ink)
@@ -191,7 +191,7 @@ class Overlay:
         unit: int,
         held: frozenset[str],
     ) -> int:
-        """Draw keys side by side, those that are held lit; returns where the next thing fits."""
+        """Draw keys side by side, lit while held; returns the x of the next element."""
         x, y = corner
         for key in keys:
             down = set(key.split("+")) <= held
@@ -218,7 +218,7 @@ class Overlay:
         size: int,
         from_bottom: bool = False,
     ) -> int:
-        """Draw a note in a box around (or, ``from_bottom``, ending at) y; returns its height."""
+        """Draw a note in a box centred at y (``from_bottom``: ending at y); returns its height."""
         columns = max(12, int((area.width - 4 * size) / (0.52 * size)))
         lines = [
             line
@@ -254,10 +254,10 @@ class Overlay:
 
 
 def bindings_by_action(key_bindings: Mapping[str, int]) -> list[tuple[int, list[str]]]:
-    """List the keys of each action that has one of its own, single keys before combinations.
+    """List the keys of each action, single keys before combinations.
 
-    An action that only a combination gives is listed when some action has no single key that
-    would explain it; ``up+space`` needs no line where ``up`` and ``space`` have theirs.
+    A combination is listed only if one of its keys has no action by itself: ``up+space`` needs no
+    line if ``up`` and ``space`` have theirs.
 
     Example:
         >>> bindings_by_action({"up": 1, "space": 2, "up+space": 3, "w": 1})
@@ -287,7 +287,7 @@ def _shortened(text: str, length: int) -> str:
 
 
 def _font(size: int) -> pygame.font.Font:
-    """Pillow's own font, so that all machines show the same; Pygame's where it has no such."""
+    """Pillow's font, so that all machines show the same; pygame's if Pillow has none."""
     font = ImageFont.load_default(size)
     if isinstance(font, ImageFont.FreeTypeFont) and isinstance(font.path, io.BytesIO):
         return pygame.font.Font(io.BytesIO(font.path.getvalue()), size)

@@ -1,4 +1,4 @@
-"""The pace of play: as fast as the game was recorded, or as fast as this machine can."""
+"""The pace of play: that of the recorded game, or the fastest of this machine if it is slower."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from collections.abc import Callable
 
 SPEEDS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
 MEASURED_SECONDS = 1.5
-SLOW_BELOW = 0.93  # of the wanted rate: clocks and queues alone cost a percent or two
+SLOW_BELOW = 0.93  # of the wanted rate: clocks and queues cost a percent or two
 
 
 class Pace:
-    """Says when the next frame is due, and measures what was reached.
+    """Schedules frames and measures the rate.
 
-    Frames are due on a grid of ``1 / (fps * speed)`` seconds. One late frame is caught up with,
-    more are not: a machine that cannot keep up plays slower instead of jumping.
+    Frames are due on a grid of ``1 / (fps * speed)`` seconds. One late frame is caught up, more are
+    not: a machine that cannot keep up plays slower instead of skipping.
 
     Args:
         fps: Frames per second of the recorded game, above 0.
-        speed: Factor on it; see :data:`SPEEDS` for those the keys choose from.
-        clock: Seconds that only grow.
+        speed: Factor on it; the keys choose from :data:`SPEEDS`.
+        clock: A monotonic clock in seconds.
 
     Raises:
         ValueError: If ``fps`` or ``speed`` is not above 0.
@@ -49,11 +49,11 @@ class Pace:
 
     @property
     def wanted_fps(self) -> float:
-        """Frames per second at the chosen speed: the most that is ever shown."""
+        """Frames per second at the chosen speed, which is the upper limit."""
         return self.fps * self.speed
 
     def restart(self) -> None:
-        """Forget what was measured: after a pause, a change of speed or of the game."""
+        """Reset the measurement, after a pause or a change of speed or game."""
         self._due: float | None = None
         self._marks: deque[float] = deque()
         self._work: deque[float] = deque(maxlen=60)
@@ -82,19 +82,19 @@ class Pace:
 
     @property
     def reached_fps(self) -> float | None:
-        """Frames per second over the last moments; None before two frames were shown."""
+        """Measured frames per second; None before two frames."""
         if len(self._marks) < 2 or self._marks[-1] == self._marks[0]:
             return None
         return (len(self._marks) - 1) / (self._marks[-1] - self._marks[0])
 
     @property
     def milliseconds(self) -> float | None:
-        """Milliseconds that a frame took to compute, on average; None before the first."""
+        """Mean time to compute a frame, in ms; None before the first."""
         return 1000 * sum(self._work) / len(self._work) if self._work else None
 
     @property
     def is_slow(self) -> bool:
-        """Whether the wanted rate was missed for long enough to say so."""
+        """Whether the wanted rate was missed for long enough to report it."""
         reached = self.reached_fps
         return reached is not None and (
             self._marks[-1] - self._marks[0] > MEASURED_SECONDS / 2

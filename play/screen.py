@@ -1,4 +1,4 @@
-"""The window: keys in, pictures out. What the keys do is the controller's business."""
+"""The window: passes keys to the controller and draws its view."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .overlay import Overlay
 
 GAME_SIZE = 640  # pixels of the longer side of the game, when the window opens
 IDLE_SECONDS = 0.05  # the longest wait for events
-REDRAW_SECONDS = 0.25  # notes come and go though nothing happens
+REDRAW_SECONDS = 0.25  # notes come and go without events
 SHORTEST = 560  # pixels: the panel stays readable
 
 
@@ -23,7 +23,7 @@ class Screen:
     """A window on a controller. :meth:`run` plays until it is closed.
 
     Args:
-        controller: What is shown and steered.
+        controller: The controller to show.
         screenshots: Folder for screenshots.
 
     Raises:
@@ -62,14 +62,14 @@ class Screen:
         pygame.display.set_caption(f"worldsim - {self.controller.session.source.name}")
 
     def run(self, max_steps: int | None = None) -> None:
-        """Play until the window is closed, or for ``max_steps`` steps in all."""
+        """Play until the window is closed, or for ``max_steps`` steps in total."""
         controller = self.controller
         while controller.is_running:
             for event in pygame.event.get():
                 self._handle(event)
             if max_steps is not None and controller.session.total_steps >= max_steps:
                 break
-            if controller.is_switching:  # its note is shown while the other side opens
+            if controller.is_switching:  # show its note while the other source opens
                 self._draw()
             self._is_stale |= controller.advance()
             if self._is_stale or time.perf_counter() - self._drawn_at > REDRAW_SECONDS:
@@ -82,7 +82,7 @@ class Screen:
         pygame.display.quit()
 
     def _wait(self) -> None:
-        """Sleep until the next frame is due or something happens."""
+        """Sleep until the next frame is due or an event arrives."""
         seconds = min(IDLE_SECONDS, self.controller.seconds_until_due())
         if seconds >= 0.002:
             event = pygame.event.wait(int(1000 * seconds))

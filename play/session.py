@@ -1,7 +1,7 @@
-"""Playing without a window: episodes in a world or its real game, scored and recorded.
+"""A session of play: episodes in a world or its real game, scored and recorded.
 
-The session knows Gymnasium environments alone, so a world and a real game play the same way; what
-is on screen and which key is held is the window's business.
+A session knows only Gymnasium environments, so worlds and real games play alike. The window handles
+screen and keys.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from worldsim.game.config import GameConfig
 
 @dataclass(frozen=True)
 class Source:
-    """Something to play, opened when it is first played.
+    """A world or a real game, opened when it is first played.
 
     Attributes:
-        name: What to call it, as in ``"pong"`` or ``"ALE/Pong-v5"``.
+        name: Its name, such as ``"pong"`` or ``"ALE/Pong-v5"``.
         kind: ``"world"`` or ``"real game"``.
         config: Frames, actions and keys.
-        open: Makes the environment; raises ValueError with a sentence where it cannot.
-        options: Of every reset: what its episodes begin from.
-        note: What a person should know before playing it.
+        open: Makes the environment; raises ValueError if that fails.
+        options: Options of each reset, such as the start.
+        note: A note for the person, printed before play.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Source:
 
 
 def format_score(score: float) -> str:
-    """A sum of rewards as players read it; a world's rewards are expectations, not whole numbers.
+    """Format a sum of rewards; a world's rewards are expectations, not integers.
 
     Example:
         >>> format_score(-0.02), format_score(2.96), format_score(0.5)
@@ -50,16 +50,16 @@ def format_score(score: float) -> str:
 
 
 class Session:
-    """Episode after episode in the first of the sources, or in another after :meth:`switch`.
+    """Plays episodes in the first source, or in another one after :meth:`switch`.
 
-    Only the first source is recorded: a recording holds one game, and imagined frames must not
-    pass for the game that it was trained on.
+    Only the first source is recorded: a recording holds one game, and imagined frames must not be
+    mistaken for real ones.
 
     Args:
-        sources: What can be played; the first is opened and reset at once.
-        seed: Where the episodes' seeds come from; by default they differ in each session.
-        writer: Where episodes are kept; nowhere by default.
-        player: Who plays, as the recording names it.
+        sources: The sources; the first is opened and reset at once.
+        seed: Source of the episodes' seeds; by default they differ in each session.
+        writer: Writes the episodes; by default none is kept.
+        player: Name of the player in the recording.
 
     Raises:
         ValueError: If the first source cannot be opened.
@@ -93,33 +93,33 @@ class Session:
 
     @property
     def source(self) -> Source:
-        """What is being played."""
+        """The current source."""
         return self.sources[self._current]
 
     @property
     def config(self) -> GameConfig:
-        """Frames, actions and keys of what is being played."""
+        """Frames, actions and keys of the current source."""
         return self.source.config
 
     @property
     def env(self) -> gymnasium.Env[np.ndarray, int]:
-        """The environment being played."""
+        """The current environment."""
         return self._envs[self._current]
 
     @property
     def is_recording(self) -> bool:
-        """Whether the steps taken now are kept."""
+        """Whether the current steps are recorded."""
         return self.writer is not None and self._current == 0
 
     @property
     def num_passes(self) -> int | None:
-        """Denoising passes a frame, for a world; None for a game that has none."""
+        """Denoising passes per frame of a world; None for a real game."""
         passes = getattr(self.env.unwrapped, "num_passes", None)
         return None if passes is None else int(passes)
 
     @property
     def range_left(self) -> str | None:
-        """The recorded range of scores once a world's score has left it, such as "-5 to 5"."""
+        """The recorded range of scores if a world's score is outside of it, such as "-5 to 5"."""
         world = getattr(self.env.unwrapped, "world", None)
         recorded = getattr(world, "recorded_rewards", None)
         if recorded is None or not recorded.are_beyond(self.score):
@@ -130,7 +130,7 @@ class Session:
         """Add to the number of denoising passes of a world, which stays at least 1.
 
         Raises:
-            ValueError: If what is being played is no world.
+            ValueError: If the current source is a real game.
         """
         if self.num_passes is None:
             raise ValueError("a real game has no denoising passes")
@@ -163,25 +163,25 @@ class Session:
             self._end()
 
     def restart(self) -> None:
-        """Begin a new episode; one that was under way is cut off, and kept so."""
+        """Begin a new episode; an unfinished one is kept as truncated."""
         self._cut_off()
         self._begin(self._current)
 
     def switch(self) -> None:
-        """Go on to the next source, with a new episode.
+        """Switch to the next source, with a new episode.
 
         Raises:
-            ValueError: If there is no other source or it cannot be opened; play goes on as it was.
+            ValueError: If there is no other source or it cannot be opened; nothing changes then.
         """
         if len(self.sources) < 2:
-            raise ValueError(f"there is no other side to {self.source.name}")
+            raise ValueError(f"there is no other source than {self.source.name}")
         following = (self._current + 1) % len(self.sources)
         self._opened(following)
         self._cut_off()
         self._begin(following)
 
     def close(self) -> None:
-        """Keep the episode under way, cut off here, and close the environments."""
+        """Keep an unfinished episode as truncated, and close the environments."""
         self._cut_off()
         for env in self._envs.values():
             env.close()
@@ -205,7 +205,7 @@ class Session:
         self._episode = EpisodeBuilder(self.observation, seed=seed)
 
     def _cut_off(self) -> None:
-        """End an episode under way as truncated; one without a step is forgotten."""
+        """End an unfinished episode as truncated; drop one without a step."""
         if self.is_over or self.num_steps == 0:
             return
         self.is_over = True
@@ -219,5 +219,5 @@ class Session:
             return
         self._episode.policy = self.player  # a person may have taken over meanwhile
         self.writer.write_episode(self._episode.build())
-        self.writer.update_index()  # so that a kill hides nothing from Minari
+        self.writer.update_index()  # so that Minari finds all episodes after a kill
         self.num_kept += 1

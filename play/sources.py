@@ -1,4 +1,4 @@
-"""What can be played: a world with the real game behind it, or an environment by itself."""
+"""Sources to play: a world with its real game, or an environment."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ def find_sources(
     frame_skip: int | None = None,
     start: Path | None = None,
 ) -> list[Source]:
-    """Find what a name means: an environment's id, or a world and the game that it learned.
+    """Find the sources of a name: an environment, or a world and its real game.
 
     Args:
-        target: A Gymnasium id (``ALE/Pong-v5``), a world that ships (``pong``), the folder of a
+        target: A Gymnasium id (``ALE/Pong-v5``), a bundled world (``pong``), or the folder of a
             world or of a run.
         frame_size: Height and width of an environment's frames; a world has its own.
         grey: Whether an environment's frames are grey.
-        frame_skip: Game steps a frame of an environment; None for its own.
-        start: A picture, or a video, that every episode in a world begins from.
+        frame_skip: Game steps per frame of an environment; None takes its own number.
+        start: An image or a video that every episode in a world begins from.
 
     Returns:
         The target, and for a world also its real game, which is opened only when it is played.
 
     Raises:
-        ValueError: If there is no such world or environment, or it cannot be played; if a start
-            is given to a real game, or cannot be read.
+        ValueError: If the world or environment does not exist or cannot be played, or if a start
+            cannot be read or is given to a real game.
     """
     if ENV_ID.fullmatch(target) and not Path(target).exists():
         if start is not None:
             raise ValueError(
-                f"only a world can begin from a picture, and {target} is a real game: train a "
+                f"only a world can begin from an image, and {target} is a real game: train a "
                 "world of it, or leave out --start"
             )
         config = describe_game(
@@ -70,7 +70,7 @@ def _world_sources(target: str, start: Path | None) -> list[Source]:
         raise ValueError(
             f"{error}, or the id of a Gymnasium environment such as ALE/Pong-v5"
         ) from error
-    # Here, since torch takes seconds to import and a real game does not need it.
+    # Imported here: torch takes seconds, and a real game does not need it.
     from worldsim.media import read_frames
     from worldsim.start import start_from
     from worldsim.world_folder import load

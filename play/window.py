@@ -1,4 +1,4 @@
-"""``worldsim play``: a world, or a real game, in a window."""
+"""``worldsim play``: a world or a real game in a window."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ class PlayConfig:
     """
 
     target: Annotated[str, tyro.conf.Positional, Heading("what to play")]
-    """A world that ships (pong, maze, balls), the folder of a world or of a run, or the id of a
+    """A bundled world (pong, maze, balls), the folder of a world or of a run, or the id of a
     Gymnasium environment (ALE/Pong-v5)."""
     start: InFile | None = None
-    """Begin in a world from this picture (a photo, a drawing, a screenshot), or from the end of
-    this video."""
+    """Begin in a world from this image (a photo, a drawing, a screenshot), or from the end of this
+    video."""
     seed: Seed | None = None
-    """Seed of starts and chance; each session differs if not given."""
+    """Seed of starts and randomness; a new one each time if not given."""
     policy: Annotated[str | None, tyro.conf.arg(aliases=["--agent"]), Heading("how")] = None
     """Who plays instead of the keys, until a key takes over: random, sticky, scripted, the folder
     of an agent (of `worldsim agent`), or module:function. An agent's folder is code: play none that
@@ -58,13 +58,13 @@ class PlayConfig:
     speed: Annotated[float, Range(0.01, 100)] = 1.0
     """Factor on the game's own pace."""
     passes: Passes | None = None
-    """Denoising passes of a frame; the world's own number if not given."""
+    """Denoising passes per frame; the world's own number if not given."""
     steps: Count | None = None
     """Stop after so many steps."""
     headless: bool = False
     """Play without a window, at the same pace; needs --steps, and no pygame."""
     record: Annotated[OutFolder | None, Heading("what to keep")] = None
-    """Keep what is played as a recording in this folder; it grows with each session."""
+    """Record the play in this folder; the recording grows with each session."""
     screenshots: OutFolder = Path()
     """Folder for screenshots."""
     frame_size: Annotated[tuple[Side, Side], Heading("how a real game is shown")] = (64, 64)
@@ -79,29 +79,30 @@ def main(argv: Sequence[str]) -> int:
     """Run the command.
 
     Args:
-        argv: What follows ``worldsim play``.
+        argv: The arguments after ``worldsim play``.
 
     Returns:
         The exit status.
 
     Raises:
-        ValueError: If the target or an option is not what can be played.
-        ModuleNotFoundError: If pygame is missing and a window is wanted.
+        ValueError: If the target or an option is invalid.
+        ModuleNotFoundError: If pygame is missing and a window is needed.
     """
     print(play(parse(PlayConfig, argv, "worldsim play")))
     return 0
 
 
 def play(config: PlayConfig) -> str:
-    """Play until the window is closed or ``config.steps`` are over.
+    """Play until the window is closed, or for ``config.steps`` steps.
 
     Returns:
-        A line that says what was played and what is kept.
+        A line for the user: the steps and scores, and what was recorded.
     """
+    # Without a window, games drawn with pygame must not look for a display.
     if config.headless:
         if config.steps is None:
-            raise ValueError("--headless has no window to close: say how far to play with --steps")
-        os.environ["SDL_VIDEODRIVER"] = "dummy"  # for games that are drawn with pygame
+            raise ValueError("--headless has no window to close: give the steps with --steps")
+        os.environ["SDL_VIDEODRIVER"] = "dummy"
     else:
         require("pygame")
     quiet_pygame()
@@ -114,6 +115,7 @@ def play(config: PlayConfig) -> str:
     )
     if sources[0].note:
         print(sources[0].note)
+    # A writer and a session are closed in any case, so that finished episodes are kept.
     make_policy = _policy_maker(config.policy, sources[-1].config)
     with ExitStack() as stack:
         writer = None
@@ -143,14 +145,14 @@ def play(config: PlayConfig) -> str:
 
 
 def quiet_pygame() -> None:
-    """Let pygame come without its greeting, not look for a sound card, and name its windows."""
+    """Keep pygame from printing its greeting and from using a sound card, and name its windows."""
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
     os.environ.setdefault("SDL_VIDEO_X11_WMCLASS", "worldsim")
 
 
 def summary(session: Session, fps: float | None, record: Path | None) -> str:
-    """Say in a line what was played and, if it is kept, where and what to do with it."""
+    """A line with the steps and scores and, if they were recorded, the next command."""
     scores = ", ".join(format_score(score) for score in session.scores[-5:])
     more = "..., " if len(session.scores) > 5 else ""
     pace = f" at {fps:.1f} frames per second" if fps else ""
@@ -170,5 +172,5 @@ def summary(session: Session, fps: float | None, record: Path | None) -> str:
 def _policy_maker(name: str | None, game: GameConfig) -> Callable[[], Policy] | None:
     if name is None:
         return None
-    load_policy(name, game)  # a wrong name is said before a window opens
+    load_policy(name, game)  # a wrong name is an error before a window opens
     return lambda: load_policy(name, game)

@@ -129,7 +129,7 @@ def test_speed_and_passes_and_the_other_side(control: Any, clock: Clock, tmp_pat
     assert played.view().speed == pace.SPEEDS[2]
     assert played.view().notes == ["speed 0.5x: 7.5 frames per second"]
     played.command("switch")
-    assert played.view().notes == ["opening the other side ..."]  # to be seen while it opens
+    assert played.view().notes == ["opening the other source ..."]  # to be seen while it opens
     assert played.view().kind == "world"
     assert played.advance()
     assert (played.view().kind, played.view().name) == ("real game", PONG)

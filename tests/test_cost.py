@@ -293,7 +293,7 @@ def test_command_on_a_folder_and_on_a_world(
     assert (out / "cost.png").stat().st_size > 10_000
     assert main(["pong", "--overlap", "2", "--out", str(tmp_path / "pong.png")]) == 0
     printed = capsys.readouterr().out
-    assert "the ring keeps the newest" in printed
+    assert "the ring cache keeps the newest" in printed
     assert "each window sees 2 frames" in printed
     assert (tmp_path / "pong.png").stat().st_size > 10_000
 

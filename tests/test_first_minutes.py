@@ -27,7 +27,7 @@ MISTAKES = [
     ("bench pong --seconds 0", "--seconds must be a number above 0"),
     ("probe motion --questions 1", "--questions must be a whole number"),
     ("play nowhere", "no world at 'nowhere'"),
-    ("play pong --headless", "say how far to play with --steps"),
+    ("play pong --headless", "give the steps with --steps"),
     ("demo --world nowhere --no-window", "no world at 'nowhere'"),
     ("record worldsim/Pnog-v0", "Pnog"),
     ("imagine a-ball --seconds 0", "--seconds must be a number above 0"),

@@ -133,7 +133,7 @@ def test_another_model_goes_on_where_the_first_reads_words_alone(
     command = ["imagine", "a ball", "--model", str(first), "--num-frames", "5", *SMALL]
     command += ["--seconds", "0.5", "--out", str(out)]
     assert main(command) == 2
-    assert "give with --continue-with a model" in capsys.readouterr().err
+    assert "takes text only and cannot continue a window" in capsys.readouterr().err
     assert not out.exists()
     assert main([*command, "--continue-with", str(second)]) == 0
     assert len(decode(out)) == 8
@@ -153,16 +153,16 @@ def test_a_world_goes_on_by_itself_in_windows(
     assert len(frames) == 20
     assert frames.shape[1:3] == world.game.frame_size
     assert main([*command[:1], "a ball", *command[1:]]) == 2
-    assert "a world reads no words" in capsys.readouterr().err
+    assert "is a world, which takes no" in capsys.readouterr().err
 
 
 def test_what_imagine_refuses(
     ltx: Path, svd: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for arguments, words in (
-        (["--model", str(ltx)], "LTXPipeline reads words: say what is to be seen"),
-        (["--model", str(svd)], "begins from a picture: give one with --image"),
-        (["a ball", "--model", str(svd)], "has no use for the prompt: leave it out"),
+        (["--model", str(ltx)], "LTXPipeline needs a prompt, as in"),
+        (["--model", str(svd)], "begins from an image: give one with --image"),
+        (["a ball", "--model", str(svd)], "takes no prompt: leave it out"),
         (["a ball", "--model", str(ltx), "--num-frames", "16"], "take 13 or 17"),
         (["a ball", "--seconds", "-1"], "--seconds must be a number above 0 and at most"),
         (["a", "--model", str(ltx), "--num-frames", "9", "--overlap", "9", "--seconds", "9"],

@@ -182,7 +182,7 @@ def test_a_missing_other_side_leaves_the_play_as_it_is(world_folder: Path) -> No
     assert (played.source.kind, played.num_steps, played.is_over) == ("world", 1, False)
     played.close()
     alone = session.Session(find_sources(PONG))
-    with pytest.raises(ValueError, match="no other side"):
+    with pytest.raises(ValueError, match="no other source"):
         alone.switch()
     alone.close()
 

@@ -110,7 +110,7 @@ def test_the_note_is_shown_while_the_other_side_opens(
     monkeypatch.setattr(shown.overlay, "draw", watch)
     press("g")
     play_on(shown)
-    opening = [view.kind for view in drawn if "opening the other side ..." in view.notes]
+    opening = [view.kind for view in drawn if "opening the other source ..." in view.notes]
     assert opening == ["world"]
     assert drawn[-1].kind == "real game"
 

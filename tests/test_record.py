@@ -95,8 +95,8 @@ def test_what_it_says_on_the_way_is_what_it_says_in_the_end(
     assert main(arguments) == 0
     out, err = capsys.readouterr()
     last = err.splitlines()[-1]
-    assert last.startswith("240 steps (150 asked) in 2 episodes, ")
-    assert last.endswith("the last episodes go on to their ends")
+    assert last.startswith("240 of 150 steps in 2 episodes, ")
+    assert last.endswith("finishing the last episodes")
     assert out.startswith("recorded 240 steps in 2 episodes: ")
 
 
@@ -211,7 +211,7 @@ def test_one_recording_is_recorded_by_one_command(tmp_path: Path) -> None:
     [
         (["Nonsense-v0"], "there is no environment Nonsense-v0"),
         (["Pendulum-v1"], "only Discrete actions"),
-        (["worldsim/Pong-v0", "--policy", "random=much"], "player=weight .*, got 'random=much'"),
+        (["worldsim/Pong-v0", "--policy", "random=much"], "NAME=WEIGHT .*, got 'random=much'"),
         (["worldsim/Pong-v0", "--policy", "no_such_module:play"], "cannot import no_such_module"),
         (["worldsim/Pong-v0", "--env-kwargs", "continuous"], "name=value, got 'continuous'"),
         (["worldsim/Pong-v0", "--steps", "0"], "--steps must be a whole number from 1 to"),

@@ -177,7 +177,7 @@ def test_a_reward_that_is_no_number_is_said_before_it_is_recorded(
 ) -> None:
     (folder / f"{name}.py").write_text(GAME.format(name=name, reward=reward))
     arguments = [f"{name}:{name}/Game-v0", *PONG[1:], "--steps", "10", "--workers", "1"]
-    sentence = rf"episode 0 has the reward {eval(reward)} at step 0, .*: mend {name}:{name}/Game-v0"
+    sentence = rf"episode 0 has the reward {eval(reward)} at step 0, .*: fix {name}:{name}/Game-v0 "
     with pytest.raises(ValueError, match=sentence.replace("+", r"\+")):
         main([*arguments, "--out", "game-v0"])
     assert count_shards(folder / "game-v0") == 0

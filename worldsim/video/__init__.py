@@ -1,1 +1,1 @@
-"""Guests: the video pipelines of diffusers."""
+"""The video pipelines of diffusers: generate, chain, measure, and count their cost."""

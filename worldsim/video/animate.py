@@ -1,4 +1,4 @@
-"""``worldsim animate``: clips of a photo at several strengths of motion, of which one is chosen."""
+"""``worldsim animate``: clips of a photo at several strengths of motion, and a choice of one."""
 
 from __future__ import annotations
 
@@ -42,11 +42,10 @@ MotionBuckets = Annotated[
 class AnimateConfig(PipelineConfig):
     """Make a clip of a photo with StableVideoDiffusion, once for each strength of motion.
 
-    The flow warping error of each clip (its flicker) and its mean flow (its motion) are printed and
-    drawn against one another. Kept is the clip with the most motion among those whose warping error
-    is at most --flicker-limit; where there is none, the one with the smallest error. Beside OUT.mp4
-    are written OUT_sheet.png, OUT_trade_off.png and OUT.json. For longer videos, and for other
-    models, see `worldsim imagine --image PHOTO`.
+    Prints and plots the flow warping error of each clip (its flicker) and its mean flow (its
+    motion). Keeps the clip with the most motion whose warping error is at most --flicker-limit, or
+    else the clip with the smallest error. Also writes OUT_sheet.png, OUT_trade_off.png and
+    OUT.json. For longer videos and other models see `worldsim imagine --image PHOTO`.
 
     Examples:
         worldsim animate photo.jpg --out clip.mp4
@@ -54,7 +53,7 @@ class AnimateConfig(PipelineConfig):
     """
 
     photo: Annotated[InFile, tyro.conf.Positional, Heading("what to make")] = tyro.MISSING
-    """The photo; what does not fit the shape of the frames is cut off at the sides."""
+    """The photo; it is cropped to the shape of the frames."""
     out: Annotated[OutVideo, Heading("what to make")] = Path("out.mp4")
     """The video to write."""
     model: str = "stabilityai/stable-video-diffusion-img2vid-xt"
@@ -62,25 +61,25 @@ class AnimateConfig(PipelineConfig):
     motion_bucket_ids: Annotated[MotionBuckets, Heading("motion and flicker")] = (50, 127, 200)
     """Strengths of motion to try, from 0 to 255."""
     noise_aug_strength: NotNegative = 0.02
-    """Noise on the photo: with more the clip moves more and keeps less to it."""
+    """Noise on the photo: more noise gives more motion and less likeness."""
     flicker_limit: NotNegative = 4.0
     """Largest warping error, in values of 255, of a clip that is chosen for its motion."""
     max_warping_error: NotNegative | None = None
-    """For a nightly check: exit with status 1 where the chosen clip has a larger warping error."""
+    """For a nightly check: exit with status 1 if the chosen clip has a larger warping error."""
     fps: Annotated[int, Range(1, 1000), Heading("size and length")] = FPS
-    """Frames a second, of the clip and as a condition of the model."""
+    """Frames per second of the clip; also given to the model."""
     decode_chunk_size: Annotated[Count, Advanced(), Heading("precision and memory")] = 4
     """Frames decoded at once: fewer need less memory, more flicker less."""
 
 
 class Clip(NamedTuple):
-    """One try.
+    """A clip at one strength of motion.
 
     Attributes:
-        motion_bucket_id: Strength of motion asked for.
+        motion_bucket_id: Requested strength of motion.
         frames: ``uint8`` (t h w c).
-        warping_error: Mean over its steps, in values of 255.
-        flow: Mean length of the flow, in pixels a step.
+        warping_error: Flow warping error, mean over its steps, in values of 255.
+        flow: Mean length of the flow, in pixels per step.
     """
 
     motion_bucket_id: int
@@ -93,13 +92,13 @@ def main(argv: Sequence[str]) -> int:
     """Run the command.
 
     Args:
-        argv: What follows ``worldsim animate``.
+        argv: The arguments after ``worldsim animate``.
 
     Returns:
         The exit status: 1 if the clip flickers more than ``--max-warping-error``.
 
     Raises:
-        ValueError: If the photo, the model or an option does not serve.
+        ValueError: If the photo, the model or an option is invalid.
     """
     config = parse(AnimateConfig, argv, "worldsim animate")
     check(config)
@@ -116,16 +115,16 @@ def main(argv: Sequence[str]) -> int:
 
 
 def check(config: AnimateConfig) -> None:
-    """Raise ValueError for what no model need be loaded to refuse."""
+    """Raise ValueError for invalid options, before a model is loaded."""
     if config.num_frames == 1:
         raise ValueError("a clip has at least 2 frames, got --num-frames 1")
 
 
 def make_clips(config: AnimateConfig, photo: NDArray[np.uint8]) -> list[Clip]:
-    """Make and measure a clip for each strength of motion.
+    """Generate and measure a clip for each strength of motion.
 
     Raises:
-        ValueError: If the model is of another kind, or does not fit into memory.
+        ValueError: If the model is not StableVideoDiffusion, or does not fit into memory.
     """
     pipeline = load_pipeline(config.model, config)
     if not pipeline.takes("motion_bucket_id"):
@@ -133,7 +132,7 @@ def make_clips(config: AnimateConfig, photo: NDArray[np.uint8]) -> list[Clip]:
             f"{config.model} is a {pipeline.name}, which has no motion_bucket_id; "
             f"use `worldsim imagine --model {config.model} --image {config.photo}`"
         )
-    asked: dict[str, Any] = {
+    requested: dict[str, Any] = {
         "num_frames": config.num_frames or pipeline.num_frames,
         "frame_size": config.frame_size or pipeline.frame_size_for(photo),
         "num_inference_steps": config.num_inference_steps
@@ -145,12 +144,12 @@ def make_clips(config: AnimateConfig, photo: NDArray[np.uint8]) -> list[Clip]:
     }
     clips: list[Clip] = []
     with progress_bar() as bar, suppress(KeyboardInterrupt):  # Ctrl-C keeps the clips made by then
-        total = len(config.motion_bucket_ids) * asked["num_inference_steps"]
+        total = len(config.motion_bucket_ids) * requested["num_inference_steps"]
         task = bar.add_task("", total=total)
         for bucket in config.motion_bucket_ids:
             bar.update(task, description=f"motion {bucket}")
             frames = pipeline.generate(
-                photo, motion_bucket_id=bucket, on_step=lambda: bar.advance(task), **asked
+                photo, motion_bucket_id=bucket, on_step=lambda: bar.advance(task), **requested
             )
             steps = measure_steps(frames)
             error = float(np.nanmean(steps.errors))
@@ -161,7 +160,7 @@ def make_clips(config: AnimateConfig, photo: NDArray[np.uint8]) -> list[Clip]:
 
 
 def choose(clips: Sequence[Clip], flicker_limit: float) -> Clip:
-    """The clip with the most motion within the limit, or else the one that flickers least."""
+    """Choose the clip with the most motion within the limit, or else the one with least flicker."""
     steady = [clip for clip in clips if clip.warping_error <= flicker_limit]
     if steady:
         return max(steady, key=lambda clip: clip.flow)
@@ -174,16 +173,17 @@ def write_results(
     """Print the table, and write the chosen clip, the sheet, the plot and the figures.
 
     Returns:
-        Lines that say which was chosen and why, and where everything is.
+        Lines for the user: the choice with its reason, and the paths.
     """
     table = Table()
-    for name in ("motion_bucket_id", "warping error, of 255", "mean flow, pixels a step", ""):
+    for name in ("motion_bucket_id", "warping error, of 255", "mean flow, pixels per step", ""):
         table.add_column(name, justify="right")
     for clip in clips:
         cells = (str(clip.motion_bucket_id), f"{clip.warping_error:.2f}", f"{clip.flow:.2f}")
         table.add_row(*cells, "chosen" if clip is chosen else "")
     Console().print(table)
 
+    # The sheet has the photo in its first row, and a row for each clip.
     out = config.out
     write_mp4(out, chosen.frames, config.fps)
     sheet, plot, figures = (
@@ -242,7 +242,7 @@ def draw_trade_off(clips: Sequence[Clip], chosen: Clip, flicker_limit: float, pa
         label = f" {clip.motion_bucket_id}" + (" (chosen)" if clip is chosen else "")
         axis.annotate(label, (clip.flow, clip.warping_error), color=colour, va="bottom")
     axis.axhline(flicker_limit, color="#c23b62", linestyle="--", label="flicker limit")
-    axis.set_xlabel("motion: mean flow, pixels a step")
+    axis.set_xlabel("motion: mean flow, pixels per step")
     axis.set_ylabel("flicker: warping error, values of 255")
     axis.margins(x=0.2)
     axis.set_ylim(bottom=0)

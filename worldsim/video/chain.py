@@ -1,8 +1,7 @@
-"""Long videos from short windows: each begins from the tail of the one before.
+"""Long videos from short windows: each begins from the last frames of the one before.
 
-What a window is made by is a callable, so that pipelines of diffusers and worlds of ours chain in
-one and the same way. Frames leave as soon as they are final, so memory holds one window, however
-long the video.
+A callable makes the windows, so diffusers pipelines and worlds chain in the same way. Frames are
+yielded as soon as they are final, so memory holds one window for a video of any length.
 """
 
 from __future__ import annotations
@@ -19,22 +18,22 @@ MakeWindow = Callable[[Frames | None, int], Frames]
 class Chain:
     """Frames of a video made window by window.
 
-    Each window is given the tail of the one before and begins with it, as its maker sees it; where
-    the two overlap, the old one fades into the new one.
+    Each window begins from the last frames of the one before. In the overlap the old window fades
+    into the new one.
 
     Args:
-        make_window: From the frames to begin from (t h w c) and the window's number, a window
-            (t h w c) whose first ``overlap`` frames are at the times of those given.
+        make_window: Maps the frames to begin from (t h w c) and the window's number to a window
+            (t h w c). Its first ``overlap`` frames repeat the given ones.
         num_frames: Frames of the video, at least 1.
         overlap: Frames that neighbouring windows share, at least 1.
-        context: What the first window begins from; nothing by default.
+        context: Frames for the first window to begin from; None by default.
 
     Attributes:
-        seams: For each window after the first the steps, from frame i to frame i + 1, at which it
-            may show that it is another; filled while the frames are taken.
+        seams: For each window after the first, its steps (frame i to i + 1) at which a seam may be
+            visible. Filled as frames are read.
 
     Raises:
-        ValueError: If an argument is out of range, or, while frames are taken, if a window is not
+        ValueError: If an argument is out of range, or, while frames are read, if a window is not
             longer than the overlap.
     """
 
@@ -55,9 +54,9 @@ class Chain:
         self.seams: list[range] = []
 
     def __iter__(self) -> Iterator[Frames]:
-        """Give frame after frame, (h w c)."""
+        """Yield the frames, (h w c)."""
         overlap, tail = self.overlap, self.context
-        held: Frames | None = None  # the end of the window before, to be faded into the next
+        held: Frames | None = None  # end of the previous window, which fades into the next
         given = index = 0
         self.seams = []
         while True:
@@ -65,8 +64,8 @@ class Chain:
             if held is not None:
                 if len(window) <= overlap:
                     raise ValueError(
-                        f"windows must be longer than what they share, got {len(window)} frames "
-                        f"with an overlap of {overlap}; take a longer window or a smaller --overlap"
+                        f"windows must be longer than their overlap, got {len(window)} frames with "
+                        f"an overlap of {overlap}: take a longer window or a smaller --overlap"
                     )
                 self.seams.append(range(given - 1, given + overlap))
                 window = np.concatenate((cross_fade(held, window[:overlap]), window[overlap:]))
@@ -80,7 +79,7 @@ class Chain:
 
 
 def cross_fade(old: Frames, new: Frames) -> Frames:
-    """Frames (t h w c) that go over from old to new ones in equal steps."""
+    """Blend old frames (t h w c) into new ones in equal steps."""
     share = np.arange(1, len(old) + 1).reshape(-1, 1, 1, 1) / (len(old) + 1)
     mixed = (1 - share) * old.astype(np.float32) + share * new.astype(np.float32)
     return np.asarray(mixed.round(), np.uint8)

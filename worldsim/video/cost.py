@@ -1,4 +1,4 @@
-"""`worldsim cost`: what a video costs at once and in chained windows, before any of it is made."""
+"""`worldsim cost`: count the cost of a video as one sequence and in chained windows."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 COLOURS = {"one sequence": "#2f6fde", "chained": "#e0662f", "ring": "#3c9d5b"}
 CHAINED = (
-    "Risks of chained windows: each window sees {overlap} of its past. Identity and colour drift "
-    "from window to window. Motion may change at a seam. What has left the picture is forgotten."
+    "Risks of chained windows: each window sees {overlap} of the one before. Identity and colour "
+    "drift from window to window. Motion may change at a seam. What left the frame is forgotten."
 )
 ONE = (
     "Risks of one sequence: attention grows with the square of the duration, memory with the "
@@ -33,14 +33,14 @@ ONE = (
     "beyond it, positions and motion may fail."
 )
 RING = (
-    "In play, the ring keeps the newest {window} frames: every frame costs the same, and memory "
-    "does not grow. Older frames are forgotten, and there is no seam."
+    "In play, the ring cache keeps the newest {window} frames: constant cost and memory, no seams. "
+    "Older frames are forgotten."
 )
 
 
 @dataclass(frozen=True)
 class CostConfig:
-    """Count the cost of a video: one sequence of all its tokens against chained windows.
+    """Count the cost of a video: one sequence of all its tokens, compared with chained windows.
 
     Counts tokens, FLOPs, memory and time of a diffusers video pipeline or of a world, for a frame
     size and a duration. No weights of a pipeline are read, and none of it is run.
@@ -52,16 +52,16 @@ class CostConfig:
     """
 
     target: Annotated[tyro.conf.Positional[str], options.Heading("the video")]
-    """A world (pong, maze, balls, a folder), the folder or Hub id of a diffusers video pipeline,
-    of which only the configs are read, or the name of its class, such as LTXPipeline."""
+    """A world (name or folder), a diffusers video pipeline (folder or Hub id; only its configs are
+    read) or a pipeline class, such as LTXPipeline."""
     frame_size: tuple[options.Side, options.Side] | None = None
     """Height and width in pixels; the pipeline's own if not given."""
     seconds: options.Seconds | None = None
     """Duration of the one sequence; if not given, all windows have the pipeline's own length."""
     windows: Annotated[int, options.Range(1, 10_000)] = 4
-    """Windows of the chained scheme, which together have as many tokens as the one sequence."""
+    """Number of chained windows, with as many tokens together as the one sequence."""
     overlap: options.Number = 1
-    """Frames of each window but the first that are given again from the one before."""
+    """Frames that neighbouring windows share."""
     num_inference_steps: options.Passes | None = None
     """Denoising steps; the pipeline's own number if not given."""
     out: Path = Path("cost.png")
@@ -75,9 +75,10 @@ class CostConfig:
 
 
 class Scheme(NamedTuple):
-    """What a video costs: FLOPs of all steps and windows, peak bytes, weights included.
+    """Cost of a video: ``times`` sequences of ``tokens`` tokens, one after another.
 
-    It is ``times`` sequences of so many tokens each, one after another.
+    ``attention`` and ``total`` are FLOPs of all steps and windows, ``memory`` is the peak in bytes,
+    weights included.
     """
 
     seconds: float
@@ -92,13 +93,13 @@ def main(argv: Sequence[str]) -> int:
     """Run the command.
 
     Args:
-        argv: What follows ``worldsim cost``.
+        argv: The arguments after ``worldsim cost``.
 
     Returns:
         The exit status.
 
     Raises:
-        ValueError: In one sentence, if the target or an option does not serve.
+        ValueError: If the target or an option is invalid.
     """
     cost(parse(CostConfig, argv, "worldsim cost"))
     return 0
@@ -108,13 +109,13 @@ def cost(config: CostConfig) -> dict[str, Scheme]:
     """Count, print the table and the risks, and write the plot.
 
     Args:
-        config: What to count.
+        config: The settings of the command.
 
     Returns:
-        What the video costs by scheme: "one sequence", "chained", for a world also "ring".
+        The cost by scheme: "one sequence", "chained", and for a world "ring".
 
     Raises:
-        ValueError: If there is no such target or an option is out of range.
+        ValueError: If the target does not exist or an option is out of range.
     """
     path = config.out if config.out.suffix == ".png" else config.out / "cost.png"
     options.check_place("--out", path, options.Place("file"))
@@ -126,6 +127,7 @@ def cost(config: CostConfig) -> dict[str, Scheme]:
             "--overlap must be 0 or more and below the frames of a window, "
             f"{denoiser.frames(latents)}, got {config.overlap}"
         )
+    # Three lengths suffice for the curves of the plot; the longest is the video.
     console = Console()
     lengths = sorted({1, (1 + config.windows) // 2, config.windows})
     forwards = {
@@ -167,7 +169,11 @@ def _say(console: Console, text: str) -> None:
 
 
 def open_target(config: CostConfig) -> Denoiser:
-    """The class of a pipeline, a folder or Hub id of one, or a world; ValueError if it is none."""
+    """Return the denoiser of a pipeline class, folder or Hub id, or of a world.
+
+    Raises:
+        ValueError: If the target is none of these.
+    """
     from worldsim.video.flops import pipeline_denoiser
     from worldsim.world_folder import load
 
@@ -191,13 +197,13 @@ def open_target(config: CostConfig) -> Denoiser:
 
 
 def read_configs(target: str) -> tuple[str, dict[str, Mapping[str, Any]]]:
-    """Read the class of a pipeline and the configs of its parts, and nothing else of it.
+    """Read only the class of a pipeline and the configs of its parts.
 
     Args:
         target: Folder written by ``save_pretrained``, or Hub id.
 
     Raises:
-        ValueError: If a config is missing or the pipeline is none for video.
+        ValueError: If a config is missing or the pipeline makes no video.
     """
     from huggingface_hub import hf_hub_download
 
@@ -228,7 +234,7 @@ def read_configs(target: str) -> tuple[str, dict[str, Mapping[str, Any]]]:
 
 
 def world_denoiser(world: WorldModel, name: str, steps: int | None = None) -> Denoiser:
-    """A world on the CPU: without a cache, as in training, and with its ring, as in play."""
+    """A world on the CPU: without a cache, as in training, and with its ring cache, as in play."""
     import numpy as np
     import torch
     from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
@@ -242,7 +248,7 @@ def world_denoiser(world: WorldModel, name: str, steps: int | None = None) -> De
     rows, columns = -(-h // c.patch_size), -(-w // c.patch_size)
     rollout = Rollout(world, num_passes=steps)
     rollout.begin([0], [0])
-    step = count(lambda: rollout.step(np.zeros(1, np.int64)))  # for real: layers keep constants
+    step = count(lambda: rollout.step(np.zeros(1, np.int64)))  # real: layers keep constants
     cache = count(lambda: dit.new_cache(1, (h, w))).activations
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     with FakeCopyMode(fake):
@@ -270,7 +276,7 @@ def world_denoiser(world: WorldModel, name: str, steps: int | None = None) -> De
 def plan(
     denoiser: Denoiser, forward: Forward, latent_frames: int, windows: int, overlap: int
 ) -> Scheme:
-    """Cost of windows of so many latent frames, given that of a forward of one."""
+    """Cost of ``windows`` windows of ``latent_frames`` latent frames, from one forward pass."""
     frames = denoiser.frames(latent_frames)
     times = denoiser.steps * denoiser.forwards * windows
     return Scheme(
@@ -284,7 +290,7 @@ def plan(
 
 
 def device_rate(config: CostConfig) -> tuple[float, str]:
-    """Operations a second in 10^12, and whose they are."""
+    """The rate in 10^12 operations per second, and its source."""
     if config.tflops:
         return config.tflops, "as given"
     import torch
@@ -300,7 +306,7 @@ def device_rate(config: CostConfig) -> tuple[float, str]:
 
 
 def scheme_table(denoiser: Denoiser, schemes: Mapping[str, Scheme], tflops: float) -> Table:
-    """What each scheme costs in all, a column each, and one sequence by chained."""
+    """A table of the total cost, a column per scheme, and the ratio of the first two."""
     table = Table(title="The whole video")
     table.add_column("")
     for name in schemes:
@@ -335,10 +341,10 @@ def _duration(seconds: float) -> str:
 
 
 def draw(path: Path, name: str, curves: Mapping[str, Sequence[Scheme]]) -> None:
-    """Arithmetic and memory against duration, a line for each scheme."""
+    """Plot operations and memory against duration, a line for each scheme."""
     import matplotlib
 
-    matplotlib.use("Agg")  # before pyplot, which else looks for a display
+    matplotlib.use("Agg")  # before pyplot, which otherwise looks for a display
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.8))

@@ -1,4 +1,4 @@
-"""Families of video pipelines of diffusers: one entry holds all that sets a family apart."""
+"""Families of diffusers video pipelines: one record holds all that is special to a family."""
 
 from __future__ import annotations
 
@@ -21,37 +21,37 @@ WAN_I2V = {"in_channels": 36, "image_dim": 1280, "added_kv_proj_dim": 5120}  # 2
 class Family:
     """The pipelines around one denoiser.
 
-    Those without a ``denoiser`` can be run and not counted.
+    Without a ``denoiser`` they can be run, but their cost cannot be counted.
     """
 
     prefix: str
-    """How the names of its pipelines begin."""
+    """Prefix of the names of its pipelines."""
     fps: float = 16.0
-    """Frames a second of the videos that it was trained on."""
+    """Frames per second of the videos that it was trained on."""
     frames_decoded: int = 1
     """Latent frames that the autoencoder decodes together."""
     single_precision_vae: bool = False
     """Whether its authors run the autoencoder in single precision."""
     sibling: Callable[[str, Config], str | None] = lambda name, config: None
-    """(pipeline, its config) -> the class that goes on from frames with the same weights."""
+    """(pipeline, its config) -> the class that continues frames with the same weights."""
     level_per_token: Callable[[str, Config], bool] = lambda name, config: False
-    """(pipeline, its config) -> whether each token has a noise level of its own."""
+    """(pipeline, its config) -> whether each token has its own noise level."""
     denoiser: str = ""
     """Class of the denoiser."""
     vae: str = ""
     """Class of the autoencoder."""
     reductions: Callable[[Config], tuple[int, int]] = lambda config: (1, 1)
-    """The autoencoder's config -> frames a latent frame and pixels a latent pixel."""
+    """The autoencoder's config -> frames per latent frame and pixels per latent pixel."""
     published: Mapping[str, Config] = field(default_factory=dict)
-    """Pipeline -> in what its published denoiser differs from the class's defaults."""
+    """Pipeline -> where its published denoiser's config differs from the class's defaults."""
     layout: str = "bcthw"
     """Axes of the noisy latents; n are tokens."""
     guided: tuple[int, int] = (2, 1)
-    """With guidance, samples in a forward and forwards a step."""
+    """With guidance: samples per forward pass, and forward passes per step."""
 
 
 def halvings(config: Config) -> int:
-    """How many times smaller a picture is after the levels of a convolutional network."""
+    """The factor by which the levels of a convolutional network reduce an image's sides."""
     return 2 ** (len(config["block_out_channels"]) - 1)
 
 
@@ -103,7 +103,7 @@ FAMILIES = (
         vae="AutoencoderKLHunyuanVideo",
         reductions=lambda c: (c["temporal_compression_ratio"], c["spatial_compression_ratio"]),
         published={"HunyuanVideoPipeline": {}},
-        guided=(1, 1),  # how much guidance is an input of the network
+        guided=(1, 1),  # the strength of guidance is an input of the network
     ),
     Family(
         "Mochi",
@@ -130,5 +130,5 @@ PIPELINES = {name: family for family in FAMILIES for name in family.published}
 
 
 def find_family(name: str) -> Family:
-    """The family of a pipeline's class, or one without peculiarities."""
+    """The family of a pipeline's class, or a generic one."""
     return next((family for family in FAMILIES if name.startswith(family.prefix)), _ANY)

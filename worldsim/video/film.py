@@ -1,4 +1,4 @@
-"""Frames as they come, written and measured on their way: the video, and a sheet to look at."""
+"""Write a video frame by frame, measure it, and keep thumbnails for a sheet."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ Frames = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class PipelineConfig:
-    """What every command that runs a pipeline can be given for it."""
+    """Options of every command that runs a video pipeline."""
 
     frame_size: Annotated[tuple[Side, Side] | None, Heading("size and length")] = None
-    """Height and width; the model's own if not given, upright for an upright picture."""
+    """Height and width; the model's own if not given, upright for an upright image."""
     num_frames: Count | None = None
-    """Frames of a window; what the model was trained on if not given."""
+    """Frames of a window; the length that the model was trained on if not given."""
     num_inference_steps: Annotated[Passes | None, Heading("denoising")] = None
     """Denoising steps of a window; the pipeline's own number if not given."""
     seed: Seed = 0
@@ -57,23 +57,23 @@ class PipelineConfig:
     ] = "auto"
     """Precision: fp32, fp16, bf16, or auto: bf16 on a GPU that has it, fp32 on a CPU."""
     offload: Annotated[Literal["auto", "none", "model", "sequential"], Advanced()] = "auto"
-    """What waits outside the GPU's memory while it rests: none, each model (little slower), each
-    layer (sequential: least memory, slow), or auto: each model where there is a GPU."""
+    """What leaves the GPU's memory while idle: none, model (slightly slower), sequential (each
+    layer: least memory, slow), or auto (model on a GPU)."""
     variant: Annotated[str | None, Advanced()] = None
-    """Variant of the weights to fetch or read, such as fp16, where a model has several."""
+    """Variant of the weights, such as fp16, if a model has several."""
     tiled: Annotated[bool, Advanced()] = False
     """Encode and decode tile by tile, which needs less memory."""
 
 
 def load_pipeline(model: str, config: PipelineConfig) -> VideoPipeline:
-    """Load a pipeline as a command was told to.
+    """Load a pipeline with the options of a command.
 
     Raises:
-        ModuleNotFoundError: If the extra `video` is not there, before anything is loaded.
-        ValueError: If there is no such pipeline, or it does not fit into memory.
+        ModuleNotFoundError: If the extra `video` is missing, before anything is loaded.
+        ValueError: If the pipeline does not exist or does not fit into memory.
     """
     require("transformers", "accelerate")
-    from worldsim.video.pipelines import VideoPipeline  # slow to import, and --help does without
+    from worldsim.video.pipelines import VideoPipeline  # slow to import, not needed for --help
 
     return VideoPipeline(
         model,
@@ -89,9 +89,9 @@ class Film:
     """A video that was written.
 
     Attributes:
-        steps: What its steps are like.
-        num_frames: How many frames it has.
-        thumbnails: Frames spread over all of it, small.
+        steps: Flicker and motion of its steps.
+        num_frames: Number of frames.
+        thumbnails: Small copies of frames spread over the video.
     """
 
     steps: Steps
@@ -100,39 +100,39 @@ class Film:
 
 
 def write_film(path: Path, frames: Iterable[Frames], fps: float, num_frames: int) -> Film:
-    """Write a video frame by frame, and measure it as it passes.
+    """Write a video frame by frame, and measure it at the same time.
 
     Args:
         path: The MP4.
-        frames: ``uint8`` (h w c), taken one by one; nothing but thumbnails is kept of them.
-        fps: Frames a second.
-        num_frames: How many are to come, for the choice of the thumbnails.
+        frames: ``uint8`` (h w c), read one by one; only thumbnails are kept.
+        fps: Frames per second.
+        num_frames: Expected number of frames, for the choice of the thumbnails.
     """
     meter = FlickerMeter()
     chosen = set(np.linspace(0, num_frames - 1, SHEET_COLUMNS).round().astype(int).tolist())
     thumbnails: list[Frames] = []
-    seen = 0
+    count = 0
 
     def passing() -> Iterator[Frames]:
-        nonlocal seen
+        nonlocal count
         for frame in meter.through(frames):
-            if seen in chosen:
+            if count in chosen:
                 thumbnails.append(thumbnail(frame))
-            seen += 1
+            count += 1
             yield frame
 
     write_mp4(path, passing(), fps)
-    return Film(meter.steps, seen, thumbnails)
+    return Film(meter.steps, count, thumbnails)
 
 
 def thumbnail(frame: Frames) -> Frames:
-    """A small copy of a frame (h w c); small frames are enlarged by whole pixels."""
-    picture = Image.fromarray(np.repeat(frame, 3 // frame.shape[-1], axis=-1))
-    longer = max(picture.size)
+    """A small copy of a frame (h w c); small frames are enlarged by an integer factor."""
+    image = Image.fromarray(np.repeat(frame, 3 // frame.shape[-1], axis=-1))
+    longer = max(image.size)
     factor = THUMBNAIL / longer if longer > THUMBNAIL else THUMBNAIL // longer
-    size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
-    how = Image.Resampling.LANCZOS if longer > THUMBNAIL else Image.Resampling.NEAREST
-    return np.asarray(picture.resize(size, how))
+    size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+    filter_ = Image.Resampling.LANCZOS if longer > THUMBNAIL else Image.Resampling.NEAREST
+    return np.asarray(image.resize(size, filter_))
 
 
 def spread(frames: Frames) -> list[Frames]:
@@ -142,7 +142,7 @@ def spread(frames: Frames) -> list[Frames]:
 
 
 def progress_bar() -> Progress:
-    """A bar of denoising steps, with the time that is left, on stderr."""
+    """A progress bar of denoising steps, with the remaining time, on stderr."""
     console = Console(stderr=True)
     return Progress(
         TextColumn("{task.description}"),
@@ -152,5 +152,5 @@ def progress_bar() -> Progress:
         TextColumn("left"),
         TimeRemainingColumn(),
         console=console,
-        disable=not console.is_terminal,  # in a file a bar is noise between the sentences
+        disable=not console.is_terminal,  # a bar would clutter a log file
     )

@@ -1,9 +1,9 @@
 """The cost of a denoiser's forward pass: tokens, FLOPs and memory, counted without weights.
 
-The forward pass runs on fake tensors, which have shapes and no data: a laptop counts a model of 14
-billion parameters. PyTorch's FLOP counter counts products and convolutions; the bytes of live
-storages are tracked beside it. Attention counts as fused (no matrix of N x N is stored), as on a
-GPU, except where a network computes it in separate steps.
+The forward pass runs on fake tensors (shapes without data), so a laptop can count a model of 14
+billion parameters. PyTorch's FLOP counter counts matrix products and convolutions; live storages
+are tracked for the bytes. Attention is assumed to be fused (no N x N matrix in memory), as on a
+GPU, unless the network writes it out.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ Size = tuple[int, int, int]  # latent frames, rows, columns
 
 HALVINGS = {"block_out_channels": (128, 256, 512, 512)}  # three, in every published VAE
 TEXT_WIDTH = ("text_embed_dim", "caption_channels", "text_dim", "cross_attention_dim")
-IMAGE_TOKENS = 257  # of a picture, as CLIP sees it
+IMAGE_TOKENS = 257  # of an image, in CLIP
 
 
 class Forward(NamedTuple):
-    """What one forward costs.
+    """Cost of one forward pass.
 
     Attributes:
         attention: FLOPs of the products of queries with keys and of weights with values.
-        rest: FLOPs of all other products and convolutions.
-        activations: Most bytes alive at once beside the weights, inputs included.
+        rest: FLOPs of all other matrix products and convolutions.
+        activations: Peak of live bytes without the weights, inputs included.
     """
 
     attention: float
@@ -53,18 +53,18 @@ class Denoiser:
     """A denoiser at one frame size, whose forward passes can be counted.
 
     Attributes:
-        name: A world, or the class of a pipeline.
-        network: Its network, of fake tensors or real ones.
+        name: Name of the world, or class of the pipeline.
+        network: Its network, of fake or real tensors.
         frame_size: Height and width in pixels.
-        fps: Frames a second.
+        fps: Frames per second.
         window: Frames of one window.
         frame_tokens: Tokens of one layer of patches.
         steps: Denoising steps.
         forward: Number of latent frames -> cost of a forward pass.
-        reduction: Frames of each latent frame but the first, which has one.
-        patch_frames: Latent frames of a patch.
-        forwards: Forward passes of a step.
-        batch: Samples of a forward pass; 2 where guidance doubles the batch.
+        reduction: Frames per latent frame; the first latent frame has one.
+        patch_frames: Latent frames per patch.
+        forwards: Forward passes per step.
+        batch: Samples per forward pass; 2 if guidance doubles the batch.
         ring: Cost of a step with a ring cache, all passes together; None without such a cache.
     """
 
@@ -115,7 +115,7 @@ class _Live(TorchDispatchMode):
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.aten.nonzero.default:  # of a mask: all text is heard
+        if func is torch.ops.aten.nonzero.default:  # of a mask: all text is read
             return torch.arange(args[0].numel(), device=args[0].device)[:, None]
         self._follow((args, kwargs), made=False)
         out = func(*args, **(kwargs or {}))
@@ -139,9 +139,9 @@ class _Live(TorchDispatchMode):
 
 
 def count(run: Callable[[], object], fake: FakeTensorMode | None = None) -> Forward:
-    """Count the FLOPs and the memory of a call, on fake tensors or, without a mode, for real.
+    """Count FLOPs and live bytes of a call, on fake tensors or, without a mode, on real ones.
 
-    The call makes its inputs, so that they are counted. Memory inside a kernel is not seen.
+    The call makes its inputs, so that they are counted. Memory inside a kernel is not counted.
     """
     flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # the counter lacks it
     formulas = {flash: lambda query, key, value, *_, **__: sdpa_flop_count(query, key, value)}
@@ -151,7 +151,7 @@ def count(run: Callable[[], object], fake: FakeTensorMode | None = None) -> Forw
         warnings.simplefilter("ignore")  # of autocast, in Mochi
         run()
     counts = counter.get_flop_counts().get("Global", {})
-    # Beside fused attention a batched product is a linear layer; without, it is attention.
+    # With fused attention, batched products are linear layers. Without it, they are attention.
     attention = counts.get(flash) or counts.get(torch.ops.aten.bmm, 0)
     return Forward(attention, sum(counts.values()) - attention, live.peak)
 
@@ -165,16 +165,16 @@ def make_inputs(
     dtype: torch.dtype,
     level_per_token: bool = False,
 ) -> dict[str, Any]:
-    """Make what a forward of a denoiser takes, as its signature and its config say.
+    """Make the inputs of a denoiser's forward pass, by its signature and config.
 
     Args:
         denoiser: A denoiser of diffusers.
         layout: Axes of the noisy latents, of `Family.layout`.
-        batch: Samples.
+        batch: Number of samples.
         size: Latent frames, rows and columns.
-        text: Tokens of text.
+        text: Number of text tokens.
         dtype: Type of the latents and the conditions.
-        level_per_token: Whether each token has a noise level of its own.
+        level_per_token: Whether each token has its own noise level.
     """
     c = denoiser.config
     tokens = math.prod(side // patch for side, patch in zip(size, patch_of(c), strict=True))
@@ -182,6 +182,7 @@ def make_inputs(
     latents = tuple(sides[axis] for axis in layout)
     width = next(c[key] for key in TEXT_WIDTH if key in c)
     head = c.get("use_rotary_positional_embeddings") and c["attention_head_dim"]
+    # A None in a shape marks an input that this denoiser does not use.
     shapes: dict[str, tuple[tuple[Any, ...], torch.dtype]] = {
         "sample": (latents, dtype),
         "hidden_states": (latents, dtype),
@@ -208,7 +209,7 @@ def make_inputs(
 
 
 def patch_of(c: Config) -> Size:
-    """Latent frames, rows and columns to a token, by the denoiser's config."""
+    """Latent frames, rows and columns per token, by the denoiser's config."""
     side = c.get("patch_size", 1)
     return (c.get("patch_size_t") or 1, side, side) if isinstance(side, int) else tuple(side)
 
@@ -225,8 +226,8 @@ def pipeline_denoiser(
 
     Args:
         name: Class of the pipeline.
-        configs: Config of the "pipeline" (its model_index.json), "denoiser" and "vae"; where there
-            is none, the published model's.
+        configs: Configs of the "pipeline" (its model_index.json), "denoiser" and "vae"; a missing
+            one is the published model's.
         frame_size: Height and width in pixels; the pipeline's own if none.
         dtype: "fp32", "fp16" or "bf16".
         steps: Denoising steps; the pipeline's own if none.
@@ -238,6 +239,7 @@ def pipeline_denoiser(
 
     if name not in PIPELINES:
         raise ValueError(f"{name} is no video pipeline known here; take {', '.join(PIPELINES)}")
+    # Configs override the class's defaults, and the network is built of fake tensors.
     family, configs = PIPELINES[name], configs or {}
     defaults = _defaults(getattr(diffusers, name).__call__)
     vae = _defaults(getattr(diffusers, family.vae).__init__) | dict(configs.get("vae", HALVINGS))
@@ -246,6 +248,7 @@ def pipeline_denoiser(
     with fake:
         denoiser = getattr(diffusers, family.denoiser).from_config(settings).eval()
         _set_dtype(denoiser, DTYPES[dtype])
+    # Frame size and tokens follow from the autoencoder's reductions and the patches.
     c = denoiser.config
     level_per_token = family.level_per_token(name, configs.get("pipeline", {}))
     reduction, side = family.reductions(vae)
@@ -255,10 +258,11 @@ def pipeline_denoiser(
     multiple = side * (halvings(c) if "block_out_channels" in c else patch[1])
     if min(height, width) < 1 or height % multiple or width % multiple:
         raise ValueError(
-            f"{name} wants frame sides that are multiples of {multiple}, got {height}x{width}"
+            f"{name} needs frame sides that are multiples of {multiple}, got {height}x{width}"
         )
     rows, columns = height // side, width // side
     tokens = rows // patch[1] * (columns // patch[2])
+    # Text has its full length; guidance doubles the samples or the forward passes.
     text = c.get("max_text_seq_length") or defaults.get("max_sequence_length", 1)
     guidance = defaults.get("guidance_scale") or defaults["max_guidance_scale"]
     batch, forwards = family.guided if guidance > 1 else (1, 1)
@@ -291,7 +295,7 @@ def _defaults(function: Callable[..., object]) -> dict[str, Any]:
 
 
 def _set_dtype(model: nn.Module, dtype: torch.dtype) -> None:
-    """Give a fake model the types that ``from_pretrained`` would."""
+    """Give a fake model the types that ``from_pretrained`` would give it."""
     kept = set(getattr(model, "_keep_in_fp32_modules", None) or ())
     for name, module in model.named_modules():
         for key, value in list(module.named_parameters(recurse=False)):

@@ -1,4 +1,4 @@
-"""Pretrained pipelines, in a folder or on the Hub: fetched and checked before they are loaded."""
+"""Pretrained pipelines: find, fetch and check them before they are loaded."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def fetch_model(model: str, variant: str | None = None) -> Path:
     """Return the folder of a model, and fetch it from the Hub if ``model`` is an id.
 
     Raises:
-        ValueError: If there is no such model, or it cannot be fetched; says what to do.
+        ValueError: If the model does not exist or cannot be fetched.
     """
     folder = Path(model)
     if folder.is_dir():
@@ -58,7 +58,7 @@ def fetch_model(model: str, variant: str | None = None) -> Path:
 
 
 def why_not_fetched(model: str, error: BaseException) -> str:
-    """Say in one sentence why the Hub did not give a model."""
+    """A sentence with the reason why a model cannot be fetched, and a remedy."""
     causes: list[BaseException] = [error]
     while (before := causes[-1].__cause__ or causes[-1].__context__) is not None:
         causes.append(before)
@@ -74,8 +74,8 @@ def why_not_fetched(model: str, error: BaseException) -> str:
         )
     if "cached" in str(error) or "connect" in str(error).lower():
         return (
-            f"{model} is neither on this machine nor can the Hub be reached: connect to the "
-            f"network, or fetch it elsewhere with `hf download {model}` and give its folder"
+            f"{model} is not on this machine and the Hub cannot be reached: connect to the "
+            f"network, or run `hf download {model}` elsewhere and give its folder"
         )
     return f"{model} cannot be fetched: {one_line(error)}"
 
@@ -116,19 +116,19 @@ def check_no_code(folder: Path) -> None:
         known = library in ("diffusers", "transformers") or hasattr(diffusers.pipelines, library)
         if not known or len(entry) != 2:
             raise ValueError(
-                f"the {name} of the model in {folder} is {entry!s:.80}, which is no class of "
-                "diffusers or transformers: code that comes with a model is not run"
+                f"the {name} in {folder} is {entry!s:.80}, which is not a class of diffusers or "
+                "transformers: code shipped with a model is not run"
             )
         if (folder / name / "model_index.json").exists():  # whose own index may name code
             raise ValueError(
-                f"the {name} of the model in {folder} is a pipeline itself, and one in another is "
-                "not loaded: take a model of single networks"
+                f"the {name} in {folder} is a pipeline inside a pipeline, which is not loaded: use "
+                "a model of single networks"
             )
     for path in sorted(folder.glob("*/*config.json")):
         if "auto_map" in read_config(path):
             raise ValueError(
-                f"{path} names code of its own (auto_map), and code that comes with a model is not "
-                "run: take a model of diffusers' and transformers' own classes"
+                f"{path} names its own code (auto_map), which is not run: use a model of "
+                "diffusers' or transformers' classes"
             )
 
 
@@ -137,7 +137,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
     Raises:
         PermissionError: If it may not be read.
-        ValueError: In one sentence, if there is none, or it holds no JSON object.
+        ValueError: If it does not exist or holds no JSON object.
     """
     with reading(path.resolve(), REMEDY) as file:
         return read_object(file)
@@ -165,7 +165,7 @@ def check_weights_fit(
     whole, largest = sum(sizes.values()), max(sizes.values(), default=0)
     needed = {"cpu": whole}
     if device == "cuda" and offload == "none":
-        needed = {"cuda": whole}  # they only pass through the other
+        needed = {"cuda": whole}  # they only pass through the computer's memory
     elif device == "cuda" and offload == "model":
         needed["cuda"] = largest
     for place, num_bytes in needed.items():

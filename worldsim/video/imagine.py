@@ -1,4 +1,4 @@
-"""``worldsim imagine``: a video of words, of a picture, or of a world left to itself."""
+"""``worldsim imagine``: a video from text, from an image, or from a world without actions."""
 
 from __future__ import annotations
 
@@ -35,14 +35,13 @@ Frames = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class ImagineConfig(PipelineConfig):
-    """Make a video of words, of a picture, or of both, with any video pipeline of diffusers.
+    """Make a video from text, an image or both, with any video pipeline of diffusers.
 
-    CogVideoX, LTX-Video, Wan, HunyuanVideo, Mochi and StableVideoDiffusion among them: the model's
-    own index says which it is. With --seconds beyond one window, windows are chained: each begins
-    from the tail of the one before, where they overlap one fades into the other, and memory stays
-    that of one window. A world (pong, or the folder of one) continues by itself in the same way,
-    without words and without actions. Beside OUT.mp4 are written OUT_sheet.png and OUT.json, which
-    says how much the video flickers, at the seams of its windows and elsewhere.
+    Among them are CogVideoX, LTX-Video, Wan, HunyuanVideo, Mochi and StableVideoDiffusion. With
+    --seconds beyond one window, windows are chained: each begins from the last frames of the one
+    before and fades into it. Memory stays that of one window. A world (pong, or a world's folder)
+    continues in the same way, without text or actions. Also writes OUT_sheet.png and OUT.json, with
+    the video's flicker at the seams of its windows and elsewhere.
 
     Examples:
         worldsim imagine "a boat in the fog" --out boat.mp4
@@ -51,42 +50,42 @@ class ImagineConfig(PipelineConfig):
     """
 
     prompt: Annotated[str | None, tyro.conf.Positional, Heading("what to make")] = None
-    """What is to be seen, in words."""
+    """Prompt: what the video shows."""
     model: Annotated[str, Heading("what to make")] = "Lightricks/LTX-Video"
-    """Id on the Hub, or the folder, of a video pipeline; or a world."""
+    """A video pipeline (id on the Hub, or folder) or a world."""
     image: InFile | None = None
-    """A picture to begin from, or a video to continue."""
+    """An image to begin from, or a video to continue."""
     out: OutVideo = Path("out.mp4")
     """The video to write."""
     negative_prompt: Annotated[str | None, Advanced()] = None
-    """What is not to be seen, in words."""
+    """Negative prompt: what the video must not show."""
     continue_with: Annotated[str | None, Advanced()] = None
-    """Id or folder of the pipeline that makes the windows after the first, where the model reads
-    words alone and has no sister of the same weights that begins from a picture."""
+    """Pipeline (id or folder) for the windows after the first. Needed if the model takes text only
+    and none of its variants takes an image."""
     seconds: Annotated[Seconds | None, Heading("size and length")] = None
     """Length of the video; one window if not given."""
     fps: FramesPerSecond | None = None
-    """Frames a second; those that the model was trained on if not given."""
+    """Frames per second; those that the model was trained on if not given."""
     overlap: Count | None = None
-    """Frames that neighbouring windows share. If not given, as many as the pipeline takes well: 1
-    picture, 9 frames of a video, half of a world's memory."""
+    """Frames that neighbouring windows share. If not given: 1 for pipelines that take an image, 9
+    for those that take a video, half the window of a world."""
     guidance_scale: Annotated[NotNegative | None, Heading("denoising")] = None
-    """How closely to keep to the words; the pipeline's own if not given."""
+    """How closely to follow the prompt; the pipeline's own scale if not given."""
     decode_chunk_size: Annotated[Count | None, Advanced(), Heading("precision and memory")] = None
     """Frames decoded at once, where the pipeline has this (StableVideoDiffusion)."""
 
 
 @dataclass
 class Plan:
-    """What makes the windows of a video.
+    """How the windows of a video are made.
 
     Attributes:
-        make_window: As `Chain` wants it.
+        make_window: See `Chain`.
         window: Frames of a window.
         overlap: Frames that neighbouring windows share.
-        fps: Frames a second.
-        context: What the first window begins from; None for nothing.
-        steps: Ticks of the progress bar for each window.
+        fps: Frames per second.
+        context: Frames for the first window to begin from, or None.
+        steps: Steps of the progress bar per window.
     """
 
     make_window: MakeWindow
@@ -101,13 +100,13 @@ def main(argv: Sequence[str]) -> int:
     """Run the command.
 
     Args:
-        argv: What follows ``worldsim imagine``.
+        argv: The arguments after ``worldsim imagine``.
 
     Returns:
-        The exit status: 130 if it was interrupted; what was made by then is kept.
+        The exit status: 130 if interrupted; the frames made by then are kept.
 
     Raises:
-        ValueError: If the model, the picture or an option does not serve.
+        ValueError: If the model, the image or an option is invalid.
     """
     config = parse(ImagineConfig, argv, "worldsim imagine")
     with progress_bar() as bar:
@@ -131,10 +130,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def make_plan(config: ImagineConfig, on_step: Callable[[], None]) -> Plan:
-    """Find out what the model is, and how windows are made with it.
+    """Plan the windows of a world or of a pipeline.
 
     Raises:
-        ValueError: If there is no such model or it cannot be asked for this.
+        ValueError: If the model does not exist or does not take an option.
     """
     context = None
     if config.image is not None:
@@ -145,7 +144,7 @@ def make_plan(config: ImagineConfig, on_step: Callable[[], None]) -> Plan:
 
 
 def is_world(model: str) -> bool:
-    """Whether this names a world of ours and not a pipeline."""
+    """Whether a model is a world and not a pipeline."""
     folder = Path(model)
     if folder.is_dir():
         return not (folder / "model_index.json").is_file()
@@ -153,7 +152,7 @@ def is_world(model: str) -> bool:
 
 
 def plan_world(config: ImagineConfig, context: Frames | None, on_step: Callable[[], None]) -> Plan:
-    """Windows of a world of ours, which goes on without being told the actions."""
+    """Windows of a world, which continues with unknown actions."""
     from worldsim.rollout import Rollout
     from worldsim.start import start_from
     from worldsim.world_folder import load
@@ -161,8 +160,7 @@ def plan_world(config: ImagineConfig, context: Frames | None, on_step: Callable[
     for name in ("prompt", "negative_prompt", "guidance_scale", "continue_with"):
         if getattr(config, name) is not None:
             raise ValueError(
-                f"a world reads no words, so {config.model} has no use for the "
-                f"{name.replace('_', ' ')}: leave it out"
+                f"{config.model} is a world, which takes no {name.replace('_', ' ')}: leave it out"
             )
     world = load(config.model)
     rollout = Rollout(world, num_passes=config.num_inference_steps)
@@ -184,7 +182,7 @@ def plan_world(config: ImagineConfig, context: Frames | None, on_step: Callable[
         frames = list(given)
         for _ in range(window - len(given)):
             frames.append(rollout.step(unknown).frames[0])
-            if len(frames) > overlap:  # the first window may be given less
+            if len(frames) > overlap:  # the first window may have less context
                 on_step()
         return np.stack(frames)
 
@@ -196,12 +194,13 @@ def plan_pipeline(
     config: ImagineConfig, context: Frames | None, on_step: Callable[[], None]
 ) -> Plan:
     """Windows of a pipeline of diffusers."""
+    # Check everything before the first window, which may take minutes.
     pipeline = load_pipeline(config.model, config)
     check_words(config, pipeline)
     if context is not None and not pipeline.takes_image and pipeline.sibling:
         pipeline.become_sibling()
     if context is None and pipeline.needs_image:
-        raise ValueError(f"{pipeline.name} begins from a picture: give one with --image")
+        raise ValueError(f"{pipeline.name} begins from an image: give one with --image")
     window = config.num_frames or pipeline.num_frames
     pipeline.check_num_frames(window)
     fps = config.fps or pipeline.fps
@@ -209,9 +208,10 @@ def plan_pipeline(
     is_long = config.seconds is not None and round(config.seconds * fps) > window
     if is_long and not (pipeline.can_continue() or config.continue_with):
         raise ValueError(
-            f"{pipeline.name} begins from words alone and cannot go on from a window: give with "
-            "--continue-with a model that begins from a picture, or leave out --seconds"
+            f"{pipeline.name} takes text only and cannot continue a window: name a model that "
+            "takes an image with --continue-with, or leave out --seconds"
         )
+    # A video pipeline continues one latent frame more than an image.
     takes_video = pipeline.continues_video
     overlap = config.overlap or (pipeline.stride + 1 if takes_video else 1)
     frame_size = config.frame_size or pipeline.frame_size_for(context)
@@ -234,7 +234,7 @@ def plan_pipeline(
             options["frame_rate"] = round(fps)
         elif pipeline.takes("fps"):
             options["fps"] = round(fps)
-        if not pipeline.takes("prompt"):  # the words were for the first window's pipeline
+        if not pipeline.takes("prompt"):  # the prompt was for the first window's pipeline
             options["prompt"] = options["negative_prompt"] = options["guidance_scale"] = None
         return pipeline.generate(
             given,
@@ -250,33 +250,31 @@ def plan_pipeline(
 
 
 def check_words(config: ImagineConfig, pipeline: Any) -> None:
-    """Raise ValueError for words that are missing or that would not be read."""
+    """Raise ValueError for a missing prompt, or text options that the pipeline does not take."""
     if pipeline.takes("prompt") and config.prompt is None:
         raise ValueError(
-            f'{pipeline.name} reads words: say what is to be seen, as in worldsim imagine "a ball '
-            f'that rolls over the grass" --model {config.model}'
+            f'{pipeline.name} needs a prompt, as in worldsim imagine "a ball that rolls over the '
+            f'grass" --model {config.model}'
         )
     for name in ("prompt", "negative_prompt", "guidance_scale"):
         if getattr(config, name) is not None and not pipeline.takes(name):
-            raise ValueError(
-                f"{pipeline.name} has no use for the {name.replace('_', ' ')}: leave it out"
-            )
+            raise ValueError(f"{pipeline.name} takes no {name.replace('_', ' ')}: leave it out")
 
 
 def count_windows(num_frames: int, window: int, overlap: int) -> int:
-    """How many windows a video takes."""
+    """The number of windows of a video."""
     if num_frames <= window:
         return 1
     if window <= overlap:
         raise ValueError(
-            f"windows must be longer than what they share, got {window} frames with an overlap of "
-            f"{overlap}; take more --num-frames or a smaller --overlap"
+            f"windows must be longer than their overlap, got {window} frames with an overlap of "
+            f"{overlap}: take more --num-frames or a smaller --overlap"
         )
     return 1 + math.ceil((num_frames - window) / (window - overlap))
 
 
 def until_interrupted(frames: Chain, interrupted: list[bool]) -> Iterator[Frames]:
-    """Pass frames on until Ctrl-C, so that those made by then are written."""
+    """Yield frames until Ctrl-C, so that those made by then are written."""
     given = 0
     try:
         for frame in frames:
@@ -292,7 +290,7 @@ def write_results(config: ImagineConfig, film: Film, chain: Chain, plan: Plan) -
     """Write the sheet and the figures.
 
     Returns:
-        Lines that say what was found and where everything is.
+        Lines for the user: the figures and the paths.
     """
     out = config.out
     sheet, figures = (out.with_name(out.stem + end) for end in ("_sheet.png", ".json"))
@@ -312,7 +310,7 @@ def write_results(config: ImagineConfig, film: Film, chain: Chain, plan: Plan) -
         found["flow"] = float(film.steps.magnitudes.mean())
         lines.append(
             f"warping error {found['warping_error']:.2f} of 255, mean flow {found['flow']:.2f} "
-            "pixels a step"
+            "pixels per step"
         )
     if chain.seams:
         seams = measure_seams(film.steps, chain.seams)
@@ -325,7 +323,7 @@ def write_results(config: ImagineConfig, film: Film, chain: Chain, plan: Plan) -
 
 
 def describe_seams(seams: Seams, places: list[range], fps: float) -> Iterator[str]:
-    """Say in words how the seams of a video compare with the rest of it."""
+    """Sentences that compare the seams of a video with the rest of it."""
     plural = "s" if len(places) > 1 else ""
     yield (
         f"at the {len(places)} seam{plural} of its windows: warping error "

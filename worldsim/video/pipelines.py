@@ -1,7 +1,7 @@
-"""Video pipelines of diffusers: loaded, and run for windows of frames.
+"""Video pipelines of diffusers: load them, and generate windows of frames.
 
-A model's index names its class, and the signature of that class says which arguments it takes.
-What no signature tells is in `worldsim.video.families`.
+A model's index names its class, and the signature of that class its arguments. What no signature
+has is in `worldsim.video.families`.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ class VideoPipeline:
         model: A folder written by ``save_pretrained``, or an id on the Hub.
         dtype: ``"fp32"``, ``"fp16"``, ``"bf16"`` or ``"auto"``: bf16 on a GPU that supports it,
             fp16 on other GPUs, fp32 on a CPU.
-        offload: What stays in the computer's memory while it is idle: ``"none"``, ``"model"``
-            (whole networks: a little slower), ``"sequential"`` (layer by layer: least memory,
-            slow) or ``"auto"``: ``"model"`` on a GPU.
+        offload: What leaves the GPU's memory while it is idle: ``"none"``, ``"model"`` (networks:
+            slightly slower), ``"sequential"`` (layers: least memory, slow) or ``"auto"``:
+            ``"model"`` on a GPU.
         variant: Variant of the weights, such as ``"fp16"``, if the model's folder has several.
         tiled: Whether the autoencoder works tile by tile, which needs less memory.
 
     Attributes:
         name: The pipeline's class.
         family: The record of its family.
-        fps: Frames a second of the videos that it was trained on.
+        fps: Frames per second of the videos that it was trained on.
 
     Raises:
-        ValueError: If there is no such model, it cannot be fetched, makes no video, needs code of
-            its own, does not fit into memory, or an option does not suit this machine.
+        ValueError: If the model does not exist or cannot be fetched, makes no video, needs its own
+            code, does not fit into memory, or an option does not suit this machine.
         ModuleNotFoundError: If transformers or accelerate is missing (the extra ``video``).
     """
 
@@ -68,6 +68,7 @@ class VideoPipeline:
         import accelerate  # noqa: F401  # without it diffusers takes twice the memory
         import transformers  # noqa: F401  # without it diffusers has no video pipeline at all
 
+        # Check the model's class, code and size before its weights are read.
         quiet_libraries()
         folder = fetch_model(model, variant)
         self.name = class_of(folder)
@@ -130,13 +131,13 @@ class VideoPipeline:
 
     @property
     def takes_image(self) -> bool:
-        """Whether a window can begin from a picture."""
+        """Whether a window can begin from an image."""
         return self.takes("image")
 
     @property
     def needs_image(self) -> bool:
-        """Whether a window must begin from a picture."""
-        if self.name.endswith("ImageToVideoPipeline"):  # LTX's says that it is optional
+        """Whether a window must begin from an image."""
+        if self.name.endswith("ImageToVideoPipeline"):  # LTX's signature has it as optional
             return True
         return self.takes_image and self._parameters["image"].default is inspect.Parameter.empty
 
@@ -168,7 +169,7 @@ class VideoPipeline:
     def frame_size(self) -> tuple[int, int]:
         """Height and width of a frame by default."""
         size = tuple(self.default(side) for side in ("height", "width"))
-        if None in size:  # what CogVideoX and Mochi say elsewhere
+        if None in size:  # CogVideoX and Mochi keep them elsewhere
             pipe = self.pipe
             size = tuple(getattr(pipe, f"default_{side}", None) for side in ("height", "width"))
         if None in size:
@@ -246,29 +247,30 @@ class VideoPipeline:
                 frames are not finite.
         """
         self.check_num_frames(num_frames)
-        asked = {name: value for name, value in options.items() if value is not None}
-        unknown = [name for name in asked if not self.takes(name)]
+        requested = {name: value for name, value in options.items() if value is not None}
+        unknown = [name for name in requested if not self.takes(name)]
         if unknown:
             raise ValueError(f"{self.name} has no {', '.join(unknown)}: leave it out")
         if context is None and self.needs_image:
-            raise ValueError(f"{self.name} begins from a picture: give one with --image")
+            raise ValueError(f"{self.name} begins from an image: give one with --image")
+        # Give the context as a video if the class takes one, otherwise its first frame.
         if context is not None:
-            pictures = [Image.fromarray(fit_frame(frame, frame_size)) for frame in context]
-            if len(pictures) > 1 and self.takes_video:
-                whole = (len(pictures) - 1) // self.stride * self.stride + 1
-                # Given as the one video of a list: of a bare list it would take the first picture.
-                asked["video"] = [pictures[:whole]]
+            images = [Image.fromarray(fit_frame(frame, frame_size)) for frame in context]
+            if len(images) > 1 and self.takes_video:
+                whole = (len(images) - 1) // self.stride * self.stride + 1
+                # A list of one video: of a flat list the pipeline would use only the first image.
+                requested["video"] = [images[:whole]]
             elif self.takes_image:
-                asked["image"] = pictures[0]
+                requested["image"] = images[0]
             else:
-                raise ValueError(f"{self.name} begins from words alone, not from a picture")
+                raise ValueError(f"{self.name} takes text only, not an image")
         if on_step is not None and self.takes("callback_on_step_end"):
 
             def step(pipe: Any, index: int, timestep: Any, tensors: dict) -> dict:
                 on_step()
                 return tensors
 
-            asked["callback_on_step_end"] = step
+            requested["callback_on_step_end"] = step
         with explained_memory(), torch.inference_mode():
             frames = self.pipe(
                 height=frame_size[0],
@@ -277,22 +279,22 @@ class VideoPipeline:
                 num_inference_steps=num_inference_steps,
                 generator=torch.Generator().manual_seed(seed),
                 output_type="np",
-                **asked,
+                **requested,
             ).frames[0]
         if not np.isfinite(frames).all():
             raise ValueError(
-                f"{self.name} made numbers that are no pictures (not finite): its weights "
-                "overflow in this precision, so try --dtype bf16 or fp32"
+                f"{self.name} generated values that are not finite: its weights overflow in this "
+                "precision, so try --dtype bf16 or fp32"
             )
         return np.stack([np.asarray(p) for p in self.pipe.numpy_to_pil(np.asarray(frames))])
 
 
 @contextmanager
 def explained_memory() -> Iterator[None]:
-    """Turn an out-of-memory error into a sentence that says what helps."""
+    """Turn an out-of-memory error into a sentence with a remedy."""
     try:
         yield
-    except (MemoryError, RuntimeError) as error:  # torch's own is a RuntimeError
+    except (MemoryError, RuntimeError) as error:  # torch's is a RuntimeError
         if not is_out_of_memory(error):
             raise
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Seams of a video that was chained from windows: do they show?"""
+"""Seams of a chained video: flicker and colour shifts, compared with its other steps."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from worldsim.eval.flicker import Steps
 
 
 class Seams(NamedTuple):
-    """What a video is like at the seams of its windows and elsewhere.
+    """Flicker and colour shifts of a video at the seams of its windows and elsewhere.
 
     Attributes:
         warping_error: Mean flow warping error of the steps at seams, in values of 255.
-        warping_error_elsewhere: Of all other steps.
-        colour_shift: Mean change of the mean colour, in values of 255, at seams.
+        warping_error_elsewhere: The same of all other steps.
+        colour_shift: Mean change of the mean colour at seams, in values of 255.
         colour_shift_elsewhere: The same of all other steps.
-        cuts: Steps that stand out as a cut, wherever they are.
+        cuts: Steps that look like a cut, at seams and elsewhere.
     """
 
     warping_error: float
@@ -32,11 +32,11 @@ def measure_seams(steps: Steps, seams: list[range]) -> Seams:
     """Compare the steps at the seams with the others.
 
     Args:
-        steps: Of the whole video.
-        seams: As `Chain` leaves them.
+        steps: The steps of the complete video.
+        seams: See `Chain`.
 
     Returns:
-        What was found; nan where there is no such step.
+        The comparison; nan where there is no step to measure.
     """
     at_seam = np.zeros(len(steps.errors), bool)
     for seam in seams:
@@ -55,10 +55,10 @@ def measure_seams(steps: Steps, seams: list[range]) -> Seams:
 
 
 def find_cuts(errors: NDArray[np.float64]) -> list[int]:
-    """Steps whose warping error stands out from that of all, as that of a cut does.
+    """Find the steps that look like a cut.
 
-    They are those above the median by ten times the median distance from it, and by more than
-    the 2 values of 255 that the coding of a video may come to.
+    Their warping error exceeds the median by ten median absolute deviations and by 2 of 255, the
+    error of video coding.
     """
     if not len(errors):
         return []
