@@ -110,12 +110,12 @@ def play_into_files(config: DemoConfig, sources: Sequence[Source], player: str) 
     """Let a policy play the first source, and write its frames.
 
     Args:
-        config: Where to write, and how much.
-        sources: A world and its real game, whose player plays; or a real game.
-        player: Who plays, as `worldsim.game.policy.load_policy` names it.
+        config: The settings of the command.
+        sources: A world and its real game, whose policy plays; or a real game.
+        player: Name of the policy for `worldsim.game.policy.load_policy`.
 
     Returns:
-        Lines that say how fast it was and where the files are.
+        Lines for the user: the speed and the paths.
     """
     source = sources[0]
     game = source.config

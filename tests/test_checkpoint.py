@@ -21,7 +21,7 @@ from worldsim.train.config import TrainConfig, resumed_config
 from worldsim.train.objective import Losses
 from worldsim.train.optimizers import make_optimizers
 from worldsim.train.run_folder import (
-    Progress,
+    RunProgress,
     alone,
     find_checkpoint,
     list_checkpoints,
@@ -59,7 +59,7 @@ class State:
             optimizer.step()
 
     def save(self, run: Path, step: int) -> Path:
-        progress = Progress(step=step, seconds=1.5 * step, evals=1)
+        progress = RunProgress(step=step, seconds=1.5 * step, evals=1)
         return save_checkpoint(
             run,
             progress,
@@ -81,7 +81,7 @@ def weights_of(world: WorldModel) -> torch.Tensor:
 def test_everything_comes_back_and_training_goes_on_alike(tmp_path: Path) -> None:
     one, other = State(1), State(2, num_updates=0)
     checkpoint = one.save(tmp_path, 7)
-    assert read_progress(checkpoint) == (Progress(7, 10.5, 1), SETTINGS)
+    assert read_progress(checkpoint) == (RunProgress(7, 10.5, 1), SETTINGS)
     unlogged = other.load(checkpoint)
     other.generator = one.generator.clone_state()
     one.update()

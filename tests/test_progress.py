@@ -72,7 +72,7 @@ def test_an_evaluation_on_the_way_takes_a_tenth_of_the_minutes_at_most(
     )
     assert train(config).ended == "finished"
     said = capsys.readouterr().err
-    assert said.count("an evaluation takes over a tenth of --minutes") == 1
+    assert said.count("an evaluation takes over a tenth of the run") == 1
     evaluated = ["action_shuffle_ratio" in line for line in read_lines(tmp_path / "run")]
     assert sum(evaluated) == 1
 

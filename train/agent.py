@@ -1,8 +1,7 @@
-"""A PPO agent that learns inside a world and is tried in the real game.
+"""Train a PPO agent inside a world, and evaluate it in the real game.
 
 The algorithm is Stable-Baselines3's (Schulman et al. 2017; extra ``rl``). The agent sees the last
-few frames, decides for a few frames at a time, and learns in the world: the real game only grades
-it.
+few frames, and a decision holds for a few frames. The real game is only used for evaluation.
 """
 
 from __future__ import annotations
@@ -45,11 +44,11 @@ EPOCHS = 10
 
 
 class SmallCNN(BaseFeaturesExtractor):
-    """Three convolutions: a quarter of the arithmetic of SB3's, made for frames of 84 pixels.
+    """Three convolutions, with a quarter of the operations of SB3's network for 84 pixels.
 
     Args:
         observation_space: Frames (c h w).
-        features_dim: Features.
+        features_dim: Number of features.
     """
 
     def __init__(self, observation_space: Box, features_dim: int = 256) -> None:
@@ -77,19 +76,20 @@ def train_agent(config: AgentConfig) -> tuple[bool, int]:
     """Train an agent.
 
     Args:
-        config: What to train where.
+        config: The settings of the command.
 
     Returns:
-        Whether it is finished, and how many decisions it has learned from.
+        Whether it is finished, and the number of decisions that it has learned from.
 
     Raises:
-        ValueError: If world or settings do not serve.
+        ValueError: If the world or a setting is invalid.
     """
+    # Check the settings and the memory before anything is opened.
     check(config)
     world = load(config.world, device=config.device)
     check_memory(
         BATCH * config.frame_stack * world.background.nbytes,
-        f"what an agent that sees {config.frame_stack:,} frames learns from at once",
+        f"a batch of an agent that sees {config.frame_stack:,} frames",
         "take a smaller --frame-stack",
     )
     if world.device.type == "cpu":
@@ -100,6 +100,7 @@ def train_agent(config: AgentConfig) -> tuple[bool, int]:
         open_log(config, bar.note) as log,
         contextlib.ExitStack() as stack,
     ):
+        # Train in the world or the game, and evaluate in both, each in its own environments.
         makers = {
             "world": functools.partial(make_world_envs, world, config),
             "game": functools.partial(make_game_envs, world.game, config),
@@ -110,11 +111,14 @@ def train_agent(config: AgentConfig) -> tuple[bool, int]:
             return VecFrameStack(VecMonitor(envs), config.frame_stack)
 
         envs = make(config.learn_in, config.num_envs)
-        trials = {"world": make("world", config.eval_episodes)}
+        evals = {"world": make("world", config.eval_episodes)}
         try:
-            trials["game"] = make("game", config.eval_episodes)
+            evals["game"] = make("game", config.eval_episodes)
         except (ValueError, GymnasiumError, ImportError) as error:
-            bar.note(f"the real game cannot be opened, so it grades nothing ({error})")
+            bar.note(
+                f"the real game cannot be opened, so the agent is not evaluated there ({error})"
+            )
+        # A resumed run continues with other episodes than it began with.
         agent = find_agent(config, envs, world.device)
         envs.seed(config.seed + agent.num_timesteps)
 
@@ -122,43 +126,44 @@ def train_agent(config: AgentConfig) -> tuple[bool, int]:
             with written_aside(config.out / AGENT_FILE) as aside:
                 agent.save(aside)
 
-        def attempt() -> None:
+        def save_and_evaluate() -> None:
             save()
             with contextlib.suppress(Interrupted):
-                grade()
+                evaluate()
 
-        def grade() -> None:
+        def evaluate() -> None:
             figures = {}
-            for name, trial in trials.items():
-                trial.seed(1_000_000 + config.seed)
+            for name, eval_envs in evals.items():
+                eval_envs.seed(1_000_000 + config.seed)
                 mean, _ = evaluate_policy(
                     agent,
-                    trial,
+                    eval_envs,
                     config.eval_episodes,
                     callback=lambda *_: stop.raise_if_asked(),
                     warn=False,
                 )
                 figures[f"return/{name}"] = float(np.mean(mean))
             log.log(figures, agent.num_timesteps)
-            told = ", ".join(f"{key[7:]} {value:.2f}" for key, value in figures.items())
+            means = ", ".join(f"{key[7:]} {value:.2f}" for key, value in figures.items())
             bar.note(
                 f"decision {agent.num_timesteps:,}, mean return of {config.eval_episodes} "
-                f"episodes: {told}"
+                f"episodes: {means}"
             )
 
+        # Evaluate before the first update, at intervals, and at the end.
         write_json(config.out / SETTINGS_FILE, config.settings())
         if agent.num_timesteps == 0:
-            attempt()
+            save_and_evaluate()
         remaining = config.steps - agent.num_timesteps
         if remaining > 0:
-            watch = _Watch(config, stop, bar, log, attempt)
-            agent.learn(remaining, callback=watch, reset_num_timesteps=False)
-            attempt()
+            callback = _Callback(config, stop, bar, log, save_and_evaluate)
+            agent.learn(remaining, callback=callback, reset_num_timesteps=False)
+            save_and_evaluate()
     return agent.num_timesteps >= config.steps, agent.num_timesteps
 
 
 def make_world_envs(world: WorldModel, config: AgentConfig, num_envs: int) -> SB3VecEnv:
-    """The world as Stable-Baselines3 steps it."""
+    """The world as environments of Stable-Baselines3."""
     return SB3VecEnv(
         WorldModelVectorEnv(
             world,
@@ -173,17 +178,17 @@ def make_world_envs(world: WorldModel, config: AgentConfig, num_envs: int) -> SB
 
 
 def make_game_envs(game: GameConfig, config: AgentConfig, num_envs: int) -> SB3VecEnv:
-    """The real game as Stable-Baselines3 steps it, seen as the world sees it.
+    """The real game as environments of Stable-Baselines3, with the world's frames.
 
     Raises:
-        ValueError: If it cannot be made.
+        ValueError: If the game cannot be made.
     """
     makers = [lambda: RepeatAction(make_game(game), config.frame_skip)] * num_envs
     return SB3VecEnv(SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP))
 
 
 def find_agent(config: AgentConfig, envs: VecEnv, device: torch.device) -> PPO:
-    """A fresh agent, or the one to go on with."""
+    """A fresh agent, or the saved one of a resumed run."""
     path = config.out / AGENT_FILE
     if config.resume and path.exists():
         return PPO.load(path, env=envs, device=device)
@@ -202,8 +207,8 @@ def find_agent(config: AgentConfig, envs: VecEnv, device: torch.device) -> PPO:
     )
 
 
-class _Watch(BaseCallback):
-    """Looks on while the agent learns: progress, figures, trials, and a stop when asked."""
+class _Callback(BaseCallback):
+    """Called by PPO during training: shows progress, logs, evaluates, and stops on a signal."""
 
     def __init__(
         self,
@@ -211,19 +216,19 @@ class _Watch(BaseCallback):
         stop: StopOnSignal,
         bar: TrainProgress,
         log: RunLog,
-        attempt: Callable[[], None],
+        evaluate: Callable[[], None],
     ) -> None:
         super().__init__()
         self._config, self._stop, self._bar, self._log = config, stop, bar, log
-        self._attempt = attempt
+        self._evaluate = evaluate
 
     def _on_training_start(self) -> None:
-        self._attempts = self._due()
+        self._evals = self._evals_due()
 
     def _on_rollout_start(self) -> None:
-        if self._due() > self._attempts:
-            self._attempts = self._due()
-            self._attempt()
+        if self._evals_due() > self._evals:
+            self._evals = self._evals_due()
+            self._evaluate()
 
     def _on_step(self) -> bool:
         return not self._stop.asked
@@ -236,5 +241,5 @@ class _Watch(BaseCallback):
         mean = float(np.mean(finished)) if finished else math.nan
         self._bar.show(steps / self._config.steps, steps, mean, BATCH * self._config.frame_skip)
 
-    def _due(self) -> int:
+    def _evals_due(self) -> int:
         return self.model.num_timesteps * self._config.num_evals // self._config.steps

@@ -1,4 +1,4 @@
-"""`worldsim bench`: what a step inside a world costs on this machine."""
+"""`worldsim bench`: time the steps of a world on this machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """Time the steps of a world: milliseconds, frames a second, share of the machine's rate.
+    """Time the steps of a world: milliseconds, frames per second, share of the machine's rate.
 
     Examples:
         worldsim bench pong
@@ -31,13 +31,13 @@ class BenchConfig:
     """
 
     world: tyro.conf.Positional[str]
-    """A world that ships (pong, maze, balls), or the folder of a world or of a run."""
+    """A bundled world (pong, maze, balls), or the folder of a world or of a run."""
     batch_sizes: tuple[Count, ...] = (1, 8, 32, 128)
-    """Lanes stepped together, each number a line of the table."""
+    """Numbers of lanes; each is a line of the table."""
     passes: tuple[Passes, ...] = (1, 2, 4)
-    """Denoising passes of a frame, each number a line of the table."""
+    """Denoising passes per frame; each number is a line of the table."""
     seconds: Seconds = 2.0
-    """How long each line is measured, about; two steps at least."""
+    """Seconds to measure each line, about; two steps at least."""
     threads: Threads = 1
     """Threads of the CPU; for small worlds one is fastest."""
     device: str | None = None
@@ -50,29 +50,29 @@ def main(argv: Sequence[str]) -> int:
     """Run the command.
 
     Args:
-        argv: What follows ``worldsim bench``.
+        argv: The arguments after ``worldsim bench``.
 
     Returns:
         The exit status.
 
     Raises:
-        ValueError: In one sentence, if the world or an option does not serve.
+        ValueError: If the world or an option is invalid.
     """
     bench(parse(BenchConfig, argv, "worldsim bench"))
     return 0
 
 
 def bench(config: BenchConfig) -> dict[tuple[str, int, int], StepCost]:
-    """Time steps and print a table that grows as it is measured.
+    """Time steps and print a table that grows line by line.
 
     Args:
-        config: What to time.
+        config: The settings of the command.
 
     Returns:
-        What a step costs by kind ("eager" or "compiled"), batch size and passes.
+        The cost of a step by kind ("eager" or "compiled"), batch size and passes.
 
     Raises:
-        ValueError: If there is no such world or an option is out of range.
+        ValueError: If the world does not exist or an option is out of range.
     """
     find_world(config.world)
     import torch  # takes seconds

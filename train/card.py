@@ -1,4 +1,4 @@
-"""What a run shows of its world: figures, a video beside the real game, and the model card."""
+"""Evaluation of a run's world: figures, a comparison video, and the model card."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ EVENT_STRETCHES = 64
 
 
 class Evaluation(NamedTuple):
-    """How a world does on held-out episodes.
+    """Measures of a world on held-out episodes.
 
     Attributes:
         horizons: Fidelity by horizon; moving pixels differ from the world's background.
-        action_shuffle_ratio: Error under other actions over the error under the true ones.
+        action_shuffle_ratio: Error under other actions divided by the error under the true ones.
         flicker: Warping errors.
         events: Rewards and ends.
-        held_out: The windows, recorded.
+        held_out: The recorded windows.
         imagined: The world's frames for the same actions, uint8 (b t h w c).
     """
 
@@ -50,7 +50,7 @@ class Evaluation(NamedTuple):
     imagined: np.ndarray
 
     def summary(self) -> str:
-        """The figures to look at first, in a line."""
+        """The most important figures in one line."""
         horizon = 16 if 16 in self.horizons else max(self.horizons)
         moving = self.horizons[horizon].psnr_moving
         return (
@@ -61,7 +61,7 @@ class Evaluation(NamedTuple):
         )
 
     def to_json(self) -> dict[str, Any]:
-        """What ``metrics.json`` holds."""
+        """The content of ``metrics.json``."""
         return {
             "horizons": {str(horizon): flat_scores(row) for horizon, row in self.horizons.items()},
             "action_shuffle_ratio": self.action_shuffle_ratio,
@@ -87,16 +87,17 @@ def evaluate_run(
     num_windows: int,
     on_step: Callable[[float], None],
 ) -> Evaluation:
-    """Roll the world out on held-out episodes; log figures and a video beside the real ones.
+    """Roll the world out on held-out episodes; log figures and a comparison video.
 
     Args:
-        world: The world, which knows its held-out episodes.
+        world: The world, with its held-out episodes.
         recording: The recording that it is trained on.
-        log: Gets the figures, under names such as ``horizon_16/psnr_moving_world``.
-        step: The optimizer step that they belong to.
-        num_windows: Windows to roll out, at most.
-        on_step: Called now and then with how much is done, in [0, 1]; may raise to leave.
+        log: Receives the figures, under names such as ``horizon_16/psnr_moving_world``.
+        step: The optimizer step of the figures.
+        num_windows: Number of windows, at most.
+        on_step: Called now and then with the finished share, in [0, 1]; may raise to stop.
     """
+    # Fidelity and control on windows that no training has seen.
     assert world.split is not None
     episodes = world.split.held_out
     held_out = choose_windows(
@@ -117,6 +118,7 @@ def evaluate_run(
         for horizon, row in horizons.items()
         for name, value in flat_scores(row).items()
     }
+    # Flicker on some of the same windows, events on stretches of their own.
     flicker = FlickerSection.of(held_out.first(FLICKER_WINDOWS, FLICKER_STEPS), imagined)
     predicted = events.summarize(
         events.predict(world, recording, episodes, num_stretches=EVENT_STRETCHES, on_step=advance)
@@ -151,7 +153,7 @@ def summarize(losses: Sequence[Losses]) -> dict[str, float]:
 
 
 def describe_run(world: WorldModel, recording: Recording, split: Split) -> str:
-    """What is trained on what, in a line."""
+    """The model and its data in one line."""
     millions = sum(p.numel() for p in world.parameters()) / 1e6
     return (
         f"{millions:.1f}M parameters on {world.device.type}, {recording.total_steps:,} steps of "
@@ -160,7 +162,7 @@ def describe_run(world: WorldModel, recording: Recording, split: Split) -> str:
 
 
 def describe_recording(recording: Recording) -> str:
-    """How the recording was made, in a line."""
+    """The recording and its settings in one line."""
     made = ", ".join(f"{name} {value}" for name, value in recording.settings.items())
     steps = f"{recording.total_steps:,} steps of {recording.game.env_id}"
     return f"{steps} ({made})" if made else steps
@@ -180,7 +182,7 @@ def write_comparison(
     Returns:
         The path written.
     """
-    from worldsim.media import write_mp4  # a run that is not evaluated needs no encoder
+    from worldsim.media import write_mp4  # only evaluations need the encoder
 
     both = np.stack((held_out.real[:4], imagined[:4]))
     return write_mp4(path, rearrange(both, "rows b t h w c -> t (rows h) (b w) c"), fps, scale=4)
@@ -189,26 +191,26 @@ def write_comparison(
 def write_card(
     checkpoint: Path, world: WorldModel, evaluation: Evaluation, facts: Mapping[str, str]
 ) -> None:
-    """Put figures, a filmstrip and, last, the model card into a finished checkpoint.
+    """Write figures, a filmstrip and, last, the model card into a finished checkpoint.
 
     Args:
         checkpoint: The world's folder.
         world: The world.
-        evaluation: What was measured, kept as ``metrics.json``.
-        facts: Lines about the training, such as its command.
+        evaluation: Its measures, written as ``metrics.json``.
+        facts: Lines about the training by name, such as its command.
     """
     from worldsim.media import filmstrip
 
     held_out, imagined = evaluation.held_out, evaluation.imagined
-    shown = [i for i in (0, 1, 3, 7, 11, 15, 19, 23, 27, 31) if i < held_out.horizon]
+    steps = [i for i in (0, 1, 3, 7, 11, 15, 19, 23, 27, 31) if i < held_out.horizon]
     rows = []
     for window in range(min(3, len(imagined))):
-        rows += [held_out.real[window, shown], imagined[window, shown]]
+        rows += [held_out.real[window, steps], imagined[window, steps]]
     filmstrip(
         rows,
         checkpoint / "filmstrip.png",
         labels=["real", "world"] * (len(rows) // 2),
-        column_labels=[f"+{i + 1}" for i in shown],
+        column_labels=[f"+{i + 1}" for i in steps],
     )
     write_json(checkpoint / "metrics.json", evaluation.to_json())
     write_text(checkpoint / "README.md", printable(card_text(world, evaluation, facts)))
@@ -244,8 +246,8 @@ tags: [world-model, video-diffusion, gymnasium]
 # A world of {game.env_id}
 
 A causal video diffusion transformer of {sum(p.numel() for p in world.parameters()) / 1e6:.1f}M \
-parameters that plays {game.env_id} from {h}x{w} frames: given the last frames and an action it \
-makes the next frame, its reward and whether the episode ends, in {world.num_passes} denoising \
+parameters for {game.env_id}, {h}x{w} pixels. From the last frames and an action it predicts the \
+next frame, its reward and the end of the episode, in {world.num_passes} denoising \
 pass{"es" if world.num_passes > 1 else ""}.
 
 ```python
@@ -262,15 +264,15 @@ env = gymnasium.make("worldsim/WorldModel-v0", world="PATH OF THIS FOLDER")
 
 ## Figures
 
-PSNR in dB on held-out episodes, rolled out under the recorded actions; copy-last repeats the last
-frame given, background is the median frame of the episodes trained on. Moving pixels are those
-where the real frame or the last one given differs from the background.
+PSNR in dB on held-out episodes, rolled out under the recorded actions. Copy-last repeats the last
+given frame; background is the median frame of the training episodes. Moving pixels are those where
+the real frame or the last given frame differs from the background.
 
 | step | moving: world | copy-last | background | all: world | copy-last | background |
 |---|---|---|---|---|---|---|
 {table}
 
-Action-shuffle ratio (error under other actions over the error under the true ones): \
+Action-shuffle ratio (error under other actions divided by the error under the true ones): \
 {evaluation.action_shuffle_ratio:.2f}. Flicker: {evaluation.flicker.verdict()} Events: \
 {evaluation.events.verdict()} `worldsim eval` measures more.
 

@@ -1,10 +1,10 @@
-"""Checkpoints: a folder ``step_00010000/`` that is a world and also all that a run needs to go on.
+"""Checkpoints: a folder ``step_00010000/`` that is a world and from which a run resumes.
 
-The world in it is the averaged (EMA) one, which ``worldsim.load`` reads. Beside it stand
+The world is the averaged (EMA) one, which ``worldsim.load`` reads. The folder also has
 ``training.safetensors`` (raw weights, optimizer state, losses not yet logged) and
 ``training.json`` (step, time, settings). Every random draw of a step comes from the run's seed and
-the step's number, so no generator's state need be kept. A checkpoint is written aside and renamed,
-so that a kill at any moment leaves whole ones only; the last two are kept.
+the step's number, so no generator state is stored. A checkpoint is written aside and renamed, so an
+existing one is complete even after a kill. The last two are kept.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ from worldsim.world_folder import load
 from worldsim.world_model import WorldModel
 
 from .objective import Losses
-from .run_folder import REMEDY, STATE, Progress, list_checkpoints, read_state
+from .run_folder import REMEDY, STATE, RunProgress, list_checkpoints, read_state
 
 TENSORS = "training.safetensors"
 
 
 def check_finite(value: torch.Tensor, step: int, checkpoint: Path | None) -> None:
-    """Stop a run whose loss or gradient is no number any more.
+    """Check that a loss or gradient is finite.
 
     Raises:
-        FloatingPointError: In one sentence that says where the last good weights are.
+        FloatingPointError: If it is not; names the last good checkpoint.
     """
     if not math.isfinite(value.item()):
         advice = (
-            f"the last good checkpoint is {checkpoint}: go on from it with --resume"
+            f"the last good checkpoint is {checkpoint}: continue from it with --resume"
             if checkpoint
-            else "no checkpoint was saved yet: begin again in another --out"
+            else "no checkpoint was saved yet: start again in another --out"
         )
         raise FloatingPointError(
             f"the loss or its gradient is {value.item()} at step {step}, so the run stops; "
@@ -56,7 +56,7 @@ def check_finite(value: torch.Tensor, step: int, checkpoint: Path | None) -> Non
 
 def save_checkpoint(
     run: Path,
-    progress: Progress,
+    progress: RunProgress,
     settings: dict[str, Any],
     world: WorldModel,
     ema_world: WorldModel,
@@ -64,23 +64,23 @@ def save_checkpoint(
     unlogged: Sequence[Losses] = (),
     keep: int = 2,
 ) -> Path:
-    """Write a checkpoint, whole or not at all, and drop all but the newest ``keep``.
+    """Write a checkpoint, completely or not at all, and delete all but the newest ``keep``.
 
     Args:
         run: The run's folder.
-        progress: How far it is; if there is a checkpoint of this step it is left as it is.
-        settings: What the run was started with, as JSON values.
-        world: The weights being trained.
-        ema_world: Their average, which is the world that is kept.
+        progress: The run's progress; an existing checkpoint of this step is not changed.
+        settings: The run's settings, as JSON values.
+        world: The weights in training.
+        ema_world: Their average, which becomes the world.
         optimizers: All optimizers, in a fixed order.
-        unlogged: Losses of the steps since figures were last logged.
-        keep: Checkpoints to keep.
+        unlogged: Losses of the steps that are not yet logged.
+        keep: Number of checkpoints to keep.
 
     Returns:
         The checkpoint's folder.
 
     Raises:
-        OSError: In one sentence, if it cannot be written; the ones before it are kept.
+        OSError: If it cannot be written; earlier checkpoints are kept.
     """
     path = run / f"step_{progress.step:08d}"
     if path.is_symlink() or not path.exists():
@@ -106,7 +106,7 @@ def save_checkpoint(
         except (OSError, SafetensorError) as error:
             remove(aside)
             raise OSError(
-                f"the checkpoint {path} could not be written ({error}); make room, then go on "
+                f"the checkpoint {path} could not be written ({error}): make room, then continue "
                 "from the one before with --resume"
             ) from error
     for old in list_checkpoints(run)[:-keep]:
@@ -120,10 +120,10 @@ def load_checkpoint(
     ema_world: WorldModel,
     optimizers: Sequence[torch.optim.Optimizer],
 ) -> list[Losses]:
-    """Put a checkpoint's weights and optimizer states in place.
+    """Load a checkpoint into the world, its average and the optimizers.
 
     Returns:
-        Losses of the steps since figures were last logged.
+        Losses of the steps that are not yet logged.
 
     Raises:
         PermissionError: If a file of it may not be read.
@@ -143,7 +143,9 @@ def load_checkpoint(
         weights, own = _under("weights", tensors), world.state_dict()
         for name in sorted(weights.keys() | own.keys()):
             if name not in weights or name not in own or weights[name].shape != own[name].shape:
-                raise ValueError(f"its weights.{name} has not the shape of this run's, or is none")
+                raise ValueError(
+                    f"its weights.{name} is missing or has another shape than this run's"
+                )
         world.load_state_dict(weights)
         ema_world.load_state_dict(saved.state_dict())
         for number, optimizer in enumerate(optimizers):
@@ -156,7 +158,7 @@ def load_checkpoint(
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
-    """Put an optimizer's state in place, given by ``number of the parameter.name``."""
+    """Load an optimizer's state, given by names ``PARAMETER_NUMBER.FIELD``."""
     groups = optimizer.state_dict()["param_groups"]
     parameters = [each for group in optimizer.param_groups for each in group["params"]]
     state: dict[int, dict[str, torch.Tensor]] = {}
@@ -169,13 +171,13 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.T
 
 
 def _under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors whose names start with ``prefix.``, by what follows."""
+    """The tensors whose names start with ``prefix.``, by the rest of their names."""
     start = f"{prefix}."
     return {name[len(start) :]: t for name, t in tensors.items() if name.startswith(start)}
 
 
 def _check_same(checkpoint: Path, saved: WorldModel, world: WorldModel) -> None:
-    """Refuse a checkpoint of another model or game, naming the first thing that differs."""
+    """Raise for a checkpoint of another model or game, with the first difference."""
     theirs, ours = (
         {
             "game": w.game.env_id,
@@ -187,7 +189,7 @@ def _check_same(checkpoint: Path, saved: WorldModel, world: WorldModel) -> None:
     for name in sorted(theirs.keys() | ours.keys()):
         if theirs.get(name) != ours.get(name):
             raise ValueError(
-                f"{checkpoint} does not fit this run: its {name} is {theirs.get(name)} and this "
-                f"run's {ours.get(name)}; resume with the recording and the model settings that "
-                "it began with, or choose another --out"
+                f"{checkpoint} does not fit this run: its {name} is {theirs.get(name)}, this run's "
+                f"is {ours.get(name)}; resume with the run's own recording and model options, or "
+                "choose another --out"
             )

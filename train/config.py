@@ -41,7 +41,7 @@ from worldsim.system.settings import (
 from .optim import Optim
 from .progress import duration
 from .recipe import Recipe
-from .run_folder import Progress, find_checkpoint, read_progress
+from .run_folder import RunProgress, find_checkpoint, read_progress
 from .run_log import Logging, check_log
 
 PROG = "worldsim train"
@@ -165,7 +165,7 @@ class TrainConfig:
         about = f"Settings of a run: {PROG} RECORDING --out FOLDER --config {SETTINGS_FILE}"
         write_text(self.out / SETTINGS_FILE, settings_text(self, about, PLACES))
 
-    def fraction(self, progress: Progress) -> float:
+    def fraction(self, progress: RunProgress) -> float:
         """How much of the run is done."""
         if self.steps is not None:
             return progress.step / self.steps

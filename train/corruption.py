@@ -1,12 +1,12 @@
-"""Corrupted history: objects removed from the past or put there, so that a world recovers in play.
+"""Corrupted histories for training, so that a world learns to correct its own errors in play.
 
-In play a world may lose an object, or draw it twice, and then sees that error in its own past.
-Recorded frames never look so. In a box of space and time, a corrupted history shows either nothing
-(random erasing, Zhong et al. 2020) or what another window has there (CutMix, Yun et al. 2019). From
-the first a world learns to find an object again, from the second to drop what does not belong.
+In play a world may lose an object or draw it twice, and then reads that in its own history.
+Recorded frames never look like this. A corrupted history has a box in space and time that is either
+erased (random erasing, Zhong et al. 2020) or copied from another window (CutMix, Yun et al. 2019).
+The first teaches a world to restore lost objects, the second to remove foreign ones.
 
-Pixels that move in neither window stay as they are. A lamp that has just gone on, or a score, would
-look like an error, and a world that mends those counts no more.
+Pixels that move in neither window are spared. Otherwise a score that has just changed looks erased,
+and the world unlearns counting.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ MOVES = 0.1  # of latents, whose range is about 2
 
 
 class CorruptedHistory(NamedTuple):
-    """Past frames with false boxes in them.
+    """A history with corrupted boxes.
 
     Attributes:
-        latents: (b t c h w).
-        erased: Where an object is removed, bool (b t 1 h w).
+        latents: The frames, (b t c h w).
+        erased: Where an object is erased, bool (b t 1 h w).
     """
 
     latents: torch.Tensor
@@ -31,10 +31,10 @@ class CorruptedHistory(NamedTuple):
 
 
 def random_boxes(shape: tuple[int, int, int, int], generator: torch.Generator) -> torch.Tensor:
-    """One box in each window, bool (b t 1 h w).
+    """Draw one box in each window, bool (b t 1 h w).
 
     It begins at any frame and lasts any number of frames. Its sides are a sixth to two thirds of
-    the frame's, and it may reach beyond the frame's edge.
+    the frame's, and it may cross the edge of the frame.
 
     Args:
         shape: b, t, h, w.
@@ -58,17 +58,18 @@ def random_boxes(shape: tuple[int, int, int, int], generator: torch.Generator) -
 def corrupt_history(
     past: torch.Tensor, recorded: torch.Tensor, fraction: float, generator: torch.Generator
 ) -> CorruptedHistory:
-    """Corrupt some windows: half of them lose something, half show something of another window.
+    """Corrupt some windows: half of them by erasing, half by copying from another window.
 
     Args:
-        past: The frames of the history, (b t c h w), 0 where nothing moves.
-        recorded: The recorded frames, of the same shape; each window borrows from the next.
-        fraction: Fraction of windows to corrupt.
+        past: The frames of the history, (b t c h w), 0 at the background.
+        recorded: The recorded frames, of the same shape; each window copies from its neighbour.
+        fraction: Share of windows to corrupt.
         generator: Source of the draws, on the CPU.
 
     Returns:
         The corrupted history.
     """
+    # Only pixels that move in the window or in its neighbour can be corrupted.
     b, t, _, h, w = past.shape
     moves = ((recorded[:, 1:] - recorded[:, :-1]).abs() > MOVES).any(2, keepdim=True)
     moves = moves.any(1, keepdim=True)

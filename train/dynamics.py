@@ -32,38 +32,38 @@ from .objective import Losses, encode, objective
 from .optimizers import has_fast_bfloat16, make_optimizers
 from .presets import build_world
 from .progress import TrainProgress, duration
-from .run_folder import Progress, alone, find_checkpoint, read_progress, read_split
+from .run_folder import RunProgress, alone, find_checkpoint, read_progress, read_split
 from .run_log import RunLog, open_log
 
 FEW_WINDOWS, MANY_WINDOWS = 16, 64  # of an evaluation
-SHORT_RUN_SECONDS = 600.0  # whose last evaluation has few windows, not to take longer than it
-LONGEST_EVALUATION = 0.1  # of --minutes, on the way
+SHORT_RUN_SECONDS = 600.0  # shorter runs are evaluated on few windows, to take less than the run
+LONGEST_EVALUATION = 0.1  # of the run, for an evaluation before its end
 
 
-class Outcome(NamedTuple):
+class TrainResult(NamedTuple):
     """How a run ended.
 
     Attributes:
         ended: Whether it finished, was stopped by a signal, or had been finished before.
         checkpoint: The last checkpoint, a world folder.
-        progress: How far the run is.
+        progress: The run's progress.
     """
 
     ended: Literal["finished", "stopped", "finished before"]
     checkpoint: Path
-    progress: Progress
+    progress: RunProgress
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a run trains, and on what.
+    """The settings, data, models and optimizers of a run.
 
     Attributes:
-        config: Its settings.
-        recording: Its data.
-        split: The episodes trained on, and those held out.
+        config: The settings.
+        recording: The data.
+        split: The training episodes and the held-out ones.
         world: The weights in training.
-        ema_world: Their average, the world that is kept.
+        ema_world: Their average, which becomes the world.
         optimizers: All optimizers, in a fixed order.
     """
 
@@ -79,7 +79,7 @@ class Run:
         """Build a run: its data, a fresh model and its optimizers.
 
         Raises:
-            ValueError: If the settings contradict the checkpoint or the recording does not serve.
+            ValueError: If the settings contradict the checkpoint or the recording is unusable.
         """
         recording = Recording(config.recording)
         split = pick_split(config, recording, checkpoint)
@@ -90,7 +90,7 @@ class Run:
         return cls(config, recording, split, world, ema_world, optimizers)
 
     def losses_at(self, step: int, fraction: float) -> Losses:
-        """A step's losses; the seed and the number of the step decide its batch and its noise."""
+        """The losses of a step; the seed and its number determine its batch and its noise."""
         config, world = self.config, self.world
         rng = np.random.default_rng((config.seed, step))
         windows = self.recording.sample_windows(
@@ -99,7 +99,7 @@ class Run:
             config.model.window + world.num_history,
             self.split.trained_on,
             left_padding=world.num_history,
-            right_padding=config.model.window - 1,  # so that ends are seen as often as all else
+            right_padding=config.model.window - 1,  # so that ends are as frequent as other frames
         )
         bfloat16 = has_fast_bfloat16(world.device)
         with torch.autocast(world.device.type, torch.bfloat16, enabled=bfloat16):
@@ -110,11 +110,11 @@ class Run:
                 torch.Generator().manual_seed(int(rng.integers(2**63))),
             )
 
-    def save(self, progress: Progress, unlogged: list[Losses], older: Path | None) -> Path:
-        """Write a checkpoint, once the weights are known to be good; they replace good ones.
+    def save(self, progress: RunProgress, unlogged: list[Losses], older: Path | None) -> Path:
+        """Write a checkpoint if the loss is finite, since it replaces a good one.
 
         Raises:
-            FloatingPointError: If the loss is no longer a number; the older checkpoint is kept.
+            FloatingPointError: If the loss is not finite; the older checkpoint is kept.
             OSError: If it cannot be written.
         """
         with torch.no_grad():
@@ -131,26 +131,27 @@ class Run:
         )
 
 
-def train(config: TrainConfig) -> Outcome:
+def train(config: TrainConfig) -> TrainResult:
     """Train a world.
 
     Args:
-        config: The run.
+        config: The settings of the run.
 
     Returns:
-        How it ended and its last checkpoint.
+        How the run ended, and its last checkpoint.
 
     Raises:
-        ValueError: If the settings contradict one another or the recording does not serve.
+        ValueError: If settings contradict one another or the recording is unusable.
         OSError: If a checkpoint cannot be written; the one before is kept.
-        FloatingPointError: If the loss is no longer a number; the last checkpoint is kept.
+        FloatingPointError: If the loss is not finite; the last checkpoint is kept.
         KeyboardInterrupt: On a second signal, at once.
     """
+    # Find out how far the run is, before anything slow is built.
     check(config)
     checkpoint = find_checkpoint(config.out, config.resume)
-    progress, _ = read_progress(checkpoint) if checkpoint else (Progress(), {})
+    progress, _ = read_progress(checkpoint) if checkpoint else (RunProgress(), {})
     if checkpoint and config.fraction(progress) >= 1 and has_card(checkpoint):
-        return Outcome("finished before", checkpoint, progress)
+        return TrainResult("finished before", checkpoint, progress)
     run = Run.of(config, checkpoint)
     world, optimizers = run.world, run.optimizers
 
@@ -174,11 +175,11 @@ def train(config: TrainConfig) -> Outcome:
         while True:
             now = time.monotonic()
             seconds = now - started
-            fraction = config.fraction(Progress(step, seconds))
+            fraction = config.fraction(RunProgress(step, seconds))
             done = fraction >= 1
             last = done or stop.asked
 
-            # Log the mean of the losses since the last time.
+            # Log the mean of the losses since the last log.
             if unlogged and (step % config.run.log_steps == 0 or done):
                 figures = summarize(unlogged)
                 trained = (step - last_log_step) * config.optim.batch_size * config.model.window
@@ -189,12 +190,12 @@ def train(config: TrainConfig) -> Outcome:
 
             # Save, also before stopping.
             if last or now - last_save > 60 * config.run.save_minutes:
-                checkpoint = run.save(Progress(step, seconds, evals), unlogged, checkpoint)
+                checkpoint = run.save(RunProgress(step, seconds, evals), unlogged, checkpoint)
                 last_save = now
             if last:
                 break
 
-            # Evaluate on the way, unless that takes too much of the run.
+            # Evaluate at intervals; `started` is not moved, so that evaluations count as time.
             evals_due = int(fraction * (config.run.num_evals + 1))
             if evals_due > evals:
                 evals = evaluate_on_the_way(run, log, bar, stop, step, started, evals_due)
@@ -218,21 +219,21 @@ def train(config: TrainConfig) -> Outcome:
             unlogged.append(Losses(*(part.detach() for part in losses)))
             # ---------------------------------------------------------------------------
             frames = config.optim.batch_size * config.model.window
-            bar.show(config.fraction(Progress(step, seconds)), step, loss.item(), frames)
+            bar.show(config.fraction(RunProgress(step, seconds)), step, loss.item(), frames)
 
         assert checkpoint is not None
         with contextlib.suppress(Interrupted):
             stop.raise_if_asked()
-            evaluate_at_the_end(run, log, bar, stop, Progress(step, seconds, evals), checkpoint)
+            evaluate_at_the_end(run, log, bar, stop, RunProgress(step, seconds, evals), checkpoint)
     ended: Literal["finished", "stopped"] = "finished" if has_card(checkpoint) else "stopped"
-    return Outcome(ended, checkpoint, Progress(step, seconds, evals))
+    return TrainResult(ended, checkpoint, RunProgress(step, seconds, evals))
 
 
 def pick_split(config: TrainConfig, recording: Recording, checkpoint: Path | None) -> Split:
-    """Which episodes are held out: whole ones, and the same for as long as the run goes on.
+    """Choose the held-out episodes, which stay the same in a resumed run.
 
     Raises:
-        ValueError: If a resumed run asks for another fraction than it began with.
+        ValueError: If a resumed run requests another fraction than it began with.
     """
     held_out = config.run.held_out
     if checkpoint is None:
@@ -241,14 +242,14 @@ def pick_split(config: TrainConfig, recording: Recording, checkpoint: Path | Non
     split = read_split(checkpoint)
     if split is not None and held_out != begun:
         raise ValueError(
-            f"this run began with --run.held-out {begun}, so it has been trained on what "
-            f"--run.held-out {held_out} holds out: leave the option out, or begin a new run"
+            f"this run began with --run.held-out {begun}, and {held_out} would measure it on "
+            "trained episodes: leave the option out, or start a new run"
         )
     return split or Split.of(recording, held_out)
 
 
-def describe_begin(run: Run, progress: Progress) -> str:
-    """Say what is trained on what, and what is left out of it."""
+def describe_begin(run: Run, progress: RunProgress) -> str:
+    """A line with the model and its data, and one with the episodes that are left out."""
     begins = f"from step {progress.step:,} on" if progress.step else "from the start"
     about = describe_run(run.world, run.recording, run.split)
     new = run.split.num_new(run.recording)
@@ -265,7 +266,7 @@ def evaluate_on_the_way(
     started: float,
     evals_due: int,
 ) -> int:
-    """Evaluate on a few windows, unless it takes over a tenth of the run.
+    """Evaluate on a few windows, and stop if that takes over a tenth of the run.
 
     Returns:
         The number of evaluations that count as done.
@@ -273,25 +274,25 @@ def evaluate_on_the_way(
     config = run.config
 
     def fraction() -> float:
-        return config.fraction(Progress(step, time.monotonic() - started))
+        return config.fraction(RunProgress(step, time.monotonic() - started))
 
     until = fraction() + LONGEST_EVALUATION
     with bar.evaluating() as show:
 
-        def watch(part: float) -> None:
+        def on_step(part: float) -> None:
             show(part)
             stop.raise_if_asked()
             if fraction() >= until:
                 raise Interrupted
 
         try:
-            evaluation = evaluate_run(run.ema_world, run.recording, log, step, FEW_WINDOWS, watch)
+            evaluation = evaluate_run(run.ema_world, run.recording, log, step, FEW_WINDOWS, on_step)
         except Interrupted:
             if stop.asked:
                 return evals_due - 1
             bar.note(
-                f"step {step:,}: an evaluation takes over a tenth of --minutes, so there is only "
-                "the one at the end"
+                f"step {step:,}: an evaluation takes over a tenth of the run, so only the one at "
+                "the end is done"
             )
             return config.run.num_evals
     bar.note(f"step {step:,}: {evaluation.summary()}")
@@ -303,31 +304,32 @@ def evaluate_at_the_end(
     log: RunLog,
     bar: TrainProgress,
     stop: StopOnSignal,
-    progress: Progress,
+    progress: RunProgress,
     checkpoint: Path,
 ) -> None:
-    """Evaluate the world that is kept, and write its card.
+    """Evaluate the final world and write its card.
 
     Raises:
-        Interrupted: On Ctrl-C; the world is saved, and has no card.
+        Interrupted: On Ctrl-C; the world is saved, but has no card.
     """
-    bar.note("the world is saved; evaluating it on held-out episodes (Ctrl-C leaves that)")
+    bar.note("the world is saved; evaluating it on held-out episodes (Ctrl-C skips that)")
     num_windows = FEW_WINDOWS if progress.seconds < SHORT_RUN_SECONDS else MANY_WINDOWS
     with bar.evaluating() as show:
 
-        def watch(part: float) -> None:
+        def on_step(part: float) -> None:
             show(part)
             stop.raise_if_asked()
 
         evaluation = evaluate_run(
-            run.ema_world, run.recording, log, progress.step, num_windows, watch
+            run.ema_world, run.recording, log, progress.step, num_windows, on_step
         )
     bar.note(evaluation.summary())
+    threads = torch.get_num_threads()
     facts = {
         "recording": describe_recording(run.recording),
         "command": f"`{run.config.command()}`",
         "length": f"{progress.step:,} steps in {duration(progress.seconds)} on "
-        f"{run.world.device.type}, {torch.get_num_threads()} threads",
+        f"{run.world.device.type}, {threads} thread{'s' * (threads > 1)}",
     }
     write_card(checkpoint, run.ema_world, evaluation, facts)
 

@@ -1,8 +1,8 @@
-"""Muon (Jordan et al. 2024): momentum whose singular values are brought to about 1.
+"""Muon (Jordan et al. 2024): orthogonalised momentum for matrices.
 
-``torch.optim.Muon`` does the same, matrix by matrix and always in bfloat16. On a CPU that has no
-bfloat16 of its own that took more than half of a training step of the tiny size. This one takes
-the precision that the device is fast at, and all matrices of a shape in one product.
+``torch.optim.Muon`` works matrix by matrix and always in bfloat16. On a CPU without native bfloat16
+that took more than half of a training step of the tiny size. This one uses the device's fast
+precision, and one product for all matrices of a shape.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of Jordan et al.: steep at 0, within
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum, made orthogonal, scaled to the size of AdamW's steps (Liu et al. 2025).
+    """Orthogonalised Nesterov momentum, scaled to the size of AdamW's steps (Liu et al. 2025).
 
     Args:
         params: Matrices (out in).
-        lr: Learning rate, one that would do for AdamW.
+        lr: Learning rate, as for AdamW.
         weight_decay: Decoupled weight decay.
-        dtype: Precision in which momentum is made orthogonal.
+        dtype: Precision of the orthogonalisation.
 
     Raises:
-        ValueError: If a parameter is no matrix.
+        ValueError: If a parameter is not a matrix.
     """
 
     def __init__(
@@ -44,11 +44,11 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.ndim != 2:
-                    raise ValueError(f"Muon wants matrices, got the shape {tuple(parameter.shape)}")
+                    raise ValueError(f"Muon needs matrices, got the shape {tuple(parameter.shape)}")
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """Take a step along the gradients; those without one stay as they are."""
+        """Take a step; parameters without a gradient do not change."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -68,7 +68,7 @@ class Muon(torch.optim.Optimizer):
         return loss
 
     def _momentum(self, parameter: torch.nn.Parameter) -> torch.Tensor:
-        """The gradient and its running mean, mixed as Nesterov does."""
+        """Nesterov momentum: a mixture of the gradient and its running mean."""
         assert parameter.grad is not None
         state = self.state[parameter]
         if not state:
@@ -78,7 +78,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
-    """Bring the singular values of matrices (n rows columns) to about 1, by Newton and Schulz."""
+    """Bring the singular values of matrices (n rows columns) to about 1 (Newton-Schulz)."""
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-7)

@@ -1,9 +1,8 @@
 """The training objective: `encode` windows into a batch, then take the `objective` of the batch.
 
-Every frame after the first ``num_history`` of a window is a target. Each has a noise level of its
-own (diffusion forcing, Chen et al. 2024), so one forward pass trains every mixture of noisy present
-and clean past. The other half of the work is to make the past look as it does in play, where the
-world has drawn it itself.
+Every frame after the first ``num_history`` of a window is a target. Each has its own noise level
+(diffusion forcing, Chen et al. 2024), so one forward pass trains all mixtures of noisy and clean
+frames. Histories are made to look as in play, where the world has predicted them itself.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ from worldsim.world_model import WorldModel
 from .corruption import corrupt_history
 from .recipe import Recipe
 
-HEAD_WEIGHT = 0.1  # of reward and termination, beside the frame
+HEAD_WEIGHT = 0.1  # of reward and termination, relative to the frame
 
-REACH = 5  # pixels: how far an object may go in a step
+REACH = 5  # pixels that an object may move in a step
 
 
 class Batch(NamedTuple):
-    """Encoded windows of k + t frames, k being the world's ``num_history``.
+    """Encoded windows of k + t frames, where k is the world's ``num_history``.
 
     Attributes:
         latents: (b k+t c h w).
@@ -67,7 +66,7 @@ class Losses(NamedTuple):
         return (per_frame * self.valid).sum() / self.valid.sum().clamp_min(1)
 
     def total(self) -> torch.Tensor:
-        """What training minimizes."""
+        """The loss that training minimises."""
         return self.mean(self.frame * ramp_weight(self.tau) + HEAD_WEIGHT * self.head)
 
 
@@ -94,9 +93,8 @@ def objective(
     Args:
         world: The world in training.
         batch: From `encode`.
-        recipe: What to make of the windows; a run's recipe changes with time, see `Recipe.at`.
-        generator: Source of every random draw, on the CPU. The order of the draws is part of what
-            makes a run repeatable.
+        recipe: The recipe at this point of the run, see `Recipe.at`.
+        generator: Source of all random draws, on the CPU. A repeatable run depends on their order.
 
     Returns:
         Losses of each target.
@@ -110,13 +108,13 @@ def objective(
     tau = sample_tau(b, t, *recipe.tau_mixture, generator).to(device)
     noisy = add_noise(targets, _normal(targets, generator), tau)
 
-    # Some actions are hidden, so that an unknown action has a meaning too.
+    # Hide some actions, so that the world also learns to continue with an unknown action.
     actions = batch.actions
     if recipe.action_dropout:
         hidden = torch.rand((b, t), generator=generator).to(device) < recipe.action_dropout
         actions = actions.masked_fill(hidden, world.game.num_actions)
 
-    # The past as it is in play: drawn by the world, with objects missing or doubled, a bit noisy.
+    # Histories as in play: predicted by the world, with objects missing or doubled, slightly noisy.
     past, erased = batch.latents, None
     if recipe.self_rollout:
         chosen = torch.rand(b, generator=generator) < recipe.self_rollout
@@ -130,12 +128,12 @@ def objective(
 
     output = world.predict(noisy, Conditions(tau, actions, history))
 
-    # The background is learned within a minute, small things long after it: they weigh more.
+    # The background is learned within a minute, small objects much later: they weigh more.
     weights = None
     if recipe.moving_weight:
         focus = recipe.object_focus[0]
         places = moving_places(batch.moving, (size[0], size[1]), focus)[:, k:]
-        if erased is not None:  # an object that is erased from the past may be anywhere
+        if erased is not None:  # an object that was erased from the history may be anywhere
             places = torch.maximum(places, (1 - focus) * erased[:, k - 1 : -1])
         weights = 1 + recipe.moving_weight * places
         weights = weights / weights.mean()
@@ -159,7 +157,7 @@ def _with_own_predictions(
 ) -> torch.Tensor:
     """Replace the targets of the chosen windows by one-step predictions of the world.
 
-    Scheduled sampling in parallel (Mihaylova & Martins 2019): the world learns to mend its own
+    Parallel scheduled sampling (Mihaylova & Martins 2019): the world learns to correct its own
     errors, at the cost of another forward pass.
     """
     k, own = world.num_history, chosen.nonzero()[:, 0].to(latents.device)
@@ -180,28 +178,28 @@ def moving_pixels(frames: torch.Tensor, background: torch.Tensor) -> torch.Tenso
 def moving_places(
     moving: torch.Tensor, latent_size: tuple[int, int], object_focus: float
 ) -> torch.Tensor:
-    """How much each place of a latent counts as one where something moves.
+    """Weights from 0 to 1 of the places of a latent where objects are or could be.
 
-    Of the weight, ``object_focus`` lies where an object is or was just before. Alone it would
-    reward drawing an object wherever it may be, since a missed one costs more than a false one. The
-    rest lies on every place within ``REACH`` of an object just before. Alone it would let fade what
-    may be in many places. An object that appears far from all others counts in full, for such
+    A share ``object_focus`` of the weight lies where an object is or was one frame before. Alone,
+    this rewards drawing an object wherever it might be, since a miss costs more than a false
+    object. The rest lies on all places within ``REACH`` of where an object was. Alone, that lets
+    uncertain objects fade. An object that appears far from all others has full weight, since such
     events are rare.
 
     Args:
-        moving: Pixels that move, bool (b t height width).
+        moving: Moving pixels, bool (b t height width).
         latent_size: Height and width of the result.
         object_focus: From 0 to 1.
 
     Returns:
-        Float (b t 1 h w) from 0, where nothing moves, to 1.
+        Float (b t 1 h w), 0 at the background.
     """
     now = moving.float()
     before = torch.cat((now[:, :1], now[:, :-1]), dim=1)
     reached = before
-    for sides in ((2 * REACH + 1, 1), (1, 2 * REACH + 1)):  # by rows and columns: far less work
+    for sides in ((2 * REACH + 1, 1), (1, 2 * REACH + 1)):  # separable: far less work
         reached = F.max_pool2d(reached, sides, stride=1, padding=[side // 2 for side in sides])
-    anywhere = torch.maximum(reached, now)  # with what appears far from all that was there
+    anywhere = torch.maximum(reached, now)  # with objects that appear far from all others
     places = object_focus * torch.maximum(now, before) + (1 - object_focus) * anywhere
     return F.adaptive_max_pool2d(places, latent_size)[:, :, None]
 

@@ -1,4 +1,4 @@
-"""The optimizers of a world, and the precision that its device multiplies fastest in."""
+"""The optimizers of a world, and the fastest precision of its device."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from .muon import Muon
 def make_optimizers(world: WorldModel, weight_decay: float) -> list[torch.optim.Optimizer]:
     """Muon (Jordan et al. 2024) for the matrices of the transformer's blocks, AdamW for the rest.
 
-    Muon's steps have the size of AdamW's, so that one learning rate, which the caller sets, serves
-    both. Vectors do not decay.
+    Muon's steps have the size of AdamW's, so both take the same learning rate, set by the caller.
+    Vectors have no weight decay.
     """
     inside = {id(p) for p in world.dit.blocks.parameters() if p.ndim == 2}
     trained = [p for p in world.parameters() if p.requires_grad]
@@ -32,7 +32,7 @@ def make_optimizers(world: WorldModel, weight_decay: float) -> list[torch.optim.
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether a device multiplies matrices of bfloat16 faster than those of single precision."""
+    """Whether a device multiplies matrices faster in bfloat16 than in float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     abilities = torch.cpu.get_capabilities()

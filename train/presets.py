@@ -26,13 +26,13 @@ SIZES = {
     "base": {"width": 512, "depth": 12, "num_heads": 8, "num_kv_heads": 4},
 }
 
-ACTIVATION_BYTES = 50  # for each token, layer and channel, at the least; measured: 100 to 130
+ACTIVATION_BYTES = 50  # per token, layer and channel: a lower bound; measured are 100 to 130
 
 
 def build_world(config: TrainConfig, recording: Recording, split: Split) -> WorldModel:
-    """A fresh world for a recording, with start windows from its held-out episodes.
+    """Build a world for a recording, with start windows from its held-out episodes.
 
-    The weights are drawn from torch's own generator.
+    The weights are drawn from torch's global generator.
 
     Raises:
         ValueError: If the device cannot be used, or a step does not fit into its memory.
@@ -66,7 +66,7 @@ def build_world(config: TrainConfig, recording: Recording, split: Split) -> Worl
 
 
 def check_step_fits(config: TrainConfig, frame_size: tuple[int, int], device: torch.device) -> None:
-    """Refuse a batch whose activations alone cannot fit, before any of them is made.
+    """Check that the activations of a batch can fit into memory.
 
     Raises:
         ValueError: If they cannot.
@@ -85,7 +85,7 @@ def check_step_fits(config: TrainConfig, frame_size: tuple[int, int], device: to
 def pick_starts(
     recording: Recording, episodes: Sequence[int], length: int, seed: int, num_starts: int = 32
 ) -> Windows:
-    """Random windows that end before their episode does, so that there is play ahead."""
+    """Draw windows that end before their episode does, so that play can continue."""
     rng = np.random.default_rng((seed, 0))
     chosen = rng.choice(episodes, num_starts)
     room = recording.episode_lengths[chosen] - length

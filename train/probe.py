@@ -1,4 +1,4 @@
-"""`worldsim probe`: is what a world imagines true? Asked of scenes of which all is known."""
+"""`worldsim probe`: does a world keep the physics of small scenes whose true state is known?"""
 
 from __future__ import annotations
 
@@ -47,17 +47,17 @@ SceneName = Annotated[
     str,
     Rule(f"one of {', '.join(SCENE_NAMES)}", SCENE_NAMES.__contains__),
 ]
-SHOWN = {"reader": "reader", "world": "world", "copy_last": "copied"}
+COLUMNS = {"reader": "reader", "world": "world", "copy_last": "copied"}
 
 
 @dataclass(frozen=True)
 class ProbeConfig:
-    """Train a world on a small scene of known physics and see whether it keeps to it.
+    """Train a world on a small scene of known physics and test whether it obeys it.
 
-    Each world is shown a band of speeds and sizes, and then asked to go on from frames within that
-    band and beyond it. What it draws is read back into numbers: velocity, momentum and energy,
-    whether what was hidden comes out, whether a total is kept, how many there are. Beyond the band
-    it should fail, and the table tells by how much.
+    Each world is trained on a range of speeds and sizes, then continues frames inside and outside
+    that range. Its frames are read back into numbers: velocity, momentum, energy, position after
+    occlusion, totals, counts. Outside the range it is expected to fail; the table shows by how
+    much.
 
     Examples:
         worldsim probe motion
@@ -67,28 +67,28 @@ class ProbeConfig:
     scene: tyro.conf.Positional[SceneName]
     """The scene, or all of them in turn."""
     out: OutFolder = Path("runs/probes")
-    """Folder for recordings and worlds, and a table (text and JSON), a figure and a filmstrip for
-    each scene. What is there already is not done again."""
+    """Folder for recordings, worlds and, for each scene, a table (text and JSON), a figure and a
+    filmstrip. Existing recordings and worlds are reused."""
     steps: Count = 600
-    """Optimizer steps of each training; some six minutes on a core."""
+    """Optimizer steps of each training; about six minutes on one core."""
     episodes: tuple[SeveralEpisodes, ...] = (32, 512)
-    """Episodes to train on: one world for each number, so that it shows what more data does."""
+    """Training episodes: one world for each number, to show the effect of more data."""
     size: Literal["tiny", "small", "base"] = "tiny"
     """Size of the model."""
     questions: SeveralEpisodes = 64
-    """Episodes to ask about, in each band."""
+    """Test episodes inside the range, and as many outside."""
     seed: Seed = 0
     """Seed of the training."""
     device: str | None = None
-    """Where to train, such as cuda or cpu; a GPU if there is one."""
+    """Device to train on, such as cuda or cpu; a GPU if there is one."""
 
 
-class Asked(NamedTuple):
-    """Episodes of one band, the same for every world.
+class ProbeEpisodes(NamedTuple):
+    """Test episodes of one band, the same for every world.
 
     Attributes:
         frames: ``uint8`` (n t h w 3).
-        truths: The state of each over time.
+        truths: The true state of each over time.
     """
 
     frames: Frames
@@ -96,12 +96,12 @@ class Asked(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """How one world does on one scene in one band.
+    """Errors of one world on one scene in one band.
 
     Attributes:
-        quantity: To who is measured (reader, world, copy_last) to the mean error over episodes.
-        each: The world's errors by quantity, episode by episode.
-        against: The true quantity that each is drawn against.
+        quantity: Quantity -> measured (reader, world, copy_last) -> mean error over episodes.
+        each: The world's errors by quantity and episode.
+        against: The true quantity of each episode that errors are plotted against.
         imagined: The world's frames, ``uint8`` (n t h w 3).
     """
 
@@ -115,33 +115,33 @@ def main(argv: Sequence[str]) -> int:
     """Run the command.
 
     Args:
-        argv: What follows ``worldsim probe``.
+        argv: The arguments after ``worldsim probe``.
 
     Returns:
-        Exit status: 0 when all is measured, 130 when a training was stopped.
+        Exit status: 0 when everything is measured, 130 when a training was stopped.
 
     Raises:
-        ValueError: In one sentence, if an option does not serve.
+        ValueError: If an option is invalid.
     """
     config = parse(ProbeConfig, argv, "worldsim probe")
     if not probe(config):
         again = shlex.join(["worldsim", "probe", *argv])
-        print(f"stopped; {config.out} keeps what there is; to continue: {again}")
+        print(f"stopped; {config.out} keeps the finished parts; to continue: {again}")
         return 130
     return 0
 
 
 def probe(config: ProbeConfig) -> bool:
-    """Train what is missing, ask, print the table and write it beside a figure for each scene.
+    """Train missing worlds, test them, and write a table, a figure and a filmstrip per scene.
 
     Args:
-        config: What to probe.
+        config: The settings of the command.
 
     Returns:
-        Whether it was done to the end; False after Ctrl-C in a training.
+        Whether everything was measured; False after Ctrl-C in a training.
 
     Raises:
-        ValueError: If there is no such device, or training says so.
+        ValueError: If the device does not exist, or a setting of the training is invalid.
     """
     pick_device(config.device)  # before anything is recorded
     names = list(SCENES) if config.scene == "all" else [config.scene]
@@ -175,7 +175,7 @@ def probe(config: ProbeConfig) -> bool:
         write_text(config.out / f"{name}.txt", text.getvalue())
         write_json(config.out / f"{name}.json", report)
     console.print(
-        f"Tables, figures and filmstrips in {config.out}; a world is played as any other: "
+        f"Tables, figures and filmstrips in {config.out}; to play a world: "
         f"worldsim play {config.out / names[0] / f'world_{config.episodes[-1]}'}",
         soft_wrap=True,
         highlight=False,
@@ -191,7 +191,7 @@ def _to_go(begun: float, done: int, total: int) -> str:
 
 
 def train_world(config: ProbeConfig, name: str, episodes: int) -> WorldModel | None:
-    """Record and train, as far as that is not done; None if the training was stopped."""
+    """Record and train what is missing; None if the training was stopped."""
     folder = config.out / name
     recording = folder / f"recording_{episodes}"
     game = describe_game(SCENE_ID, frame_size=(32, 64), env_kwargs={"scene": name, "band": "in"})
@@ -226,7 +226,7 @@ def train_world(config: ProbeConfig, name: str, episodes: int) -> WorldModel | N
 
 
 def watch(env: gymnasium.Env, seed: int) -> tuple[Frames, Truth]:
-    """Frames (t h w 3) of a scene to its end, and its true state at each."""
+    """Frames (t h w 3) of an episode of a scene, and the true state at each."""
     frame, info = env.reset(seed=seed)
     frames, infos, over = [frame], [info], False
     while not over:
@@ -236,15 +236,15 @@ def watch(env: gymnasium.Env, seed: int) -> tuple[Frames, Truth]:
     return np.stack(frames), {key: np.stack([one[key] for one in infos]) for key in infos[0]}
 
 
-def ask_about(name: str, band: str, number: int) -> Asked:
-    """Episodes that no world was trained on."""
+def ask_about(name: str, band: str, number: int) -> ProbeEpisodes:
+    """Make test episodes, which no world was trained on."""
     env = gymnasium.make(SCENE_ID, scene=name, band=band)
     seen = [watch(env, ASKED_SEED + i) for i in range(number)]
-    return Asked(np.stack([frames for frames, _ in seen]), [truth for _, truth in seen])
+    return ProbeEpisodes(np.stack([frames for frames, _ in seen]), [truth for _, truth in seen])
 
 
-def answer(name: str, world: WorldModel, asked_about: Asked) -> Answer:
-    """Let a world go on from the first frames, and read what it draws."""
+def answer(name: str, world: WorldModel, asked_about: ProbeEpisodes) -> Answer:
+    """Let a world continue the first frames, and measure its frames."""
     scene, frames = SCENES[name], asked_about.frames
     number, steps = len(frames), frames.shape[1] - CONTEXT
     from worldsim.eval.held_out import imagine
@@ -255,8 +255,8 @@ def answer(name: str, world: WorldModel, asked_about: Asked) -> Answer:
     copied = np.repeat(frames[:, CONTEXT - 1 : CONTEXT], steps, axis=1)
     truths = [{k: v[CONTEXT:] for k, v in truth.items()} for truth in asked_about.truths]
 
-    def read(shown: Frames) -> dict[str, NDArray[np.float64]]:
-        errors: list[Errors] = [scene.read(*one) for one in zip(shown, truths, real, strict=True)]
+    def read(videos: Frames) -> dict[str, NDArray[np.float64]]:
+        errors: list[Errors] = [scene.read(*one) for one in zip(videos, truths, real, strict=True)]
         return {key: np.array([error[key] for error in errors]) for key in scene.units}
 
     readings = {"reader": read(real), "world": read(imagined), "copy_last": read(copied)}
@@ -268,20 +268,20 @@ def answer(name: str, world: WorldModel, asked_about: Asked) -> Answer:
 
 
 def _mean(values: NDArray[np.float64]) -> Estimate:
-    """Mean over the episodes in which there was something to read, with its band."""
+    """Mean over the episodes with a finite value, with its confidence interval."""
     known = values[np.isfinite(values)]
     return estimate(known, np.ones(len(known)), np.arange(len(known)))
 
 
 def table_of(name: str, answers: dict[tuple[int, str], Answer]) -> Table:
     """Errors by quantity, data and band."""
-    table = Table(title=f"{name}: errors, mean over episodes ± half of the 95 % band")
-    for column in ("quantity", "unit", "episodes", "band", *SHOWN.values()):
+    table = Table(title=f"{name}: errors, mean over episodes ± half of the 95 % interval")
+    for column in ("quantity", "unit", "episodes", "band", *COLUMNS.values()):
         left = column in ("quantity", "unit")
         table.add_column(column, justify="left" if left else "right", no_wrap=True)
     for key, unit in SCENES[name].units.items():
         for (episodes, band), one in answers.items():
-            cells = [_cell(one.quantity[key][who], unit, who == "world") for who in SHOWN]
+            cells = [_cell(one.quantity[key][who], unit, who == "world") for who in COLUMNS]
             table.add_row(key, "%" if unit == SHARE else unit, str(episodes), band, *cells)
         table.add_section()
     return table
@@ -297,10 +297,10 @@ def _cell(figure: Estimate, unit: str, with_band: bool) -> str:
 
 
 def draw(path: Path, name: str, answers: dict[tuple[int, str], Answer]) -> None:
-    """The world's errors against what was asked, the training band shaded."""
+    """Plot the world's errors against the true quantity, with the training range shaded."""
     import matplotlib
 
-    matplotlib.use("Agg")  # before pyplot, which else looks for a display
+    matplotlib.use("Agg")  # before pyplot, which otherwise looks for a display
     from matplotlib import pyplot as plt
 
     units = SCENES[name].units
@@ -319,7 +319,7 @@ def draw(path: Path, name: str, answers: dict[tuple[int, str], Answer]) -> None:
         axes[0][0].plot([], [], "o", color=f"C{numbers.index(number)}", label=f"{number} episodes")
     axes[0][0].legend(fontsize=8)
     figure.suptitle(
-        f"{SCENES[name].about}: the world's errors within (o) and beyond (x) what it was trained on"
+        f"{SCENES[name].about}: the world's errors inside (o) and outside (x) the training range"
     )
     figure.tight_layout()
     figure.savefig(path, dpi=110)
@@ -328,11 +328,11 @@ def draw(path: Path, name: str, answers: dict[tuple[int, str], Answer]) -> None:
 
 def draw_strip(
     path: Path,
-    bands: dict[str, Asked],
+    bands: dict[str, ProbeEpisodes],
     answers: dict[tuple[int, str], Answer],
     episodes: int,
 ) -> None:
-    """Two episodes of each band: real above, the world that had most data below."""
+    """Draw two episodes of each band: real above, the world with most data below."""
     rows, labels = [], []
     for band, questions in bands.items():
         for i in range(2):

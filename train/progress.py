@@ -1,4 +1,4 @@
-"""How far a run is: a bar with the time that is left, plain lines where there is no terminal."""
+"""Progress of a run: a bar with the remaining time, or plain lines without a terminal."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 SECONDS_BETWEEN_LINES = 30.0
 SECONDS_TO_FIRST_LINE = 5.0
-SECONDS_TO_SETTLE = 5.0  # before what was done says how long the rest will take
+SECONDS_TO_SETTLE = 5.0  # before the remaining time is estimated
 RECENT_STEPS = 50
 
 
 class TimeLeft:
-    """Says how long something will go on, from how far it has come in how long.
+    """Estimates the remaining time from the progress so far.
 
     Args:
-        clock: Seconds that only grow.
+        clock: A monotonic clock in seconds.
 
     Example:
         >>> now = 0.0
@@ -40,7 +40,7 @@ class TimeLeft:
         self._begun: tuple[float, float] | None = None
 
     def words(self, fraction: float) -> str:
-        """What is left at a part of it all in [0, 1]; nothing while nobody can know."""
+        """The remaining time at a finished share in [0, 1]; empty while it is unknown."""
         now = self._clock()
         if self._begun is None:
             self._begun = now, fraction
@@ -51,11 +51,11 @@ class TimeLeft:
 
 
 class TrainProgress:
-    """Shows step, a figure, frames per second and the time that is left, on stderr.
+    """Shows step, a figure, frames per second and the remaining time, on stderr.
 
     Args:
-        fraction: How far the run was when it was taken up again, in [0, 1].
-        figure: What is watched.
+        fraction: Finished share of a resumed run, in [0, 1].
+        figure: Name of the figure.
     """
 
     def __init__(self, fraction: float = 0.0, figure: str = "loss") -> None:
@@ -88,22 +88,21 @@ class TrainProgress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Leave the bar as it is."""
+        """Stop the bar."""
         self._bar.stop()
 
     def note(self, sentence: str) -> None:
-        """Say something above the bar."""
+        """Print a sentence above the bar."""
         self._console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
     def show(self, fraction: float, step: int, value: float, num_frames: int) -> None:
-        """Show how far the run is; called once a step.
+        """Show the progress of the run; called once per step.
 
         Args:
-            fraction: How much of the run is done, in [0, 1].
+            fraction: Finished share of the run, in [0, 1].
             step: Steps done.
-            value: The figure at this step, nan if there is none yet; the mean of recent ones is
-                shown.
-            num_frames: Frames of a step.
+            value: The figure at this step, or nan; the mean of recent values is shown.
+            num_frames: Frames per step.
         """
         now = time.monotonic()
         if self._shown_at is not None:
@@ -114,7 +113,7 @@ class TrainProgress:
         words = f"step {step:,}"
         if self._values:
             words += f", {self._figure} {statistics.fmean(self._values):.4f}"
-        if self._step_seconds:  # the median, since a step with an evaluation before it says little
+        if self._step_seconds:  # the median: a step after an evaluation is an outlier
             words += f", {num_frames / statistics.median(self._step_seconds):,.0f} frames/s"
         words += self._left.words(fraction)
         self._bar.update(self._task, completed=min(fraction, 1.0), description=words)
@@ -122,10 +121,10 @@ class TrainProgress:
 
     @contextmanager
     def evaluating(self) -> Iterator[Callable[[float], None]]:
-        """Show an evaluation beside the training.
+        """Show an evaluation below the training.
 
         Yields:
-            What to call with how much of it is done, in [0, 1].
+            A function to call with the finished share, in [0, 1].
         """
         left = TimeLeft()
         task = self._bar.add_task("", total=1.0, doing="evaluating")
@@ -149,7 +148,7 @@ class TrainProgress:
 
 
 def duration(seconds: float) -> str:
-    """A time a person reads at a glance.
+    """Format a time as minutes and seconds, or hours, minutes and seconds.
 
     Example:
         >>> duration(75), duration(7380)

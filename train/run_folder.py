@@ -1,6 +1,6 @@
-"""The folder of a run: its checkpoints, how far they are, and who is at work in it.
+"""The folder of a run: its checkpoints, their progress, and a lock.
 
-Nothing here needs torch, so that a wrong folder is said at once.
+Nothing here needs torch, so that a wrong folder is reported at once.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ STATE = "training.json"  # of a checkpoint: step, time and settings
 REMEDY = "delete the checkpoint and resume from the one before it, or start again"
 
 
-class Progress(NamedTuple):
-    """How far a run has come.
+class RunProgress(NamedTuple):
+    """The progress of a run.
 
     Attributes:
         step: Optimizer steps taken.
-        seconds: Time spent, over all the times it was resumed.
-        evals: Evaluations done on the way.
+        seconds: Time spent, before and after each resume.
+        evals: Evaluations done before the end.
     """
 
     step: int = 0
@@ -38,15 +38,15 @@ def list_checkpoints(run: Path) -> list[Path]:
 
 
 def find_checkpoint(run: Path, resume: bool) -> Path | None:
-    """The checkpoint to go on from; none for a new run, or one killed before its first.
+    """The checkpoint to continue from; None for a new run, or one killed before its first.
 
     Raises:
-        ValueError: If there is a run that is not to be resumed, or none that is.
+        ValueError: If there is a run but ``resume`` is False, or no run but ``resume`` is True.
     """
     checkpoints = list_checkpoints(run)
     if checkpoints and not resume:
         raise ValueError(
-            f"{run} already holds a run ({checkpoints[-1].name}): add --resume to go on with it, "
+            f"{run} already holds a run ({checkpoints[-1].name}): add --resume to continue it, "
             "or choose another --out"
         )
     if resume and not run.is_dir():
@@ -56,9 +56,9 @@ def find_checkpoint(run: Path, resume: bool) -> Path | None:
 
 @contextlib.contextmanager
 def alone(run: Path) -> Iterator[None]:
-    """Hold a run for this process, and clear away what a killed one left half written.
+    """Lock a run for this process, and delete unfinished files of a killed one.
 
-    The system lets go of the run when the process ends, in whatever way.
+    The system releases the lock when the process ends in any way.
 
     Raises:
         ValueError: If another process is training in the same folder.
@@ -71,20 +71,20 @@ def alone(run: Path) -> Iterator[None]:
         yield
 
 
-def read_progress(checkpoint: Path) -> tuple[Progress, dict[str, Any]]:
-    """How far a checkpoint's run was, and its settings.
+def read_progress(checkpoint: Path) -> tuple[RunProgress, dict[str, Any]]:
+    """The progress and the settings of a checkpoint's run.
 
     Raises:
         ValueError: If the checkpoint is damaged.
     """
     about = read_state(checkpoint)
     with reading(checkpoint / STATE, REMEDY):
-        for name in Progress._fields:
+        for name in RunProgress._fields:
             value = about[name]
             kinds = (int, float) if name == "seconds" else (int,)
             if type(value) not in kinds or not 0 <= value < 2**63:
                 raise ValueError(f"{name} must be a number of 0 or more, got {value!r:.40}")
-        return Progress(about["step"], about["seconds"], about["evals"]), about["settings"]
+        return RunProgress(about["step"], about["seconds"], about["evals"]), about["settings"]
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
 
 
 def read_split(checkpoint: Path) -> Split | None:
-    """Which episodes a checkpoint's run holds out; None if an older version wrote it.
+    """The split of a checkpoint's run; None if an older version wrote it.
 
     Raises:
         ValueError: If the checkpoint is damaged.

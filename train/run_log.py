@@ -1,8 +1,8 @@
-"""The log of a run: JSON lines always, and wandb and TensorBoard where they are wanted.
+"""The log of a run: JSON lines always, and wandb and TensorBoard if requested.
 
-Every figure is appended to ``metrics.jsonl`` in the run's folder: one object a line, ready for
-``jq`` or ``pandas.read_json``.
-A log never stops a run: no login, no network or no wandb each cost one note, not the training.
+Every figure is appended to ``metrics.jsonl`` in the run's folder: one object per line, ready for
+``jq`` or ``pandas.read_json``. A log never stops a run: a missing login, network or wandb is noted,
+and the training continues.
 """
 
 from __future__ import annotations
@@ -48,22 +48,22 @@ class Logging:
 
 
 def check_log(log: Sequence[Logger]) -> None:
-    """Say before a run begins that what it is to log to is not installed.
+    """Check before a run that its loggers are installed.
 
     Raises:
-        ModuleNotFoundError: If TensorBoard is asked for and not there; without wandb, which nobody
-            need ask for, a run logs to ``metrics.jsonl`` alone.
+        ModuleNotFoundError: If TensorBoard is requested but missing. Without wandb, which is a
+            default, a run logs only to ``metrics.jsonl``.
     """
     if "tensorboard" in log:
         require("tensorboard")
 
 
 def open_log(config: TrainConfig | AgentConfig, note: Callable[[str], None]) -> RunLog:
-    """Open the log of a run as its options say.
+    """Open the log of a run with its options.
 
     Args:
         config: The run's options.
-        note: Called with the few sentences that a person should read.
+        note: Called with sentences for the user.
 
     Raises:
         ModuleNotFoundError: As `RunLog`.
@@ -87,20 +87,20 @@ class RunLog:
 
     Args:
         run_dir: The run's folder, made if it is missing. Figures are appended to its
-            ``metrics.jsonl``, so a resumed run continues its own file; where steps overlap,
-            the later line is the one that counts.
-        config: What the run was started with.
+            ``metrics.jsonl``, so a resumed run continues its own file. If steps overlap, the later
+            line counts.
+        config: The run's settings.
         wandb: ``auto`` is online when logged in and offline otherwise; ``disabled`` never
             imports wandb.
         name: The run's name in wandb.
-        log: Where figures go beside ``metrics.jsonl``.
-        wandb_project: Where wandb files the run; none: ``WANDB_PROJECT``, or worldsim.
-        wandb_entity: Whose it is; none: ``WANDB_ENTITY``, or whoever is logged in.
-        wandb_tags: Words to find it by; none: ``WANDB_TAGS``.
-        note: Called with the few sentences that a person should read.
+        log: The loggers in addition to ``metrics.jsonl``.
+        wandb_project: Project in wandb; None takes ``WANDB_PROJECT``, or worldsim.
+        wandb_entity: User or team in wandb; None takes ``WANDB_ENTITY``, or the logged-in user.
+        wandb_tags: Tags in wandb; without any, ``WANDB_TAGS``.
+        note: Called with sentences for the user.
 
     Raises:
-        ModuleNotFoundError: If TensorBoard is asked for and not installed.
+        ModuleNotFoundError: If TensorBoard is requested but missing.
         ValueError: If ``wandb`` is not one of the four modes, or a file or
             folder of the log is a link.
     """
@@ -125,7 +125,7 @@ class RunLog:
         self.path = self.run_dir / "metrics.jsonl"
         for written in ("wandb_id.txt", "wandb", "tensorboard", "videos"):
             if (path := self.run_dir / written).is_symlink():
-                raise ValueError(f"{path} is a link, and no log is written through one: remove it")
+                raise ValueError(f"{path} is a link, and logs are not written to links: remove it")
         if os.path.lexists(self.path):
             check_regular(self.path)
             _drop_unfinished_line(self.path)
@@ -146,16 +146,16 @@ class RunLog:
 
     @property
     def mode(self) -> ChosenMode:
-        """What wandb does now, after any falling back."""
+        """The current mode of wandb, after any fallback."""
         return self._wandb.mode
 
     def log(self, metrics: Mapping[str, SupportsFloat], step: int) -> None:
-        """Write figures down.
+        """Log figures.
 
         Args:
-            metrics: Numbers by name, such as ``{"loss/tau_0.1": 0.2}``; NaN and infinity are
-                written as ``null``, which JSON can say.
-            step: The optimizer step that they belong to.
+            metrics: Numbers by name, such as ``{"loss/tau_0.1": 0.2}``; NaN and infinity become
+                ``null``, since JSON has neither.
+            step: The optimizer step of the figures.
 
         Raises:
             TypeError: If a value is not a single number.
@@ -169,15 +169,15 @@ class RunLog:
             logger.log(numbers, step)
 
     def log_video(self, key: str, mp4_path: str | os.PathLike[str], step: int) -> None:
-        """Hand a video file to each logger, and note its path in the JSON lines.
+        """Log a video, and write its path to the JSON lines.
 
         Args:
             key: The video's name, such as ``rollout``.
-            mp4_path: An mp4 file; arrays would need moviepy, so encode first.
-            step: The optimizer step that it belongs to.
+            mp4_path: An mp4 file; arrays would need moviepy.
+            step: The optimizer step of the video.
 
         Raises:
-            FileNotFoundError: If there is no such file.
+            FileNotFoundError: If the file does not exist.
         """
         path = Path(mp4_path)
         if not path.is_file():
@@ -192,7 +192,7 @@ class RunLog:
         """Close the log; a second call does nothing.
 
         Args:
-            exit_code: 0 when the run did what it should, which is what wandb then shows.
+            exit_code: 0 for success; shown by wandb.
         """
         self._lines.close()
         for logger in self._loggers:
@@ -222,9 +222,9 @@ def _as_number(key: str, value: SupportsFloat) -> int | float:
 
 
 def _drop_unfinished_line(path: Path) -> None:
-    """Write the file anew, without what a killed run left after the last full line.
+    """Rewrite the file without an unfinished last line of a killed run.
 
-    Under another name that the file has, a hard link, its content stays what it was.
+    Another hard link to the file keeps its content.
     """
     content = path.read_bytes()
     with written_aside(path) as aside:

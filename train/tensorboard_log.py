@@ -1,4 +1,4 @@
-"""A run's figures as TensorBoard's event files."""
+"""Log a run's figures and videos as TensorBoard event files."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ MAX_FRAMES = 600  # of a video, since an event holds all of it
 
 
 class TensorBoardLog:
-    """Event files of one run, in the folder ``tensorboard`` of its own.
+    """Event files of one run, in its folder ``tensorboard``.
 
     Args:
-        run_dir: The run's folder. A run that is resumed goes on there, and takes the place of what
-            was logged beyond the step at which it goes on.
-        config: What the run was started with, shown as text.
+        run_dir: The run's folder. A resumed run replaces events after the step at which it resumes.
+        config: The run's settings, shown as text.
     """
 
     def __init__(self, run_dir: Path, config: Mapping[str, Any]) -> None:
@@ -29,14 +28,14 @@ class TensorBoardLog:
         self._writer: SummaryWriter | None = None
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
-        """Write figures down."""
+        """Log figures."""
         writer = self._writer_from(step)
         for key, value in numbers.items():
             writer.add_scalar(key, value, step)
         writer.flush()
 
     def log_video(self, key: str, mp4_path: Path, step: int) -> None:
-        """Write a video down, as an image that moves: the writer's own way would need moviepy."""
+        """Log a video as an animated image, since the writer's own videos need moviepy."""
         import av
         from PIL import Image
         from tensorboard.compat.proto.summary_pb2 import Summary
@@ -48,8 +47,8 @@ class TensorBoardLog:
         frames = read_frames(mp4_path, last=MAX_FRAMES)
         with tempfile.TemporaryDirectory() as folder:
             gif = write_gif(Path(folder) / "video.gif", frames, fps)
-            with Image.open(gif) as picture:
-                width, height = picture.size
+            with Image.open(gif) as opened:
+                width, height = opened.size
             image = Summary.Image(
                 height=height, width=width, colorspace=3, encoded_image_string=gif.read_bytes()
             )

@@ -1,4 +1,4 @@
-"""A run's figures in wandb, where nothing that wandb does stops or delays the run."""
+"""Log a run's figures in wandb, without letting wandb stop or delay the run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WANDB_HOSTS = ("api.wandb.ai", "api.forge.coreweave.com")  # the old home and th
 
 
 def has_wandb_login() -> bool:
-    """Tell whether wandb would find a key without asking: in the environment or in netrc."""
+    """Whether wandb finds a key in the environment or in netrc, without a prompt."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     named = os.environ.get("WANDB_BASE_URL")
@@ -35,18 +35,18 @@ def has_wandb_login() -> bool:
 
 
 def choose_wandb_mode(wanted: WandbMode, note: Callable[[str], None]) -> ChosenMode:
-    """Turn the mode that was asked for into one that cannot prompt.
+    """Choose a mode in which wandb does not prompt.
 
     Args:
-        wanted: ``auto`` follows ``WANDB_MODE`` where it is set, and else is online where a login
-            is found and offline where there is none.
-        note: Called with one sentence when ``online`` was asked for and there is no login.
+        wanted: The requested mode. ``auto`` follows ``WANDB_MODE`` if it is set; otherwise it is
+            online with a login and offline without.
+        note: Called with a sentence if ``online`` was requested without a login.
 
     Returns:
         ``online``, ``offline`` or ``disabled``.
 
     Raises:
-        ValueError: If the mode, asked for or in ``WANDB_MODE``, is none of these.
+        ValueError: If ``wanted`` or ``WANDB_MODE`` is not a mode.
     """
     if wanted == "auto" and (named := os.environ.get("WANDB_MODE")):
         if named not in get_args(ChosenMode):
@@ -63,17 +63,17 @@ def choose_wandb_mode(wanted: WandbMode, note: Callable[[str], None]) -> ChosenM
 
 
 class WandbLog:
-    """One run in wandb. What is asked for by no argument follows wandb's own environment variables.
+    """One run in wandb. Arguments that are not given follow wandb's environment variables.
 
     Args:
         run_dir: The run's folder, in which wandb keeps its files.
-        config: What the run was started with.
+        config: The run's settings.
         mode: ``disabled`` never imports wandb.
         name: The run's name.
-        project: Where it is filed; none: ``WANDB_PROJECT``, or worldsim.
-        entity: User or team that it belongs to; none: ``WANDB_ENTITY``, or whoever is logged in.
-        tags: Words to find it by; none: ``WANDB_TAGS``.
-        note: Called with the few sentences that a person should read.
+        project: Project; None takes ``WANDB_PROJECT``, or worldsim.
+        entity: User or team; None takes ``WANDB_ENTITY``, or the logged-in user.
+        tags: Tags; without any, ``WANDB_TAGS``.
+        note: Called with sentences for the user.
     """
 
     def __init__(
@@ -101,17 +101,17 @@ class WandbLog:
 
     @property
     def mode(self) -> ChosenMode:
-        """What wandb does now, after any falling back."""
+        """The current mode, after any fallback."""
         if self._run is None:
             return "disabled"
         return "offline" if self._run.offline else "online"
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
-        """Hand figures over."""
+        """Log figures."""
         self._send({**numbers, "step": step})
 
     def log_video(self, key: str, mp4_path: Path, step: int) -> None:
-        """Hand a video over, of which wandb keeps a copy."""
+        """Log a video, of which wandb keeps a copy."""
         if self._run is not None:
             import wandb
 
@@ -125,7 +125,7 @@ class WandbLog:
         folder, offline = Path(run.settings.sync_dir), run.offline
         try:
             run.finish(exit_code=exit_code)
-        except Exception as error:  # wandb's own trouble must not look like the run's
+        except Exception as error:  # an error of wandb must not look like one of the run
             self._note(f"wandb: could not finish cleanly ({one_line(error)})")
             offline = True
         if offline:
@@ -136,7 +136,7 @@ class WandbLog:
             import wandb
         except ImportError:
             self._note(
-                "wandb is not installed, so figures go to metrics.jsonl alone; "
+                "wandb is not installed, so figures go only to metrics.jsonl; "
                 "`pip install wandb` adds it"
             )
             return None
@@ -157,13 +157,13 @@ class WandbLog:
                     settings=settings,
                     **self._init,
                 )
-            except Exception as error:  # no key, no network, a full disk: log without it
-                following = "offline" if attempt == "online" else "to metrics.jsonl alone"
+            except Exception as error:  # no key, no network, a full disk: log without wandb
+                following = "offline" if attempt == "online" else "only to metrics.jsonl"
                 self._note(f"wandb: {one_line(error)}; this run is logged {following}")
-                wandb.teardown()  # the failed attempt would keep the run's id in use
+                wandb.teardown()  # otherwise the failed attempt keeps the run's id in use
                 continue
-            # Figures are drawn over our own step: wandb's must never go back, and a run that
-            # resumes from its last checkpoint does.
+            # Plot figures over our own step: wandb's step must not decrease, but a resumed run's
+            # does.
             run.define_metric("step")
             run.define_metric("*", step_metric="step")
             return run
@@ -181,6 +181,6 @@ class WandbLog:
             return
         try:
             self._run.log(values)
-        except Exception as error:  # a figure that wandb cannot take must not stop a run
+        except Exception as error:  # an error of wandb must not stop a run
             self._run = None
-            self._note(f"wandb: {one_line(error)}; from here on figures go without it")
+            self._note(f"wandb: {one_line(error)}; figures are now logged without wandb")
