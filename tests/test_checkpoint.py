@@ -297,7 +297,7 @@ def test_another_model_is_refused_before_anything_changes(tmp_path: Path) -> Non
     other = State(2)
     other.world.dit.config = dataclasses.replace(other.world.dit.config, width=64)
     before = weights_of(other.world)
-    with pytest.raises(ValueError, match="its width is 32 and this run's 64; resume with"):
+    with pytest.raises(ValueError, match="its width is 32, this run's is 64; resume with"):
         other.load(checkpoint)
     assert torch.equal(weights_of(other.world), before)
 
@@ -332,5 +332,5 @@ def test_a_value_that_is_no_number_names_step_and_checkpoint(value: float) -> No
     check_finite(torch.tensor(1.0), 3, None)
     with pytest.raises(FloatingPointError, match=r"at step 3, .* no checkpoint was saved yet"):
         check_finite(torch.tensor(value), 3, None)
-    with pytest.raises(FloatingPointError, match="last good checkpoint is runs/step_1: go on"):
+    with pytest.raises(FloatingPointError, match="last good checkpoint is runs/step_1: continue"):
         check_finite(torch.tensor(value), 3, Path("runs/step_1"))

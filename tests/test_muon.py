@@ -48,5 +48,5 @@ def test_takes_the_steps_of_torch() -> None:
 
 
 def test_only_matrices() -> None:
-    with pytest.raises(ValueError, match=r"wants matrices, got the shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"needs matrices, got the shape \(3,\)"):
         Muon([torch.nn.Parameter(torch.ones(3))])

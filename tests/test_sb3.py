@@ -157,7 +157,7 @@ class TestAgents:
         config = AgentConfig(
             str(pong_like), agent_folder, steps=2048, num_evals=1, eval_episodes=2, horizon=20
         )
-        with pytest.raises(ValueError, match="go on with --resume"):
+        with pytest.raises(ValueError, match="continue it with --resume"):
             train_agent(replace(config, logging=QUIET))
         before = load_agent(agent_folder)[0].policy.state_dict()
         load_agent.cache_clear()

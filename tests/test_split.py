@@ -208,6 +208,6 @@ class TestRun:
         with pytest.raises(ValueError, match="3 of its 6 episodes match"):
             train(self.config(other, tmp_path / "run", resume=True))
         words = [str(recording.path), "--out", str(tmp_path / "run"), "--resume", "--steps", "4"]
-        with pytest.raises(ValueError, match=r"began with --run\.held-out 0\.1, so it"):
+        with pytest.raises(ValueError, match=r"began with --run\.held-out 0\.1, and "):
             main([*words, "--run.held-out", "0.3"])
         assert main(words) == 0

@@ -1,4 +1,4 @@
-"""`worldsim agent`: its settings, and what is said of them before anything slow is imported."""
+"""`worldsim agent`: its settings, which are checked before anything slow is imported."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ PROG = "worldsim agent"
 RENAMED = MappingProxyType(
     {"evals": "num_evals", "lr": "ppo.lr", "gamma": "ppo.gamma", "entropy": "ppo.entropy"}
 )
-"""Names of options in older versions -> names of today; one table for words and for agent.json."""
+"""Old names of options -> current names, on the command line and in agent.json."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +66,12 @@ class AgentConfig:
     """
 
     world: Annotated[tyro.conf.Positional[str], Heading("where it learns, and where it is kept")]
-    """A world that ships (pong, maze, balls), or the folder of a world or of a run."""
+    """A bundled world (pong, maze, balls), or the folder of a world or of a run."""
     out: OutFolder
-    """Folder of the agent: agent.zip, which Stable-Baselines3 reads, and its figures. The zip holds
-    pickled code: resume or play none that you do not trust."""
+    """Folder of the agent: its figures and agent.zip, which Stable-Baselines3 reads. The zip holds
+    pickled code: resume or play only one that you trust."""
     learn_in: Literal["world", "game"] = "world"
-    """Where it learns: in the world, or, to compare, in the world's real game."""
+    """Where it learns: in the world or, for comparison, in the world's real game."""
     steps: Annotated[Count, Heading("how long")] = 60_000
     """Decisions to learn from, over all environments."""
     resume: bool = False
@@ -85,17 +85,17 @@ class AgentConfig:
     frame_skip: FewFrames = 3
     """Frames for which a decision holds."""
     frame_stack: FewFrames = 2
-    """Frames that the agent sees, those of its last decisions."""
+    """Number of last frames that the agent sees, one per decision."""
     horizon: Count = 500
     """Frames after which an episode in the world is cut off."""
     max_uncertainty: Positive | None = None
-    """Cut an episode off where the uncertainty is above this; half as fast."""
+    """Cut an episode off at an uncertainty above this; half as fast."""
     passes: Passes | None = None
-    """Denoising passes of a frame; the world's own number if not given."""
+    """Denoising passes per frame; the world's own number if not given."""
     seed: Annotated[Seed, Heading("with what")] = 0
-    """Seed of the agent and of where it learns."""
+    """Seed of the agent and of its environments."""
     device: str | None = None
-    """Where world and agent run, such as cuda or cpu; a GPU if there is one."""
+    """Device of world and agent, such as cuda or cpu; a GPU if there is one."""
     logging: tyro.conf.OmitArgPrefixes[Logging] = field(default_factory=Logging)
     ppo: PPOOptions = field(default_factory=PPOOptions)
 
@@ -107,16 +107,16 @@ class AgentConfig:
 def main(argv: Sequence[str]) -> int:
     """Run the command.
 
-    An agent that goes on has the settings that it began with, save those that are given again.
+    A resumed agent keeps the settings that it began with, except those that are given again.
 
     Args:
-        argv: What follows ``worldsim agent``.
+        argv: The arguments after ``worldsim agent``.
 
     Returns:
         The exit status: 0 when the agent has learned, 130 when it was stopped.
 
     Raises:
-        ValueError: In one sentence, if world or settings do not serve.
+        ValueError: If the world or a setting is invalid.
         ModuleNotFoundError: If Stable-Baselines3 is missing.
     """
     config = parse(AgentConfig, argv, PROG, renamed=RENAMED)
@@ -141,9 +141,15 @@ def main(argv: Sequence[str]) -> int:
 
 
 def check(config: AgentConfig) -> None:
-    """Refuse settings that make no sense, in one sentence."""
+    """Check the settings.
+
+    Raises:
+        ValueError: If one is invalid, or the folder holds another agent.
+    """
     check_options(config)
     check_log(config.logging.log)
     exists = (config.out / AGENT_FILE).exists()
     if exists and not config.resume:
-        raise ValueError(f"{config.out} holds an agent: go on with --resume, or choose another")
+        raise ValueError(
+            f"{config.out} holds an agent: continue it with --resume, or choose another"
+        )

@@ -264,9 +264,9 @@ env = gymnasium.make("worldsim/WorldModel-v0", world="PATH OF THIS FOLDER")
 
 ## Figures
 
-PSNR in dB on held-out episodes, rolled out under the recorded actions. Copy-last repeats the last
-given frame; background is the median frame of the training episodes. Moving pixels are those where
-the real frame or the last given frame differs from the background.
+PSNR in dB on held-out episodes, rolled out under the recorded actions. Two baselines: copy-last
+repeats the last given frame; background is the median frame of the training episodes. Moving pixels
+are those where the real frame or the last given frame differs from the background.
 
 | step | moving: world | copy-last | background | all: world | copy-last | background |
 |---|---|---|---|---|---|---|

@@ -1,4 +1,4 @@
-"""`worldsim train`: its settings, and what is said of them before anything slow is imported."""
+"""`worldsim train`: its settings, which are checked before anything slow is imported."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ from .run_log import Logging, check_log
 
 PROG = "worldsim train"
 SETTINGS_FILE = "config.toml"
-PLACES = ("recording", "out", "resume", "config")  # of this run alone, so in no file of settings
+PLACES = ("recording", "out", "resume", "config")  # of one run only, so not in a settings file
 RENAMED = MappingProxyType(
     {
         "num_frames": "model.window",
@@ -75,29 +75,29 @@ RENAMED = MappingProxyType(
         "evals": "run.num_evals",
     }
 )
-"""Names of options in older versions -> names of today; one table for words, files and checkpoints.
+"""Old names of options -> current names, on the command line, in files and in checkpoints.
 
-Two that have one new name are its two values in turn.
+Two old names with one new name are its two values in turn.
 """
 
 
 @dataclass(frozen=True)
 class Model:
-    """Shape of the network, and how it is played."""
+    """The shape of the network, and its denoising passes."""
 
     window: Count = 12
     """Frames of a training window; also how far the world's attention reaches back."""
     patch_size: Annotated[int, Range(1, 256)] = 8
     """Side of a patch in pixels: smaller is sharper and slower."""
     time_every: Annotated[int, Range(1, 12)] = 3
-    """One layer in so many attends over time: 2 is slower, better where the view scrolls."""
+    """One layer in so many attends over time: 2 is slower, and better if the view scrolls."""
     passes: Passes = 2
-    """Denoising passes of a frame in play, where no other number is asked for."""
+    """Denoising passes per frame in play, unless another number is given."""
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What is held out, saved, logged and evaluated."""
+    """Held-out share, checkpoints, logs and evaluations."""
 
     held_out: Part = 0.1
     """Fraction of the recording, in whole episodes, kept for evaluation."""
@@ -106,8 +106,8 @@ class RunOptions:
     log_steps: Count = 50
     """Steps between logged figures, which are their mean."""
     num_evals: Number = 3
-    """Evaluations during the run, evenly spaced, beside the one at its end; none after one that
-    takes over a tenth of --minutes."""
+    """Evaluations during the run, evenly spaced, in addition to the one at its end. They stop after
+    one that takes over a tenth of the run."""
 
 
 @dataclass(frozen=True)
@@ -128,13 +128,13 @@ class TrainConfig:
     out: OutFolder
     """Folder of the run: checkpoints, figures, videos."""
     config: InFile | None = None
-    """Settings in TOML, such as config.toml of another run. They replace the defaults, and options
-    given beside it replace them."""
+    """Settings in TOML, such as config.toml of another run. They replace the defaults; options
+    given with it replace them."""
     minutes: Annotated[Minutes | None, Heading("how long")] = None
-    """Minutes to train; 30 if neither this nor --steps is given. Evaluations on the way count, the
-    one at the end does not."""
+    """Minutes to train; 30 if neither this nor --steps is given. Evaluations count, except the one
+    at the end."""
     steps: Count | None = None
-    """Optimizer steps to train, in place of --minutes."""
+    """Optimizer steps to train, instead of --minutes."""
     resume: bool = False
     """Continue from the newest checkpoint in --out, with the settings that it began with."""
     size: Annotated[Literal["tiny", "small", "base"], Heading("what to train, and with what")] = (
@@ -144,7 +144,7 @@ class TrainConfig:
     seed: Seed = 0
     """Seed of the weights, of the order of the data and of all noise."""
     device: str | None = None
-    """Where to train, such as cuda or cpu; a GPU if there is one."""
+    """Device to train on, such as cuda or cpu; a GPU if there is one."""
     logging: tyro.conf.OmitArgPrefixes[Logging] = field(default_factory=Logging)
     recipe: Recipe = field(default_factory=Recipe)
     optim: Optim = field(default_factory=Optim)
@@ -152,7 +152,7 @@ class TrainConfig:
     run: RunOptions = field(default_factory=RunOptions)
 
     def command(self) -> str:
-        """The command that makes this run: what differs from the defaults."""
+        """The command of this run, with the options that differ from the defaults."""
         words = command_words(self, TrainConfig(self.recording, Path()), ("resume", "config"))
         return shlex.join([*PROG.split(), *words])
 
@@ -161,19 +161,23 @@ class TrainConfig:
         return values_of(self)
 
     def write(self) -> None:
-        """Write the settings into the folder of the run, for `--config` and for people."""
+        """Write the settings into the run's folder, for `--config` and for people."""
         about = f"Settings of a run: {PROG} RECORDING --out FOLDER --config {SETTINGS_FILE}"
         write_text(self.out / SETTINGS_FILE, settings_text(self, about, PLACES))
 
     def fraction(self, progress: RunProgress) -> float:
-        """How much of the run is done."""
+        """The finished share of the run, from 0 on."""
         if self.steps is not None:
             return progress.step / self.steps
         return progress.seconds / (60 * (self.minutes or 30.0))
 
 
 def check(config: TrainConfig) -> None:
-    """Refuse settings that make no sense, in one sentence."""
+    """Check the settings.
+
+    Raises:
+        ValueError: If one is invalid or two contradict one another.
+    """
     check_options(config)
     check_log(config.logging.log)
     if config.steps is not None and config.minutes is not None:
@@ -183,10 +187,10 @@ def check(config: TrainConfig) -> None:
 
 
 def resumed_config(config: TrainConfig, settings: dict[str, Any]) -> TrainConfig:
-    """The settings that a run began with, whichever version wrote them.
+    """The settings that a run began with, also of an older version.
 
     Raises:
-        ValueError: If one of them is no value of its option.
+        ValueError: If a value is invalid.
     """
     remedy = "delete its newest checkpoint and resume from the one before it"
     with naming_damage(f"training.json of the run in {config.out}", remedy):
@@ -194,10 +198,10 @@ def resumed_config(config: TrainConfig, settings: dict[str, Any]) -> TrainConfig
 
 
 def read_config(argv: Sequence[str]) -> TrainConfig:
-    """Read what a resumed run began with, ``--config`` and the command line; the later one wins.
+    """Read the settings of a resumed run, ``--config`` and the command line; the later one wins.
 
     Raises:
-        ValueError: In one sentence, if one of the three cannot be read.
+        ValueError: If one of the three cannot be read.
     """
     words = parse(TrainConfig, argv, PROG, renamed=RENAMED)
     checkpoint = find_checkpoint(words.out, words.resume)
@@ -224,8 +228,8 @@ def main(argv: Sequence[str]) -> int:
         argv: Arguments after ``worldsim train``.
 
     Returns:
-        Exit status: 0 when the world is trained, 1 when the loss was no number any more, 130 when
-        the run was stopped.
+        Exit status: 0 when the world is trained, 1 when the loss is not finite, 130 when the run
+        was stopped.
     """
     config = read_config(argv)
     check(config)

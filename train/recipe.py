@@ -1,4 +1,4 @@
-"""The recipe: how recorded windows become training examples, and what their errors weigh.
+"""The recipe: how recorded windows become training examples, and the weights of their errors.
 
 Nothing here needs torch, so that `worldsim train --help` answers at once.
 """
@@ -19,32 +19,33 @@ FOCUS_DECAY = 0.4  # last part of a run, in which object_focus goes from its sta
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How windows become training examples, and what their errors weigh."""
+    """How windows become training examples, and the weights of their errors."""
 
     moving_weight: NotNegative = 10.0
-    """Extra loss weight of the pixels that move."""
+    """Extra loss weight of moving pixels."""
     object_focus: tuple[Fraction, Fraction] = (0.6, 0.6)
-    """Share of that weight on the objects themselves, at the start and at the end of the run; the
-    rest lies on every place that an object may reach in a step. Lower the second number (0.15) if
-    objects multiply in long play, raise it if they fade."""
+    """Share of that weight on the objects themselves, at the start and at the end of the run. The
+    rest lies on all places that an object may reach in a step. Lower the second number (0.15) if
+    objects multiply in long play; raise it if they fade."""
     tau_mixture: TauMixture = (0.25, 0.35)
-    """Fractions of frames that are clean, as the frames given in play, and pure noise, as the
-    frame to predict. The others have a level in between."""
+    """Fractions of frames that are clean, like the context in play, and pure noise, like the frame
+    to predict. The others have a level in between."""
     history_noise: NotNegative = 0.1
     """Largest standard deviation of noise on the history, so that small errors do not grow."""
     self_rollout: Fraction = 0.5
     """Fraction of windows whose history is the model's own one-step prediction (scheduled
     sampling). Ramps in over the second third of the run."""
     corrupt_history: Fraction = 0.0
-    """Fraction of windows in whose history an object is removed or duplicated, so that the model
-    learns to recover. Ramps in over the second third of the run."""
+    """Fraction of windows whose history has an object removed or added, so that the model learns to
+    recover. Ramps in over the second third of the run."""
     action_dropout: Fraction = 0.1
     """Fraction of actions that are hidden."""
 
     def at(self, fraction: float) -> Recipe:
-        """The recipe at a point of the run, from 0 to 1: with a constant object focus, ramped in.
+        """The recipe at a finished share of the run, from 0 to 1, with one object focus.
 
-        A model must know its game before its own errors teach it anything.
+        Self-rollout and corrupted histories ramp in: a model must know its game before it can learn
+        from its errors.
         """
         start, end = self.object_focus
         focus = end + min(1.0, max(0.0, 1 - fraction) / FOCUS_DECAY) * (start - end)
