@@ -1,1 +1,1 @@
-"""Games of our own: small, deterministic under a seed, drawn with numpy, true state in info."""
+"""Bundled games: small, deterministic under a seed, drawn with numpy, with true state in info."""

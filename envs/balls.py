@@ -37,12 +37,12 @@ _PATCH = 16  # pixels; a square that holds the largest ball wherever it lies
 
 
 class Balls(gymnasium.Env[np.ndarray, np.int64]):
-    """Push the white ball to the golden square, which then goes on to the next of four places.
+    """Push the white ball to the golden square, which then moves to the next of four places.
 
     The square moves clockwise: after the reset the game is deterministic.
 
     Actions: 0 NOOP, 1 UP, 2 DOWN, 3 LEFT, 4 RIGHT, each a small push of the white ball. Reward: +1
-    for each square touched. There is no end but the time limit.
+    for each square touched. Only the time limit ends an episode.
 
     ``info``, also at reset, holds the true state in pixels and pixels per step. Coordinates are
     (x, y) from the upper left corner of the frame.

@@ -1,4 +1,4 @@
-"""Maze: a labyrinth in the dark, for worlds that must remember what is out of sight.
+"""Maze: a labyrinth in the dark, which needs memory of places out of sight.
 
 A lamp lights the surroundings of the player. Walls, coins, key and door keep their state while they
 are dark. The view does not scroll: a place always has the same pixels. Each quarter of the maze has

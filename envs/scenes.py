@@ -29,13 +29,13 @@ class SceneKind(NamedTuple):
     """A scene and the quantities measured in it.
 
     Attributes:
-        about: A description in a few words.
+        about: A short description.
         decide: Maps (generator, band) to the states of an episode.
         paint: Draws a state on a canvas (h w 3).
         read: Maps (frames, truth, real frames) of the same steps to errors by quantity.
         units: Unit of each quantity: pixels (per step), steps, or a share, printed in per cent.
         against: The true quantity that errors are plotted against.
-        asked: Maps the states of an episode to that quantity.
+        true_value: Maps the states of an episode to that quantity.
     """
 
     about: str
@@ -44,7 +44,7 @@ class SceneKind(NamedTuple):
     read: Callable[[Frames, Truth, Frames], Errors]
     units: dict[str, str]
     against: str
-    asked: Callable[[Truth], float]
+    true_value: Callable[[Truth], float]
 
 
 class Scene(gymnasium.Env[np.ndarray, np.int64]):

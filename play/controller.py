@@ -161,7 +161,7 @@ class Controller:
         self._note, self._note_until = note, self._clock() + NOTE_SECONDS
 
     def seconds_until_due(self) -> float:
-        """Seconds until `advance` has something to do; infinite while play is paused."""
+        """Seconds until the next `advance` is due; infinite while play is paused."""
         if self._is_switching:
             return 0.0
         if self.session.is_over:

@@ -40,7 +40,7 @@ def find_sources(
         The target, and for a world also its real game, which is opened only when it is played.
 
     Raises:
-        ValueError: If the world or environment does not exist or cannot be played, or if a start
+        ValueError: If the world or environment does not exist or cannot be played. If a start
             cannot be read or is given to a real game.
     """
     if ENV_ID.fullmatch(target) and not Path(target).exists():

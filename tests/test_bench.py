@@ -32,7 +32,7 @@ def test_command_prints_a_line_for_each_batch_size_and_number_of_passes(
 
 
 @pytest.mark.usefixtures("_one_thread")
-def test_arithmetic_grows_with_sessions_and_passes(tmp_path: Path) -> None:
+def test_arithmetic_grows_with_lanes_and_passes(tmp_path: Path) -> None:
     world = save_tiny_world(tmp_path / "square")
     costs = bench(BenchConfig(str(world), batch_sizes=(1, 4), passes=(1, 3), seconds=0.01))
     once = costs["eager", 1, 1]

@@ -16,7 +16,7 @@ def test_value_is_the_ratio_of_sums() -> None:
     assert decibels.value == pytest.approx(10 * np.log10(255**2 / 200))
 
 
-def test_band_covers_as_often_as_it_says() -> None:
+def test_an_interval_covers_as_often_as_it_claims() -> None:
     """Of many draws from a known mean, some 95 % of the bands hold it."""
     rng = np.random.default_rng(0)
     draws = [estimate(rng.normal(3, 1, 40), np.ones(40), np.arange(40)) for _ in range(200)]
@@ -49,7 +49,7 @@ def test_wilsons_band_is_wide_where_there_is_little_even_if_all_agree() -> None:
     assert np.isnan(wilson(float("nan"), 0)).all()
 
 
-def test_wilsons_band_covers_as_often_as_it_says() -> None:
+def test_wilsons_interval_covers_as_often_as_it_claims() -> None:
     rng = np.random.default_rng(0)
     draws = [wilson(rng.binomial(12, 0.8) / 12, 12) for _ in range(1000)]
     assert 0.9 < np.mean([one.low <= 0.8 <= one.high for one in draws]) < 0.99

@@ -33,7 +33,7 @@ def test_three_ship() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_bundled_world_is_small_whole_and_described(name: str) -> None:
+def test_a_bundled_world_is_small_complete_and_described(name: str) -> None:
     files = [path for path in (BUNDLED / name).rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 10e6
     world = worldsim.load(name)

@@ -78,7 +78,7 @@ def weights_of(world: WorldModel) -> torch.Tensor:
     return torch.cat([tensor.flatten() for tensor in world.state_dict().values()])
 
 
-def test_everything_comes_back_and_training_goes_on_alike(tmp_path: Path) -> None:
+def test_everything_is_restored_and_training_continues_alike(tmp_path: Path) -> None:
     one, other = State(1), State(2, num_updates=0)
     checkpoint = one.save(tmp_path, 7)
     assert read_progress(checkpoint) == (RunProgress(7, 10.5, 1), SETTINGS)
@@ -139,7 +139,7 @@ else:
 
 
 @pytest.mark.slow
-def test_a_kill_at_any_moment_of_a_save_leaves_whole_checkpoints(tmp_path: Path) -> None:
+def test_a_kill_at_any_moment_of_a_save_leaves_complete_checkpoints(tmp_path: Path) -> None:
     template, runs = tmp_path / "template", tmp_path / "runs"
     runs.mkdir()
     for step in (1, 2):
@@ -245,7 +245,7 @@ def test_a_setting_of_the_wrong_type_is_named(tmp_path: Path, name: str, value: 
     ("change", "words"),
     [
         (lambda tensor: tensor * torch.nan, "is not finite"),
-        (lambda tensor: tensor.flatten()[:1], "the shape"),
+        (lambda tensor: tensor.flatten()[:1], "shape"),
     ],
 )
 def test_a_state_that_is_not_of_this_run_is_refused(
@@ -297,7 +297,7 @@ def test_another_model_is_refused_before_anything_changes(tmp_path: Path) -> Non
     other = State(2)
     other.world.dit.config = dataclasses.replace(other.world.dit.config, width=64)
     before = weights_of(other.world)
-    with pytest.raises(ValueError, match="its width is 32, this run's is 64; resume with"):
+    with pytest.raises(ValueError, match="its width is 32, this run's is 64: resume with"):
         other.load(checkpoint)
     assert torch.equal(weights_of(other.world), before)
 

@@ -33,7 +33,7 @@ def world_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class TestMaxEpisodeSteps:
-    def test_is_what_make_says(self, world: WorldModel) -> None:
+    def test_is_the_argument_of_make(self, world: WorldModel) -> None:
         env = gymnasium.make(ENV_ID, world=world, max_episode_steps=3)
         env.reset(seed=0)
         assert [env.step(0)[3] for _ in range(3)] == [False, False, True]
@@ -45,12 +45,12 @@ class TestMaxEpisodeSteps:
         env.unwrapped.restore_state(state)
         assert not env.step(0)[3]
 
-    def test_is_a_thousand_where_nothing_is_said(self, world: WorldModel) -> None:
+    def test_is_a_thousand_by_default(self, world: WorldModel) -> None:
         assert gymnasium.spec(ENV_ID).max_episode_steps == 1000
         assert gymnasium.make_vec(ENV_ID, world=world).max_episode_steps == 1000
 
     @pytest.mark.parametrize("mode", ["vector_entry_point", "sync"])
-    def test_is_what_make_vec_says(self, world: WorldModel, mode: str) -> None:
+    def test_is_the_argument_of_make_vec(self, world: WorldModel, mode: str) -> None:
         envs = gymnasium.make_vec(
             ENV_ID, 2, world=world, max_episode_steps=2, vectorization_mode=mode
         )
@@ -61,7 +61,7 @@ class TestMaxEpisodeSteps:
 @pytest.mark.slow
 @pytest.mark.parametrize("env_id", BUNDLED_WORLDS)
 @pytest.mark.filterwarnings("ignore:.*not within the observation space:UserWarning")
-def test_an_id_alone_makes_a_bundled_world(env_id: str) -> None:
+def test_an_id_makes_a_bundled_world(env_id: str) -> None:
     game_id = env_id.replace("-World", "")
     assert gymnasium.spec(env_id).max_episode_steps == GAMES[game_id][1]
     env = gymnasium.make(env_id)
@@ -100,7 +100,7 @@ class TestAtariWrappers:
 
 
 class TestPlay:
-    def test_keys_and_words_are_the_games(self, world: WorldModel) -> None:
+    def test_keys_and_meanings_are_the_games(self, world: WorldModel) -> None:
         env = gymnasium.make(ENV_ID, world=world).unwrapped
         assert env.get_action_meanings() == list(world.game.action_meanings)
         assert set(env.get_keys_to_action().values()) == set(world.game.key_bindings.values())

@@ -26,7 +26,7 @@ class TestPixelCodec:
         assert latents.shape == (*shape[:2], codec.latent_channels, *codec.latent_size(shape[2:4]))
         assert torch.equal(codec.decode(latents), frames)
 
-    def test_is_exact_what_is_shown_is_what_is_remembered(self) -> None:
+    def test_is_exact_so_that_shown_frames_are_the_remembered_ones(self) -> None:
         codec = PixelCodec()
         assert codec.exact
         shown = codec.decode(torch.randn(1, 2, 3, 8, 8))

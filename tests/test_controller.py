@@ -142,7 +142,7 @@ def test_speed_and_passes_and_the_other_side(control: Any, clock: Clock, tmp_pat
     assert played.view().kind == "world"
 
 
-def test_a_machine_that_cannot_keep_up_says_so(control: Any, clock: Clock) -> None:
+def test_a_machine_that_cannot_keep_up_is_reported(control: Any, clock: Clock) -> None:
     played = control()
     played.session._envs[0] = Slow(played.session.env, clock)
     play_on(played, clock, 10)

@@ -14,7 +14,7 @@ def seeded() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-def test_boxes_are_whole_and_of_many_sizes() -> None:
+def test_boxes_are_complete_and_of_many_sizes() -> None:
     t, h, w = 6, 24, 36
     boxes = random_boxes((400, t, h, w), seeded())
     assert boxes.shape == (400, t, 1, h, w)
@@ -56,7 +56,7 @@ def test_corruption_follows_from_the_generator() -> None:
     assert torch.equal(one.erased, same.erased)
 
 
-def test_what_moves_in_neither_window_is_left_alone() -> None:
+def test_pixels_that_move_in_neither_window_are_spared() -> None:
     b = 400
     recorded = torch.ones(b, 4, 1, 12, 12) * torch.arange(1, b + 1).view(b, 1, 1, 1, 1)
     recorded[::2, 1:, :, 3, 4] += 0.5  # in every second window one thing moves, in one place

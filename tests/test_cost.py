@@ -146,7 +146,7 @@ def test_tokens_of_the_published_models(name: str, latent_frames: int, tokens: i
         ("WanImageToVideoPipeline", 16.4, None, None),
     ],
 )
-def test_the_published_models_whole(
+def test_the_published_models_completely(
     name: str, billions: float, petaflops: float | None, gigabytes: float | None
 ) -> None:
     denoiser = pipeline_denoiser(name)

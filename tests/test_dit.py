@@ -136,7 +136,7 @@ class TestRing:
         assert_equal(play(dit, inputs, dit.new_cache(2, (h, w))), predict(dit, inputs))
 
     @pytest.mark.parametrize("start", [100_003, 10_000_000])
-    def test_a_long_session_computes_as_a_young_one(self, dit: VideoDiT, start: int) -> None:
+    def test_a_long_rollout_computes_as_a_new_one(self, dit: VideoDiT, start: int) -> None:
         t = (LAYERS_OVER_TIME + 2) * WINDOW
         inputs = make_inputs(dit, 1, t)
         cache = dit.new_cache(1, (16, 16))
@@ -270,7 +270,7 @@ def pass_through(
 class TestDetailPath:
     @torch.no_grad()
     @pytest.mark.parametrize("stride", [1, 2])
-    def test_a_thing_elsewhere_is_drawn_alike_there(self, stride: int) -> None:
+    def test_an_object_elsewhere_is_drawn_alike_there(self, stride: int) -> None:
         torch.manual_seed(0)
         path = DetailPath(6, 3, width=8, stride=stride)
         torch.nn.init.normal_(path.head[-1].weight)
@@ -286,7 +286,7 @@ class TestDetailPath:
         torch.testing.assert_close(moved[..., 16:34, 12:30], inside, atol=1e-3, rtol=1e-3)
 
     @torch.no_grad()
-    def test_what_the_transformer_says_of_a_place_is_drawn_there(self) -> None:
+    def test_features_of_a_place_are_drawn_there(self) -> None:
         path = DetailPath(3, 3, width=8, stride=2)
         torch.nn.init.normal_(path.head[-1].weight)
         frames = torch.randn(1, 3, 16, 16)
@@ -301,7 +301,7 @@ class TestDetailPath:
 
 
 class TestParameters:
-    def test_training_goes_on_after_play_in_inference_mode(self) -> None:
+    def test_training_continues_after_play_in_inference_mode(self) -> None:
         place_features.cache_clear()
         space_rotation.cache_clear()
         dit = make_tiny_dit()

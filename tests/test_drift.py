@@ -146,7 +146,7 @@ class TestMemory:
                 seen = now % 15 == 0 and first <= now - OFF - 1 < first + WINDOW - 2
                 assert (ages[row, step] > 0).sum() == (16 if seen else 0), (episode, now)
 
-    def test_a_world_that_saw_it_is_told_from_one_that_did_not(
+    def test_a_world_that_saw_it_is_distinguished_from_one_that_did_not(
         self, world: WorldModel, lamp: HeldOutWindows
     ) -> None:
         dark = np.full((SIDE, SIDE, 3), 20, np.uint8)
@@ -156,7 +156,7 @@ class TestMemory:
         assert found[8].forgetful.value < 30
         assert found[8].median.value == pytest.approx(20 * np.log10(255 / 200), abs=0.01)
 
-    def test_where_nothing_comes_back_nothing_is_said(
+    def test_without_returning_pixels_there_are_no_figures(
         self, world: WorldModel, tmp_path: Path
     ) -> None:
         still = write_tiny_recording(tmp_path / "still", still=True)
@@ -194,7 +194,7 @@ class TestTheGameAgain:
         up, down = replay(pong_recording, [(0, 20)] * 2, np.repeat([[1], [2]], 10, axis=1))
         assert not np.array_equal(up[-1], down[-1])
 
-    def test_a_game_that_does_not_come_again_is_told(
+    def test_a_game_that_differs_when_replayed_is_named(
         self, pong_recording: Recording, tmp_path: Path
     ) -> None:
         with RecordingWriter(tmp_path / "other", pong_recording.game) as writer:
@@ -204,7 +204,7 @@ class TestTheGameAgain:
         with pytest.raises(CannotReplayError, match="differs when replayed"):
             replay(Recording(tmp_path / "other"), [(0, 5)], np.zeros((1, 3), int))
 
-    def test_a_game_that_is_not_installed_is_told(self, recording: Recording) -> None:
+    def test_a_game_that_is_not_installed_is_named(self, recording: Recording) -> None:
         with pytest.raises(CannotReplayError, match=r"tests/Square-v0 cannot be made here"):
             replay(recording, [(0, 5)], np.zeros((1, 3), int))
 
@@ -258,7 +258,7 @@ class TestCounterfactuals:
         moment = (episode, first + held_out.context - 1)
         assert np.array_equal(found.real[0, 0], replay(pong_recording, [moment], held)[0])
 
-    def test_without_the_game_the_world_is_asked_alone(
+    def test_without_the_game_only_the_world_is_measured(
         self, world: WorldModel, recording: Recording
     ) -> None:
         held_out = choose_windows(world, recording, [5], horizons=(1,), num_windows=2)

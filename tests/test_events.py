@@ -34,7 +34,7 @@ def test_every_recorded_step_is_looked_at_once(recording: Recording) -> None:
     assert (steps.weights == 1).all()
 
 
-def test_of_the_steps_in_which_nothing_happens_a_few_stand_for_all(recording: Recording) -> None:
+def test_of_the_steps_without_events_a_sample_stands_for_all(recording: Recording) -> None:
     steps = predict(make_tiny_world(), recording, [0, 1, 2], num_stretches=12)
     rare = steps.rewards != 0
     assert rare.sum() == 6  # of the nine stretches with something in it six have been drawn

@@ -58,7 +58,7 @@ def test_a_seed_gives_the_same_to_the_bit_in_another_process(num_threads: int) -
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_step_alone_and_in_a_batch_differ_by_rounding(name: str) -> None:
+def test_a_step_of_one_lane_and_of_a_batch_differ_by_rounding(name: str) -> None:
     world = worldsim.load(name, device="cpu")
     alone, batch = WorldModelEnv(world), WorldModelVectorEnv(world, 4)
     alone.reset(seed=0)

@@ -60,7 +60,7 @@ def frame(value: int) -> np.ndarray:
 
 
 class TestMovingMask:
-    def test_a_pixel_moves_where_something_came_or_went(self) -> None:
+    def test_a_pixel_moves_where_an_object_came_or_went(self) -> None:
         median, real, last = frame(100), frame(100), frame(100)
         real[0, 0, 1] = 200  # something is there now, in one channel
         last[1, 1] = 0  # something was there
@@ -93,7 +93,7 @@ class TestPsnr:
         assert psnr(real, predicted, mask) == pytest.approx(10 * np.log10(255**2 / error))
         assert np.isnan(psnr(real, predicted, np.zeros((2, 2, 2), bool)))
 
-    def test_equal_pictures_are_finite(self) -> None:
+    def test_equal_frames_are_finite(self) -> None:
         assert psnr(frame(7)[None], frame(7)[None])[0] == pytest.approx(58.92, abs=0.01)
 
 
@@ -146,7 +146,7 @@ class TestFidelity:
         assert row.psnr_moving["median"].value < row.psnr["median"].value
         assert 4 * 4 / SIDE**2 <= row.moving_fraction < 2 * 4 * 4 / SIDE**2
 
-    def test_ssim_equals_the_formula_on_flat_pictures(self) -> None:
+    def test_ssim_equals_the_formula_on_flat_frames(self) -> None:
         """Without structure only the luminance term is left."""
         real, shown = (np.full((1, SIDE, SIDE, 3), value, np.uint8) for value in (100, 150))
         a, b = 100 / 255, 150 / 255
@@ -302,7 +302,7 @@ class TestWorseOnPurpose:
         assert worse["frechet"] > right["frechet"] + 1
 
 
-def test_the_help_says_that_the_network_of_fvd_is_a_program(
+def test_the_help_warns_that_the_network_of_fvd_is_a_program(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(SystemExit):

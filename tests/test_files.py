@@ -24,7 +24,7 @@ from worldsim.system.files import (
 
 
 class TestOneLine:
-    def test_an_error_without_words_is_named_by_its_kind(self) -> None:
+    def test_an_error_without_a_message_is_named_by_its_class(self) -> None:
         assert one_line(AssertionError()) == "AssertionError"
         assert one_line(ValueError("  \n ")) == "ValueError"
 
@@ -52,7 +52,7 @@ class TestReading:
         with pytest.raises(ValueError, match="not a regular file"):
             check_regular(tmp_path / "shard")
 
-    def test_a_missing_file_is_said_so(self, tmp_path: Path) -> None:
+    def test_a_missing_file_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError, match="there is no"):
             read_text(tmp_path / "nothing")
 

@@ -66,7 +66,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize(("command", "words"), MISTAKES)
-def test_a_mistake_is_said_before_anything_slow(
+def test_a_mistake_is_reported_before_anything_slow(
     command: str, words: str, said: dict[str, list[str]]
 ) -> None:
     sentence, status, heavy = said[command]

@@ -61,7 +61,7 @@ def test_greys_and_small_frames_are_measured_alike(picture: np.ndarray) -> None:
     assert np.isfinite(measure_steps(small).errors).all()
 
 
-def test_a_real_video_beside_a_noisy_one(picture: np.ndarray) -> None:
+def test_a_real_video_compared_with_a_noisy_one(picture: np.ndarray) -> None:
     real = np.stack([shifted(picture), shifted(picture[::-1])])
     noise = np.random.default_rng(0).normal(0, 10, real.shape)
     noisy = (real + noise).clip(0, 255).astype(np.uint8)

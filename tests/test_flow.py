@@ -28,7 +28,7 @@ def test_each_frame_draws_its_own_level() -> None:
 
 
 @pytest.mark.parametrize(("clean", "noise"), [(0.0, 0.0), (0.25, 0.3), (0.4, 0.6), (1.0, 0.0)])
-def test_the_asked_fractions_of_frames_are_exactly_clean_and_pure_noise(
+def test_the_given_fractions_of_frames_are_exactly_clean_and_pure_noise(
     clean: float, noise: float
 ) -> None:
     tau = sample_tau(100, 100, clean, noise, torch.Generator().manual_seed(0))

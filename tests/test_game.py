@@ -86,7 +86,7 @@ def test_real_games_become_frames_and_numbered_actions(
         env.close()
 
 
-def test_frame_skip_is_the_games_own_word_and_sets_the_pace() -> None:
+def test_frame_skip_is_the_games_own_and_sets_the_pace() -> None:
     pytest.importorskip("ale_py")
     for skip, fps in ((None, 15), (1, 60), (2, 30)):
         config = describe_game("ALE/Pong-v5", frame_skip=skip)
@@ -211,7 +211,7 @@ def test_up_and_down_move_the_paddle_of_ales_pong() -> None:
     assert rows["up"] < rows["down"] - 10
 
 
-def test_policies_draw_from_the_generator_alone() -> None:
+def test_policies_draw_only_from_the_generator() -> None:
     config = describe_game("worldsim/Pong-v0")
     frame = np.zeros((64, 64, 3), np.uint8)
     for name in ("random", "sticky"):
@@ -225,7 +225,7 @@ def test_policies_draw_from_the_generator_alone() -> None:
         assert changes > 150 if name == "random" else 5 < changes < 60
 
 
-def test_a_games_own_player_plays_it() -> None:
+def test_a_games_own_policy_plays_it() -> None:
     config = describe_game("worldsim/Pong-v0")
     policy, rng = load_policy("scripted", config), np.random.default_rng(0)
     env = make_game(config)

@@ -79,7 +79,7 @@ class TestWindows:
             ({"action_meanings": ("A", "B")}, "2 actions .* has 3"),
         ],
     )
-    def test_a_recording_of_something_else_is_refused(
+    def test_a_recording_of_another_game_is_refused(
         self, recording: Recording, changes: dict, words: str
     ) -> None:
         with pytest.raises(ValueError, match=words):

@@ -95,7 +95,7 @@ def test_what_animate_refuses(
         assert words in capsys.readouterr().err
 
 
-def test_words_become_a_long_video_in_windows(
+def test_a_prompt_becomes_a_long_video_in_windows(
     ltx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out.mp4"
@@ -124,7 +124,7 @@ def test_a_video_is_gone_on_from(ltx: Path, tmp_path: Path) -> None:
     assert not np.array_equal(decode(out), decode(more))
 
 
-def test_another_model_goes_on_where_the_first_reads_words_alone(
+def test_another_model_continues_where_the_first_takes_text_only(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = save_tiny_pipeline("WanPipeline", tmp_path / "first")
@@ -139,9 +139,7 @@ def test_another_model_goes_on_where_the_first_reads_words_alone(
     assert len(decode(out)) == 8
 
 
-def test_a_world_goes_on_by_itself_in_windows(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_world_continues_in_windows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     world = make_tiny_world()
     world.save(tmp_path / "world")
     out = tmp_path / "out.mp4"
@@ -192,7 +190,7 @@ def test_windows_are_counted_beforehand(frames: int, windows: int) -> None:
     assert count_windows(frames, 8, 2) == windows
 
 
-def test_a_missing_package_is_said_before_anything_slow(tmp_path: Path) -> None:
+def test_a_missing_package_is_named_before_anything_slow(tmp_path: Path) -> None:
     script = (
         "import sys\n"
         "sys.modules['accelerate'] = None\n"

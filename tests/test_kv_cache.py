@@ -99,7 +99,7 @@ def test_copy_lanes_overwrites_the_named_lanes_only() -> None:
     assert held(cache, 2) == [50, 0, 0, 0]
 
 
-def test_a_clone_lives_its_own_life() -> None:
+def test_a_clone_is_independent() -> None:
     cache = new_cache()
     write(cache, 1.0)
     cache.commit()
@@ -122,7 +122,7 @@ def test_nothing_grows_or_moves_in_memory() -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
-def test_an_empty_ring_holds_zeros_of_the_asked_shape(batch_size: int) -> None:
+def test_an_empty_ring_holds_zeros_of_the_given_shape(batch_size: int) -> None:
     cache = new_cache(batch_size)
     assert cache.keys.shape == (LAYERS, batch_size, TOKENS, HEADS, WINDOW, DIM)
     assert not cache.keys.any()

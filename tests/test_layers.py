@@ -128,7 +128,7 @@ class TestSpaceAttention:
         changed[1, 2] = False
         assert not changed.any()
 
-    def test_a_picture_moved_by_a_patch_is_attended_alike(self) -> None:
+    def test_an_image_moved_by_a_patch_is_attended_alike(self) -> None:
         layer = SpaceAttention(32, 2, 1)
         x = torch.randn(1, 1, 4, 32)
         small = layer(x, space_rotation(2, 2, 0, DIM, CPU))

@@ -28,7 +28,7 @@ def write_command(
     monkeypatch.setitem(COMMANDS, name, COMMANDS["demo"]._replace(module=module))
 
 
-def test_help_teaches_every_command_and_the_way_to_an_own_game(
+def test_help_lists_every_command_and_the_way_to_a_custom_game(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["--help"]) == 0

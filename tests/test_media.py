@@ -30,7 +30,7 @@ def read_mp4(path: Path) -> tuple[np.ndarray, float, str]:
 @pytest.mark.parametrize(
     ("scale", "pixel_format"), [(1, "yuv444p"), (3, "yuv444p"), (8, "yuv420p")]
 )
-def test_mp4_shows_each_frame_and_its_smallest_thing(
+def test_mp4_shows_each_frame_and_its_smallest_object(
     tmp_path: Path, scale: int, pixel_format: str
 ) -> None:
     frames = make_frames()

@@ -30,9 +30,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:
 
 
 @pytest.mark.parametrize("number", NO_COUNTS)
-def test_a_rollout_has_a_whole_number_of_sessions_and_passes(
-    world: WorldModel, number: Any
-) -> None:
+def test_a_rollout_has_integer_numbers_of_lanes_and_passes(world: WorldModel, number: Any) -> None:
     with pytest.raises(ValueError, match=r"^batch_size must be a whole number from 1 to "):
         Rollout(world, number)
     rollout = Rollout(world, np.int64(1))
@@ -56,7 +54,7 @@ def test_a_rollout_has_a_whole_number_of_sessions_and_passes(
 
 
 @pytest.mark.parametrize("seed", [-1, 1.5, 2**63, float("nan"), "0", None])
-def test_a_session_has_a_seed_that_torch_takes(world: WorldModel, seed: Any) -> None:
+def test_a_lane_has_a_seed_that_torch_takes(world: WorldModel, seed: Any) -> None:
     rollout = Rollout(world)
     starts = world.starts
     with pytest.raises(ValueError, match=r"^seeds must be a whole number from 0 to 9,223,"):
@@ -71,7 +69,7 @@ def test_sessions_that_cannot_fit_are_refused_with_what_they_take(world: WorldMo
 
 
 @pytest.mark.parametrize("number", NO_COUNTS)
-def test_windows_have_whole_numbers(recording: Recording, number: Any) -> None:
+def test_windows_have_integer_numbers(recording: Recording, number: Any) -> None:
     rng = np.random.default_rng(0)
     with pytest.raises(ValueError, match=r"^batch_size must be a whole number from 1 to"):
         recording.sample_windows(rng, number, 4)

@@ -83,7 +83,7 @@ class TestTimeContract:
 
     @pytest.mark.parametrize("field", ["rewards", "terminations"])
     @pytest.mark.parametrize("at", range(LENGTH - 1))
-    def test_reward_and_end_are_told_at_the_frame_they_came_with(
+    def test_reward_and_end_are_learned_at_the_frame_they_came_with(
         self, world: WorldModel, recording: Recording, field: str, at: int
     ) -> None:
         windows = read_windows(recording)
@@ -140,7 +140,7 @@ class TestLosses:
         assert (clean.tau == 1).all()
         assert torch.equal(seen[-1], truth)
 
-    def test_noise_follows_from_the_generator_alone(
+    def test_noise_depends_only_on_the_generator(
         self, world: WorldModel, recording: Recording
     ) -> None:
         windows = read_windows(recording)
@@ -157,7 +157,7 @@ class TestLosses:
     @pytest.mark.parametrize(
         "option", ["history_noise", "self_rollout", "corrupt_history", "action_dropout"]
     )
-    def test_what_is_hidden_is_seen_in_the_inputs(
+    def test_hidden_actions_are_visible_in_the_inputs(
         self, world: WorldModel, recording: Recording, option: str
     ) -> None:
         windows = read_windows(recording)
@@ -174,7 +174,7 @@ class TestLosses:
             assert torch.equal(after.actions, before.actions)
             assert not torch.equal(after.history, before.history)
 
-    def test_self_rollout_is_what_the_model_drew_in_the_place_of_those_frames(
+    def test_self_rollout_replaces_frames_by_the_models_predictions(
         self, world: WorldModel, recording: Recording
     ) -> None:
         windows = read_windows(recording)
@@ -193,7 +193,7 @@ class TestLosses:
         for t in range(2, LENGTH - k):
             assert torch.equal(second[1].history[:, t, c:], shown[:, t - 2])
 
-    def test_next_frame_errors_takes_other_actions_and_leaves_the_windows_alone(
+    def test_next_frame_errors_takes_other_actions_and_does_not_change_the_windows(
         self, world: WorldModel, recording: Recording
     ) -> None:
         windows = read_windows(recording)
@@ -207,7 +207,7 @@ class TestLosses:
         assert not own.requires_grad
         assert np.array_equal(windows.actions, before.actions)
 
-    def test_next_frame_errors_predicts_the_last_frame_from_noise_alone(
+    def test_next_frame_errors_predicts_the_last_frame_from_pure_noise(
         self, world: WorldModel, recording: Recording
     ) -> None:
         windows = read_windows(recording)
@@ -236,7 +236,7 @@ class TestLosses:
         assert world.dit.unembed.weight.grad.any()
 
 
-def test_moving_places_are_where_things_are_were_and_might_have_gone() -> None:
+def test_moving_places_are_where_objects_are_were_and_might_be() -> None:
     background = torch.full((16, 16, 3), 100, dtype=torch.uint8)
     frames = background.repeat(1, 4, 1, 1, 1)
     frames[0, 1, 2, 3] = 200

@@ -140,7 +140,7 @@ def test_settings_made_elsewhere_are_checked_by_type_too() -> None:
         (Annotated[str, "no mark of ours"], ["", "x"], [1]),
     ],
 )
-def test_each_type_ends_where_it_says(annotation: Any, good: list[Any], bad: list[Any]) -> None:
+def test_each_type_has_its_stated_limits(annotation: Any, good: list[Any], bad: list[Any]) -> None:
     for value in good:
         check_value("value", value, annotation)
     for value in bad:

@@ -66,7 +66,7 @@ def register() -> Iterator[Callable[..., None]]:
 # --- where games are ---
 
 
-def test_a_game_and_a_player_in_the_current_folder_are_recorded(
+def test_a_game_and_a_policy_in_the_current_folder_are_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "mygames.py").write_text(
@@ -181,7 +181,7 @@ def test_a_game_that_takes_no_render_mode_shows_its_observations(
     assert frame.shape == (64, 64, 3)
 
 
-def test_codes_in_the_shape_of_a_picture_are_rendered(register: Callable[..., None]) -> None:
+def test_codes_in_the_shape_of_an_image_are_rendered(register: Callable[..., None]) -> None:
     register(Game, observation_space=spaces.Box(0, 4, (32, 40), np.uint8))
     env = make_game(describe_game(ID))
     frame, _ = env.reset(seed=0)
@@ -190,7 +190,7 @@ def test_codes_in_the_shape_of_a_picture_are_rendered(register: Callable[..., No
     assert (frame == 99).all()
 
 
-def test_codes_that_are_not_rendered_are_said(register: Callable[..., None]) -> None:
+def test_codes_that_are_not_rendered_are_reported(register: Callable[..., None]) -> None:
     codes = spaces.Box(0, 4, (32, 40), np.uint8)
     register(Game, observation_space=codes, metadata={"render_modes": []})
     with pytest.raises(ValueError, match=r"codes of at most 4, not colours"):
@@ -204,7 +204,7 @@ def test_alpha_of_what_is_rendered_is_left_out(register: Callable[..., None]) ->
     np.testing.assert_array_equal(env.reset(seed=0)[0], picture[..., :3])
 
 
-def test_stacked_frames_or_rgba_observations_are_said(register: Callable[..., None]) -> None:
+def test_stacked_frames_or_rgba_observations_are_reported(register: Callable[..., None]) -> None:
     stacked = spaces.Box(0, 255, (84, 84, 4), np.uint8)
     register(Game, observation_space=stacked, metadata={"render_modes": []})
     with pytest.raises(ValueError, match="RGBA or stacked frames, of 4 channels"):
@@ -265,7 +265,7 @@ RENDERED: dict[str, Any] = {"observation_space": spaces.Discrete(9)}
         ({"metadata": {**Game.metadata, "render_fps": "x"}}, "fps must be .*, got 'x'"),
     ],
 )
-def test_what_cannot_be_recorded_is_said_before_the_first_episode(
+def test_games_that_cannot_be_recorded_are_reported_before_the_first_episode(
     register: Callable[..., None], members: dict[str, Any], sentence: str
 ) -> None:
     register(Game, **members)
@@ -274,7 +274,7 @@ def test_what_cannot_be_recorded_is_said_before_the_first_episode(
     assert str(caught.value).count("\n") == 0
 
 
-def test_a_picture_that_changes_its_size_is_said(register: Callable[..., None]) -> None:
+def test_a_frame_that_changes_its_size_is_reported(register: Callable[..., None]) -> None:
     sizes = iter([32, 32, 33, 34])
     register(Game, **RENDERED, render=lambda self: np.zeros((next(sizes), 40, 3), np.uint8))
     env = make_game(describe_game(ID))
@@ -305,7 +305,7 @@ def test_a_list_is_a_range_of_frames_to_skip_in_ale() -> None:
 
 
 @pytest.mark.parametrize("action", [3, -1, 1.5, "up", None])
-def test_a_player_that_gives_no_action_of_the_game_is_named(
+def test_a_policy_that_gives_an_invalid_action_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: Any
 ) -> None:
     (tmp_path / "wild_player.py").write_text(f"def play(*arguments):\n    return {action!r}\n")
@@ -316,12 +316,12 @@ def test_a_player_that_gives_no_action_of_the_game_is_named(
         policy(np.zeros((64, 64, 3), np.uint8), {}, np.random.default_rng(0))
 
 
-def test_a_function_that_takes_other_arguments_is_no_player() -> None:
+def test_a_function_that_takes_other_arguments_is_not_a_policy() -> None:
     with pytest.raises(ValueError, match=r"'json:loads' .* called with \(observation, info, rng\)"):
         load_policy("json:loads", describe_game("worldsim/Pong-v0"))
 
 
-def test_a_player_that_raises_is_named_with_what_it_raised(
+def test_a_policy_that_raises_is_named_with_its_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -44,7 +44,7 @@ def test_every_module_is_installed(installed: set[str]) -> None:
     assert {f"worldsim/{path}" for path in found} == {p for p in installed if p.endswith(".py")}
 
 
-def test_worlds_and_the_report_come_along_and_no_moving_pictures(installed: set[str]) -> None:
+def test_worlds_and_the_report_are_packaged_and_no_videos(installed: set[str]) -> None:
     for name in ("pong", "maze", "balls"):
         folder = ROOT / "worldsim" / "worlds" / name
         needed = {path for path in folder.rglob("*") if path.is_file() and path.suffix != ".gif"}

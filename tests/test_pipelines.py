@@ -61,7 +61,7 @@ def ask(pipeline: VideoPipeline, seed: int = 0, **more: object) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_each_class_is_found_by_its_index_and_makes_what_is_asked(
+def test_each_class_is_found_by_its_index_and_makes_the_requested_frames(
     saved: Callable[[str], Path], name: str
 ) -> None:
     pipeline = VideoPipeline(str(saved(name)))
@@ -92,7 +92,7 @@ def test_what_the_published_models_take_by_default(saved: Callable[[str], Path])
     assert (cogvideox.fps, cogvideox.frame_size, cogvideox.num_frames) == (8, (32, 32), 9)
 
 
-def test_ltx_goes_on_from_frames_with_the_same_weights(saved: Callable[[str], Path]) -> None:
+def test_ltx_continues_frames_with_the_same_weights(saved: Callable[[str], Path]) -> None:
     pipeline = VideoPipeline(str(saved("LTXPipeline")))
     asked: dict = {"num_frames": 9, "frame_size": (32, 32), "num_inference_steps": 2, "seed": 0}
     with pytest.raises(ValueError, match="takes text only, not an image"):
@@ -107,7 +107,7 @@ def test_ltx_goes_on_from_frames_with_the_same_weights(saved: Callable[[str], Pa
     assert not np.array_equal(one, several)  # all five of them are heard
 
 
-def test_what_is_no_video_pipeline_is_said_to_be_none(tmp_path: Path) -> None:
+def test_a_model_that_is_not_a_video_pipeline_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="there is no folder nowhere, and an id"):
         VideoPipeline("nowhere")
     with pytest.raises(ValueError, match=r"it has no model_index\.json"):
@@ -121,7 +121,7 @@ def test_what_is_no_video_pipeline_is_said_to_be_none(tmp_path: Path) -> None:
         VideoPipeline(str(tmp_path))
 
 
-def test_a_model_in_which_something_is_missing_is_said_to_be_unreadable(tmp_path: Path) -> None:
+def test_a_model_with_a_missing_part_is_refused(tmp_path: Path) -> None:
     folder = save_tiny_pipeline("LTXPipeline", tmp_path / "model")
     (folder / "transformer" / "config.json").unlink()
     with pytest.raises(ValueError, match="cannot be read"):
@@ -192,7 +192,7 @@ def test_an_index_that_is_none_is_one_sentence(tmp_path: Path, text: str) -> Non
     assert "\n" not in str(error.value)
 
 
-def test_too_little_memory_is_said_before_anything_is_read(tmp_path: Path) -> None:
+def test_too_little_memory_is_reported_before_anything_is_read(tmp_path: Path) -> None:
     folder = save_tiny_pipeline("LTXPipeline", tmp_path / "model")
     header = json.dumps(
         {"w": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}
@@ -267,7 +267,7 @@ class _Hub(BaseHTTPRequestHandler):
         ("nobody/unreachable", "nor can the Hub be reached: connect to the network"),
     ],
 )
-def test_what_the_hub_refuses_is_one_sentence(tmp_path: Path, model: str, words: str) -> None:
+def test_a_refusal_of_the_hub_is_one_sentence(tmp_path: Path, model: str, words: str) -> None:
     server = HTTPServer(("127.0.0.1", 0), _Hub)
     if "unreachable" in model:
         server.server_close()

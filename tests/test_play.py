@@ -187,7 +187,7 @@ def test_a_missing_other_side_leaves_the_play_as_it_is(world_folder: Path) -> No
     alone.close()
 
 
-def test_a_name_that_is_nothing_says_what_can_be_given() -> None:
+def test_an_unknown_name_is_an_error_with_the_valid_kinds() -> None:
     with pytest.raises(ValueError, match=r"nowhere.*or the id of a Gymnasium environment"):
         find_sources("nowhere")
     with pytest.raises(ValueError, match="NoSuchGame"):
@@ -250,7 +250,7 @@ def test_headless_play_goes_from_episode_to_episode(
     assert set(episode.actions.tolist()) == {0}
 
 
-def test_a_score_beyond_every_recorded_one_is_said(tmp_path: Path) -> None:
+def test_a_score_beyond_every_recorded_one_is_noted(tmp_path: Path) -> None:
     world = make_tiny_world(replace(describe_game(PONG), frame_size=(SIDE, SIDE)))
     world.recorded_rewards = RecordedRewards(1.0, lowest_score=-5.0, highest_score=5.0)
     world.save(tmp_path / "pong")

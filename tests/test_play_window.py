@@ -96,7 +96,7 @@ def test_keys_reach_the_game_and_the_controls(open_screen: Any) -> None:
     assert played.num_steps == 0
 
 
-def test_the_note_is_shown_while_the_other_side_opens(
+def test_the_note_is_shown_while_the_other_source_opens(
     open_screen: Any, world_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown = open_screen(str(world_folder))

@@ -44,7 +44,7 @@ class TestScenes:
     @pytest.mark.parametrize("name", SCENES)
     def test_bands_do_not_meet(self, name: str) -> None:
         inside, outside = (
-            np.array([SCENES[name].asked(episode(name, band, seed)[1]) for seed in range(40)])
+            np.array([SCENES[name].true_value(episode(name, band, seed)[1]) for seed in range(40)])
             for band in ("in", "out")
         )
         if name != "collision":  # two speeds, each in its band; their mean may be anywhere
@@ -99,7 +99,7 @@ class TestReaders:
         frozen = np.repeat(real[start : start + 1], len(real), axis=0)
         assert errors(name, frozen, truth, real)[quantity] > least
 
-    def test_are_not_misled_by_a_tint_of_the_whole_frame(self) -> None:
+    def test_are_not_misled_by_a_tint_of_the_frame(self) -> None:
         real, truth = episode("motion", "in", 0)
         tint = np.random.default_rng(0).integers(0, 9, (len(real), 1, 1, 1), dtype=np.uint8)
         right = np.arange(real.shape[2])[:, None] >= real.shape[2] // 2
@@ -151,7 +151,7 @@ class TestReaders:
             for band, seed in (("in", 3), ("out", 0), ("in", 2))
         )
         assert other == {"number": 0, "kinds": 0}
-        number_of = SCENES["counting"].asked
+        number_of = SCENES["counting"].true_value
         number = number_of(truth)
         for found, (band, seed) in ((fewer, ("in", 3)), (more, ("out", 0))):
             if number_of(episode("counting", band, seed)[1]) != number:
@@ -162,7 +162,9 @@ class TestReaders:
 
 
 @pytest.mark.slow
-def test_command_trains_asks_and_tells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_trains_tests_and_reports(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "probes"
     words = ["candle", "--out", str(out), "--steps", "3", "--episodes", "3"]
     assert main([*words, "--questions", "3"]) == 0

@@ -28,7 +28,7 @@ def tiny_is_tinier(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(presets.SIZES, "tiny", size)
 
 
-def test_the_time_left_is_said_once_it_can_be_known() -> None:
+def test_the_remaining_time_is_shown_once_it_is_known() -> None:
     now = 100.0
     left = TimeLeft(clock=lambda: now)
     assert left.words(1e-9) == ""
@@ -39,7 +39,7 @@ def test_the_time_left_is_said_once_it_can_be_known() -> None:
     assert left.words(0.5) == ", 0:10 left"
 
 
-def test_the_first_line_of_training_says_no_time_left(
+def test_the_first_line_of_training_has_no_remaining_time(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(progress, "SECONDS_TO_FIRST_LINE", 0.0)
@@ -48,7 +48,7 @@ def test_the_first_line_of_training_says_no_time_left(
     assert capsys.readouterr().err == "  0%  step 1, loss 0.2500\n"
 
 
-def test_the_last_evaluation_says_how_far_it_is(
+def test_the_last_evaluation_shows_its_progress(
     recording: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -77,7 +77,7 @@ def test_an_evaluation_on_the_way_takes_a_tenth_of_the_minutes_at_most(
     assert sum(evaluated) == 1
 
 
-def test_ctrl_c_in_the_last_evaluation_keeps_the_world_and_says_what_is_missing(
+def test_ctrl_c_in_the_last_evaluation_keeps_the_world_and_names_the_missing_part(
     recording: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

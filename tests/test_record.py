@@ -67,7 +67,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_it_says_where_the_result_is_and_what_to_run_next(
+def test_it_prints_the_result_and_the_next_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [*PONG, "--steps", "300", "--workers", "1", "--out", str(tmp_path / "pong-v0")]
@@ -86,7 +86,7 @@ def test_it_says_where_the_result_is_and_what_to_run_next(
     assert shards(tmp_path / "pong-v0") == before
 
 
-def test_what_it_says_on_the_way_is_what_it_says_in_the_end(
+def test_progress_lines_agree_with_the_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(record_progress, "SECONDS_BETWEEN_LINES", 0.0)
@@ -130,7 +130,9 @@ def test_killed_at_any_moment_it_continues_to_the_same_recording(
     assert not [*path.glob("data/shards/.*")]
 
 
-def test_ctrl_c_leaves_good_order_and_says_how_to_continue(tmp_path: Path, whole: Path) -> None:
+def test_ctrl_c_keeps_finished_episodes_and_prints_how_to_continue(
+    tmp_path: Path, whole: Path
+) -> None:
     path = tmp_path / "pong-v0"
     arguments = [*PONG, "--steps", "1000000", "--workers", "2", "--out", str(path)]
     process = start(arguments)

@@ -172,7 +172,7 @@ gymnasium.register("{name}/Game-v0", entry_point="{name}:Game")
 @pytest.mark.parametrize(
     ("name", "reward"), [("nans", "float('nan')"), ("infs", "-float('inf')"), ("larges", "1e300")]
 )
-def test_a_reward_that_is_no_number_is_said_before_it_is_recorded(
+def test_a_reward_that_is_not_finite_is_reported_before_it_is_recorded(
     folder: Path, name: str, reward: str
 ) -> None:
     (folder / f"{name}.py").write_text(GAME.format(name=name, reward=reward))
@@ -183,7 +183,7 @@ def test_a_reward_that_is_no_number_is_said_before_it_is_recorded(
     assert count_shards(folder / "game-v0") == 0
 
 
-def test_a_reward_that_is_no_number_is_not_written(tmp_path: Path) -> None:
+def test_a_reward_that_is_not_finite_is_not_written(tmp_path: Path) -> None:
     game = describe_game("worldsim/Pong-v0", frame_size=(8, 8))
     ends = np.array([False, True])
     frames = np.zeros((3, 8, 8, 3), np.uint8)

@@ -184,7 +184,7 @@ def test_sampling_reaches_every_place_equally_often(path: Path) -> None:
     assert 0.6 < counts.min() / counts.mean() <= counts.max() / counts.mean() < 1.4
 
 
-def test_with_padding_the_last_frame_is_seen_as_often_as_any_other(path: Path) -> None:
+def test_with_padding_the_last_frame_is_as_frequent_as_any_other(path: Path) -> None:
     recording, length = Recording(path), 8
     windows = recording.sample_windows(
         np.random.default_rng(0), 9000, length, [3], left_padding=2, right_padding=length - 3
@@ -213,7 +213,7 @@ def test_a_recording_travels_between_processes(path: Path, episodes: list[Episod
     assert_same(pickle.loads(pickle.dumps(Recording(path))).episode(4), episodes[4])
 
 
-def test_writing_goes_on_where_it_was_left(path: Path) -> None:
+def test_writing_continues_where_it_stopped(path: Path) -> None:
     with RecordingWriter(path, GAME) as writer:
         assert writer.write_episode(make_episode(9, seed=9)) == len(LENGTHS)
     assert len(Recording(path)) == len(LENGTHS) + 1

@@ -63,7 +63,7 @@ def pong_recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:
     return write_pong_recording(tmp_path_factory.mktemp("recordings") / "pong", steps=100)
 
 
-def test_command_reports_as_page_text_json_and_picture(
+def test_command_reports_as_page_text_json_and_image(
     recording: Recording, world_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "report"
@@ -206,7 +206,9 @@ def test_same_seed_same_figures(recording: Recording) -> None:
 
 
 @pytest.mark.slow
-def test_says_what_the_world_knows_of_the_recording(recording: Recording, tmp_path: Path) -> None:
+def test_reports_which_episodes_the_world_was_trained_on(
+    recording: Recording, tmp_path: Path
+) -> None:
     world = make_tiny_world()
     world.split = Split.of(recording, 0.2)
     world.save(tmp_path / "world")

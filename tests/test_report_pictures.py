@@ -21,7 +21,7 @@ def told(chart: Chart, kind: str) -> list[str]:
     return [mark[0].text or "" for mark in marks(chart, kind)]
 
 
-def test_a_place_on_a_curve_tells_the_values_of_all_curves() -> None:
+def test_a_place_on_a_curve_shows_the_values_of_all_curves() -> None:
     curves = [
         Series("<real>", [1.0, math.nan, 3.0], "real", x=[1, 2, 4]),
         Series("a & b", [Estimate(2.0, 1.5, 2.5)] * 3, "w0", x=[1, 2, 4]),
@@ -37,7 +37,7 @@ def test_a_place_on_a_curve_tells_the_values_of_all_curves() -> None:
     assert legend([chart, chart]) == [("<real>", "real"), ("a & b", "w0")]
 
 
-def test_a_bar_tells_its_value_and_one_that_is_not_known_is_left_out() -> None:
+def test_a_bar_shows_its_value_and_an_unknown_one_is_left_out() -> None:
     bars = [Series("real", [0.5, math.nan], "real"), Series("world", [0.25, 1.0], "w0")]
     chart = Chart("recognised", bars, groups=["NOOP", "UP"], y_from=0, y_to=1)
     assert told(chart, "bar real") == ["real, NOOP\n0.5"]

@@ -125,7 +125,7 @@ def offline_run(run_dir: Path, **options: Any) -> bytes:
     return binary.read_bytes()
 
 
-def test_project_entity_and_tags_are_those_asked_for_and_else_those_of_wandb(
+def test_project_entity_and_tags_are_those_given_or_those_of_wandb(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_PROJECT", "their-project")
@@ -145,7 +145,7 @@ def test_project_entity_and_tags_are_those_asked_for_and_else_those_of_wandb(
     assert b"their-project" not in ours
 
 
-def test_tensorboard_gets_figures_and_videos_and_goes_on_with_a_resumed_run(
+def test_tensorboard_gets_figures_and_videos_and_continues_a_resumed_run(
     tmp_path: Path,
 ) -> None:
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
@@ -170,7 +170,7 @@ def test_tensorboard_gets_figures_and_videos_and_goes_on_with_a_resumed_run(
     assert len(read_lines(run)) == 7
 
 
-def test_a_missing_tensorboard_is_said_before_the_run_begins(
+def test_a_missing_tensorboard_is_reported_before_the_run_begins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorboard", None)

@@ -151,7 +151,7 @@ class TestAgents:
         assert all(-5 <= value <= 5 for value in graded)
 
     @pytest.mark.slow
-    def test_it_goes_on_where_it_was(
+    def test_it_continues_where_it_stopped(
         self, pong_like: Path, agent_folder: Path, tmp_path: Path
     ) -> None:
         config = AgentConfig(
@@ -191,7 +191,7 @@ class TestAgents:
         assert not (tmp_path / "victim").exists()
 
     @pytest.mark.parametrize("settings", ["[]", '{"steps": "x"}', '{"frame_skip": true}'])
-    def test_settings_of_another_kind_are_said_by_file(
+    def test_settings_of_another_kind_are_reported_with_their_file(
         self, pong_like: Path, tmp_path: Path, settings: str
     ) -> None:
         (tmp_path / "agent.json").write_text(settings)
@@ -217,7 +217,7 @@ class TestAgents:
             if dones[0]:
                 break
 
-    def test_what_is_no_agent_is_said(self, agent_folder: Path, tmp_path: Path) -> None:
+    def test_a_folder_without_an_agent_is_refused(self, agent_folder: Path, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"no agent in .*worldsim agent WORLD --out"):
             load_agent(tmp_path)
         (tmp_path / "agent.zip").write_bytes(b"nothing")

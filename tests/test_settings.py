@@ -49,7 +49,7 @@ def test_a_file_of_settings_gives_them_back(tmp_path: Path) -> None:
     assert dataclasses.replace(read(tmp_path, text), config=None) == config
 
 
-def test_words_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Path) -> None:
+def test_the_command_line_wins_over_the_file_and_the_file_over_the_defaults(tmp_path: Path) -> None:
     text = "seed = 7\nsteps = 5\n[optim]\nlr = 1\n[recipe]\nobject_focus = [0.5, 0]\n"
     config = read(tmp_path, text)
     assert (config.seed, config.steps, config.optim) == (7, 5, Optim(lr=1.0))
@@ -91,7 +91,7 @@ def test_what_is_no_file_of_its_own_is_not_read(tmp_path: Path) -> None:
         read_config([*words, str(tmp_path / "none.toml")])
 
 
-def test_settings_of_an_older_version_go_on_under_the_new_names() -> None:
+def test_settings_of_an_older_version_have_the_new_names() -> None:
     config = TrainConfig(Path("data"), Path("runs/here"), resume=True)
     begun = resumed_config(config, json.loads(json.dumps(OLDER)))
     assert (begun.out, begun.resume) == (Path("runs/here"), True)

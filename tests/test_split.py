@@ -33,7 +33,7 @@ def write(path: Path, seeds: range | list[int], lengths: list[int] | None = None
 
 
 class TestSplit:
-    def test_is_spread_whole_and_always_the_same(self, tmp_path: Path) -> None:
+    def test_is_spread_over_the_recording_and_always_the_same(self, tmp_path: Path) -> None:
         rng = np.random.default_rng(1)
         recording = write(tmp_path, range(60), rng.integers(5, 60, size=60).tolist())
         split = Split.of(recording, 0.1)
@@ -56,7 +56,7 @@ class TestSplit:
         with pytest.raises(ValueError, match="between 0 and 1, got 1"):
             Split.of(recording, 1)
 
-    def test_knows_an_episode_by_what_is_in_it(self, tmp_path: Path) -> None:
+    def test_identifies_an_episode_by_its_content(self, tmp_path: Path) -> None:
         recording, again = write(tmp_path / "a", [3, 4]), write(tmp_path / "b", [4, 3])
         assert recording.fingerprint(0) == again.fingerprint(1) != again.fingerprint(0)
         game = make_tiny_game()
@@ -140,7 +140,7 @@ class TestMeasurable:
             "It was trained on another recording, so all 6 episodes are unseen."
         ]
 
-    def test_of_several_worlds_what_none_has_seen(self, recording: Recording) -> None:
+    def test_of_several_worlds_the_episodes_unseen_by_all(self, recording: Recording) -> None:
         split = Split.of(recording, 0.3)
         one = Split(split.held_out[:2], split.episodes)
         other = Split(split.held_out[1:], split.episodes)

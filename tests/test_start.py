@@ -23,7 +23,7 @@ def test_a_recorded_frame_stays_as_it_is() -> None:
 
 
 @pytest.mark.parametrize(("channels", "red"), [(3, 255), (1, round(255 * (0.299 + 0.114)))])
-def test_a_photo_is_scaled_and_cut_and_said_to_be_strange(channels: int, red: int) -> None:
+def test_a_photo_is_scaled_and_cropped_and_noted_as_unusual(channels: int, red: int) -> None:
     world = make_tiny_world(make_tiny_game(channels=channels))
     height, width = world.game.frame_size
     photo = np.zeros((3 * height, 9 * width, 3), np.uint8)
@@ -35,7 +35,7 @@ def test_a_photo_is_scaled_and_cut_and_said_to_be_strange(channels: int, red: in
     assert "unlike the world's recordings" in start.note
 
 
-def test_a_session_begins_from_the_picture_each_time(
+def test_a_session_begins_from_the_image_each_time(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from worldsim.play.sources import find_sources

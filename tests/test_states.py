@@ -53,7 +53,7 @@ def begun(world: WorldModel, num_envs: int = 1) -> Rollout:
 
 
 class TestRollouts:
-    def test_a_state_goes_on_in_the_same_world_loaded_by_another_process(
+    def test_a_state_continues_in_the_same_world_loaded_by_another_process(
         self, world: WorldModel, tmp_path: Path
     ) -> None:
         world.save(tmp_path / "square")

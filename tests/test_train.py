@@ -109,7 +109,7 @@ def send_at(
     return lambda: monkeypatch.setattr(dynamics, "TrainProgress", TrainProgress)
 
 
-def test_a_finished_run_is_a_world_with_card_figures_and_pictures(
+def test_a_finished_run_is_a_world_with_card_figures_and_images(
     recording: Path, tmp_path: Path
 ) -> None:
     config = make_config(recording, tmp_path / "run", **{"run.num_evals": 1})
@@ -139,7 +139,7 @@ def test_a_finished_run_is_a_world_with_card_figures_and_pictures(
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_run_goes_on_bit_for_bit_like_one_that_was_not(
+def test_a_stopped_run_continues_bit_for_bit_like_one_that_was_not(
     recording: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -186,7 +186,7 @@ def test_a_run_stopped_in_its_last_evaluation_only_needs_that(
     assert worldsim.load(checkpoint).card
 
 
-def test_the_command_says_how_a_run_ended_and_what_is_next(
+def test_the_command_prints_how_a_run_ended_and_the_next_command(
     recording: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -280,7 +280,7 @@ def test_a_run_cannot_be_resumed_as_another_model(recording: Path, tmp_path: Pat
     config = make_config(recording, tmp_path / "run", steps=1)
     train(config)
     other = with_values(config, {"steps": 2, "model.patch_size": 4, "resume": True})
-    with pytest.raises(ValueError, match="its patch_size is 8, this run's is 4; resume with"):
+    with pytest.raises(ValueError, match="its patch_size is 8, this run's is 4: resume with"):
         train(other)
 
 

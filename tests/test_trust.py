@@ -214,7 +214,7 @@ def test_an_environment_that_makes_others_is_refused_from_a_file(env_id: str) ->
         make_game(game)
 
 
-def test_a_module_that_raises_while_it_is_imported_is_said_in_a_sentence(
+def test_a_module_that_raises_while_it_is_imported_is_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "raising_games.py").write_text('raise RuntimeError("no joystick")')

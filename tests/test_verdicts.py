@@ -183,7 +183,7 @@ def test_a_fault_changes_the_verdict_of_its_section(
     assert verdict.grade is grade
 
 
-def test_a_band_that_holds_the_real_figure_proves_nothing() -> None:
+def test_an_interval_that_holds_the_real_figure_proves_nothing() -> None:
     found = Flicker(exact(1.0), Estimate(1.4, 0.9, 1.9), exact(1.0), exact(1.0), 1.4, 6)
     assert FlickerSection(found).verdict().grade is GOOD
 

@@ -81,7 +81,7 @@ class TestFolder:
         files = [path for path in (tmp_path / "square").rglob("*") if path.is_file()]
         assert len({path.stat().st_mode for path in files}) == 1
 
-    def test_saving_again_replaces_the_whole_world(self, tmp_path: Path) -> None:
+    def test_saving_again_replaces_the_complete_world(self, tmp_path: Path) -> None:
         path = tmp_path / "square"
         make_tiny_world(codec=make_tiny_vae_codec()).save(path)
         world = make_tiny_world(make_tiny_game(fps=30.0))
@@ -133,7 +133,7 @@ class TestDamage:
             "codec/diffusion_pytorch_model.safetensors",
         ],
     )
-    def test_is_told_in_one_sentence(
+    def test_is_reported_in_one_sentence(
         self, tmp_path: Path, name: str, damage: Callable[[Path], None]
     ) -> None:
         path = tmp_path / "square"

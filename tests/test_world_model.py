@@ -7,7 +7,7 @@ from tests.tiny_worlds import make_tiny_world
 pytestmark = pytest.mark.numeric
 
 
-def test_it_says_what_it_is_in_a_line() -> None:
+def test_its_repr_describes_it_in_a_line() -> None:
     world = make_tiny_world()
     number = sum(p.numel() for p in world.parameters())
     assert repr(world) == (

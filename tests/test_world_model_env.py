@@ -54,7 +54,7 @@ class TestWorldModelEnv:
         assert env.observation_space.shape == (SIDE, SIDE, 1)
         assert env.render().shape == (SIDE, SIDE, 3)
 
-    def test_seed_reproduces_a_whole_episode(self, world: WorldModel) -> None:
+    def test_seed_reproduces_a_complete_episode(self, world: WorldModel) -> None:
         env, other = WorldModelEnv(world), WorldModelEnv(world)
         actions = [0, 1, 2, 2, 1, 0, 0, 1]
         first, info = env.reset(seed=7)
@@ -77,7 +77,7 @@ class TestWorldModelEnv:
             assert np.array_equal(obs, world.starts.frames[start, -1])
         assert set(WorldModelVectorEnv(world, 30).reset(seed=0)[1]["start"]) == {0, 1, 2}
 
-    def test_own_frames_are_a_start(self, world: WorldModel) -> None:
+    def test_custom_frames_are_a_start(self, world: WorldModel) -> None:
         env = WorldModelEnv(world)
         frames, actions = world.starts.frames[1], world.starts.actions[1]
         obs, info = env.reset(seed=0, options={"start": frames, "actions": actions})

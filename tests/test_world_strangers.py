@@ -286,7 +286,7 @@ def test_a_file_that_may_not_be_read_is_not_called_damaged(
         refused(world_folder, rf"square/{name}\S* may not be read by this user")
 
 
-def test_weights_that_overflow_are_said_and_not_played_as_black_frames(tmp_path: Path) -> None:
+def test_weights_that_overflow_are_reported_and_not_played_as_black_frames(tmp_path: Path) -> None:
     world = make_tiny_world()
     for weight in world.dit.parameters():
         weight.data.fill_(3e38)

@@ -97,7 +97,7 @@ def evaluate_run(
         num_windows: Number of windows, at most.
         on_step: Called now and then with the finished share, in [0, 1]; may raise to stop.
     """
-    # Fidelity and control on windows that no training has seen.
+    # Fidelity and control on held-out windows.
     assert world.split is not None
     episodes = world.split.held_out
     held_out = choose_windows(
@@ -118,7 +118,7 @@ def evaluate_run(
         for horizon, row in horizons.items()
         for name, value in flat_scores(row).items()
     }
-    # Flicker on some of the same windows, events on stretches of their own.
+    # Flicker on some of the same windows, events on stretches of other lengths.
     flicker = FlickerSection.of(held_out.first(FLICKER_WINDOWS, FLICKER_STEPS), imagined)
     predicted = events.summarize(
         events.predict(world, recording, episodes, num_stretches=EVENT_STRETCHES, on_step=advance)

@@ -190,6 +190,6 @@ def _check_same(checkpoint: Path, saved: WorldModel, world: WorldModel) -> None:
         if theirs.get(name) != ours.get(name):
             raise ValueError(
                 f"{checkpoint} does not fit this run: its {name} is {theirs.get(name)}, this run's "
-                f"is {ours.get(name)}; resume with the run's own recording and model options, or "
+                f"is {ours.get(name)}: resume with the run's recording and model options, or "
                 "choose another --out"
             )

@@ -1,7 +1,7 @@
 """Corrupted histories for training, so that a world learns to correct its own errors in play.
 
 In play a world may lose an object or draw it twice, and then reads that in its own history.
-Recorded frames never look like this. A corrupted history has a box in space and time that is either
+Recorded frames never look like this. A corrupted history has a box in space and time. It is either
 erased (random erasing, Zhong et al. 2020) or copied from another window (CutMix, Yun et al. 2019).
 The first teaches a world to restore lost objects, the second to remove foreign ones.
 

@@ -39,9 +39,9 @@ if TYPE_CHECKING:
 
 Frames = NDArray[np.uint8]
 BANDS = ("in", "out")
-ASKED_SEED = 1_000_000  # episodes from this seed on are never trained on
+TEST_SEED = 1_000_000  # episodes from this seed on are never trained on
 STRIP_STEPS = (0, 4, 8, 12, 16, 20, 24, 28, 31)
-SeveralEpisodes = Annotated[int, Range(2, ASKED_SEED)]  # one has no spread
+SeveralEpisodes = Annotated[int, Range(2, TEST_SEED)]  # one has no spread
 SCENE_NAMES = ("all", *SCENES)
 SceneName = Annotated[
     str,
@@ -148,7 +148,7 @@ def probe(config: ProbeConfig) -> bool:
     console = Console()
     total, done, begun = len(names) * len(config.episodes), 0, time.monotonic()
     for name in names:
-        bands = {band: ask_about(name, band, config.questions) for band in BANDS}
+        bands = {band: make_episodes(name, band, config.questions) for band in BANDS}
         answers: dict[tuple[int, str], Answer] = {}
         for episodes in config.episodes:
             done += 1
@@ -236,11 +236,11 @@ def watch(env: gymnasium.Env, seed: int) -> tuple[Frames, Truth]:
     return np.stack(frames), {key: np.stack([one[key] for one in infos]) for key in infos[0]}
 
 
-def ask_about(name: str, band: str, number: int) -> ProbeEpisodes:
+def make_episodes(name: str, band: str, number: int) -> ProbeEpisodes:
     """Make test episodes, which no world was trained on."""
     env = gymnasium.make(SCENE_ID, scene=name, band=band)
-    seen = [watch(env, ASKED_SEED + i) for i in range(number)]
-    return ProbeEpisodes(np.stack([frames for frames, _ in seen]), [truth for _, truth in seen])
+    made = [watch(env, TEST_SEED + i) for i in range(number)]
+    return ProbeEpisodes(np.stack([frames for frames, _ in made]), [truth for _, truth in made])
 
 
 def answer(name: str, world: WorldModel, asked_about: ProbeEpisodes) -> Answer:
@@ -263,7 +263,7 @@ def answer(name: str, world: WorldModel, asked_about: ProbeEpisodes) -> Answer:
     quantity = {
         key: {who: _mean(values[key]) for who, values in readings.items()} for key in scene.units
     }
-    against = np.array([scene.asked(truth) for truth in asked_about.truths])
+    against = np.array([scene.true_value(truth) for truth in asked_about.truths])
     return Answer(quantity, readings["world"], against, imagined)
 
 

@@ -33,10 +33,10 @@ Logger = Literal["wandb", "tensorboard"]
 
 @dataclass(frozen=True)
 class Logging:
-    """Where the figures and videos of a run go beside metrics.jsonl."""
+    """Loggers for figures and videos, in addition to metrics.jsonl."""
 
     log: tuple[Logger, ...] = ("wandb",)
-    """Where figures and videos go beside metrics.jsonl: wandb, tensorboard, both, or neither."""
+    """Loggers in addition to metrics.jsonl: wandb, tensorboard, both, or neither."""
     wandb: WandbMode = "auto"
     """Online when logged in and offline otherwise (auto), or disabled."""
     wandb_project: Annotated[str | None, Advanced()] = None

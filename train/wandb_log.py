@@ -131,7 +131,7 @@ class WandbLog:
         if offline:
             self._note(f"wandb: kept offline; `wandb sync {folder}` uploads it")
 
-    def _start(self, mode: ChosenMode) -> Any | None:  # wandb.Run, not imported for a type alone
+    def _start(self, mode: ChosenMode) -> Any | None:  # wandb.Run, not imported only for a type
         try:
             import wandb
         except ImportError:

@@ -1,1 +1,1 @@
-"""How good a world is: what is measured of it, and the report."""
+"""Measures of worlds (fidelity, flicker, control, drift, memory, events, speed) and the report."""

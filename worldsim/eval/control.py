@@ -32,8 +32,8 @@ class ShuffleRatio(NamedTuple):
     Attributes:
         overall: Error under other windows' actions divided by the error under the true ones.
             1: actions are ignored; nan: the recorded actions never differ.
-        by_action: The same by the meaning of the true last action, over windows whose other last
-            action differs; nan for an action that was never taken.
+        by_action: The same by the name of the true last action, over windows whose shuffled last
+            action differs; nan for unused actions.
     """
 
     overall: float

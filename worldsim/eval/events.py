@@ -1,7 +1,7 @@
 """Events: rewards and ends that a world predicts, compared with the recorded ones.
 
-Both are rare. So stretches with an event are all measured, up to half of the total, and a sample of
-the others, weighted to stand for the rest.
+Both are rare. So all stretches with an event are measured, up to half of the total. Of the others a
+sample is measured, weighted to stand for the rest.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ Scores = dict[str, Estimate]
 """A metric by predictor, such as world, copy_last and median."""
 
 CLIP = 16  # frames, as FVD is usually measured
-ROUNDING_ERROR = 1 / 12  # mean squared error of rounding to whole pixel values
+ROUNDING_ERROR = 1 / 12  # mean squared error of rounding to integer pixel values
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def psnr(
 
     Returns:
         Without a mask one value per frame, (b,). With a mask a single value, of the error pooled
-        over its pixels, since frames have very different numbers of them; nan if there are none.
+        over its pixels; nan if there are none.
 
     Example:
         >>> frames = np.zeros((1, 8, 8, 3), np.uint8)

@@ -222,6 +222,6 @@ def check_match(world: WorldModel, recording: Recording) -> None:
         if world_value != recording_value:
             raise ValueError(
                 f"the world of {ours.env_id} has {world_value} {kind} and the recording of "
-                f"{theirs.env_id} has {recording_value}: evaluate a world on a recording of its "
-                "own game with the same settings"
+                f"{theirs.env_id} has {recording_value}: use a recording of the world's game with "
+                "the same settings"
             )

@@ -2,7 +2,7 @@
 
 An action that it recognises in imagined frames has had its effect there. Inverse dynamics models
 are from Pathak et al. (2017); Bruce et al. (2024, "Genie") judge world models with them. Its
-features also encode where objects are, and so serve for a Frechet distance.
+features also encode where objects are, so they can be used for a Frechet distance.
 """
 
 from __future__ import annotations

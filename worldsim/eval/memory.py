@@ -1,8 +1,9 @@
 """Memory: how well a world draws what returns after it was out of sight.
 
-In held-out play, some pixels return to an earlier value after being hidden: a wall that the lamp
-finds again, a score behind a passing ball. The world predicts them from the full context, and again
-from only the newest frames, in which they were hidden. The difference is its memory.
+In held-out play, some pixels return to an earlier value after being hidden. Examples are a wall
+that the lamp lights again, and a score behind a passing ball. The world predicts them from the full
+context, and again from only the newest frames, in which they were hidden. The difference is its
+memory.
 """
 
 from __future__ import annotations

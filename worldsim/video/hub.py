@@ -48,8 +48,8 @@ def fetch_model(model: str, variant: str | None = None) -> Path:
         return folder
     if not HUB_ID.fullmatch(model) or folder.exists():
         raise ValueError(
-            f"there is no folder {model}, and an id on the Hub looks like owner/name; "
-            "give the folder of a diffusers pipeline or such an id"
+            f"there is no folder {model}, and it is not an id on the Hub (OWNER/NAME): give the "
+            "folder of a diffusers pipeline or such an id"
         )
     try:
         return Path(DiffusionPipeline.download(model, variant=variant, use_safetensors=True))

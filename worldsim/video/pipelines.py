@@ -51,8 +51,8 @@ class VideoPipeline:
         fps: Frames per second of the videos that it was trained on.
 
     Raises:
-        ValueError: If the model does not exist or cannot be fetched, makes no video, needs its own
-            code, does not fit into memory, or an option does not suit this machine.
+        ValueError: If the model does not exist, cannot be fetched, makes no video, needs its own
+            code, or does not fit into memory. If an option does not suit this machine.
         ModuleNotFoundError: If transformers or accelerate is missing (the extra ``video``).
     """
 
@@ -231,7 +231,7 @@ class VideoPipeline:
 
         Args:
             context: Frames to begin from (t h w c), of any size; the pipeline uses the first ones,
-                as many as it takes. None begins from noise alone.
+                as many as it takes. None begins from noise.
             num_frames: Frames of the window, those of the context included.
             frame_size: Height and width; frames of the context are cropped to it.
             num_inference_steps: Denoising steps.
