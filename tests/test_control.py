@@ -35,6 +35,7 @@ class TestActionShuffleRatio:
         assert set(ratio.by_action.values()) == {1.0}
         assert action_shuffle_ratio(world, recording, [0, 1], num_batches=2).overall != 1.0
 
+    @pytest.mark.slow
     def test_rises_for_a_world_that_learned_to_listen(self, recording: Recording) -> None:
         world = make_tiny_world()
         torch.nn.init.zeros_(world.dit.detail.head[-1].weight)

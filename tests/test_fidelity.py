@@ -199,6 +199,7 @@ class TinyI3D(torch.nn.Module):
         return videos.mean(2)[:, :, ::60, ::60].flatten(1)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 def test_fvd_is_the_distance_of_the_features_of_a_network_in_a_file(tmp_path: Path) -> None:
     torch.jit.script(TinyI3D()).save(str(tmp_path / "i3d.pt"))

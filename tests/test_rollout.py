@@ -365,6 +365,7 @@ def live_tensors() -> tuple[int, int]:
     return len(tensors), sum(tensor.untyped_storage().nbytes() for tensor in tensors)
 
 
+@pytest.mark.slow
 def test_a_rollout_of_hundreds_of_steps_takes_no_more_memory(world: WorldModel) -> None:
     rollout = begin(world, (1, 2))
     play(rollout, ACTIONS * 2)

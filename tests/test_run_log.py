@@ -92,6 +92,7 @@ def test_disabled_never_imports_wandb(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True)
 
 
+@pytest.mark.slow
 def test_auto_without_a_login_is_a_real_offline_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

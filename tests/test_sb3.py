@@ -120,6 +120,7 @@ class TestSB3VecEnv:
         assert len(envs.get_images()) == 2
 
 
+@pytest.mark.slow
 class TestAgents:
     def test_learning_inside_writes_an_agent_and_its_figures(self, agent_folder: Path) -> None:
         lines = figures_of(agent_folder)

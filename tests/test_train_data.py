@@ -40,6 +40,7 @@ def make_config(recording: Path, out: Path, **changes: Any) -> TrainConfig:
     return with_values(config, values)
 
 
+@pytest.mark.slow
 def test_held_out_episodes_are_never_trained_on(tmp_path: Path) -> None:
     """Whatever the held-out episodes hold, the trained weights are the same."""
     game = make_tiny_game()
