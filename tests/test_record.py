@@ -246,7 +246,9 @@ def test_a_player_that_fails_is_one_sentence(tmp_path: Path) -> None:
     [
         ("worldsim/Pong-v0", "worldsim", []),
         ("ALE/Pong-v5", "ale_py", []),
-        pytest.param("ALE/Breakout-v5", "ale_py", ["--grey", "--frame-skip", "2"], marks=pytest.mark.slow),
+        pytest.param(
+            "ALE/Breakout-v5", "ale_py", ["--grey", "--frame-skip", "2"], marks=pytest.mark.slow
+        ),
         pytest.param("VizdoomBasic-v1", "vizdoom", ["--frame-skip", "4"], marks=pytest.mark.slow),
         ("MiniGrid-Empty-5x5-v0", "minigrid", []),
         pytest.param("CartPole-v1", "pygame", ["--frame-skip", "2"], marks=pytest.mark.slow),
