@@ -108,7 +108,7 @@ def test_ltx_continues_frames_with_the_same_weights(saved: Callable[[str], Path]
 
 
 def test_a_model_that_is_not_a_video_pipeline_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="there is no folder nowhere, and an id"):
+    with pytest.raises(ValueError, match="there is no folder nowhere, and it is not an id"):
         VideoPipeline("nowhere")
     with pytest.raises(ValueError, match=r"it has no model_index\.json"):
         VideoPipeline(str(tmp_path))
