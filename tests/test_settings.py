@@ -44,7 +44,7 @@ def test_a_file_of_settings_gives_them_back(tmp_path: Path) -> None:
     )
     config.write()
     text = (tmp_path / "run" / "config.toml").read_text(encoding="utf-8")
-    assert "\n# Extra loss weight of the pixels that move.\nmoving_weight = 10.0\n" in text
+    assert "\n# Extra loss weight of moving pixels.\nmoving_weight = 10.0\n" in text
     assert max(map(len, text.splitlines())) <= 100
     assert dataclasses.replace(read(tmp_path, text), config=None) == config
 
