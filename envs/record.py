@@ -57,17 +57,17 @@ class RecordConfig:
     """
 
     env_id: Annotated[tyro.conf.Positional[str], Heading("what to record, and where")]
-    """Gymnasium id, such as ALE/Pong-v5; module:id imports the module that registers it first,
-    which may be a file in the current folder (mygames:my/Game-v0 for mygames.py)."""
+    """Gymnasium id, such as ALE/Pong-v5. module:id first imports the module that registers it. The
+    module may be a file in the current folder (mygames:my/Game-v0 for mygames.py)."""
     steps: Count = 20_000
     """Steps to record. The last episode is recorded to its end, so there may be a few more."""
     out: OutFolder | None = None
     """Folder of the recording; recordings/NAME if not given. An unfinished one is continued.
-    Minari lists NAME-v0 as NAME-v0 and NAME as NAME/recording-v0."""
+    A NAME that ends in -v0 is also its name in Minari."""
     policy: Annotated[tuple[str, ...], Heading("who plays")] = ("random=0.5", "sticky=0.5")
     """Who plays: random, sticky (holds random actions), scripted (the game's own policy, with one
-    random move in ten) or module:function. Mix several by weight: random=0.3 sticky=0.7. A module
-    may be a file in the current folder."""
+    random move in ten), the folder of an agent, or module:function. Mix several by weight:
+    random=0.3 sticky=0.7. A module may be a file in the current folder."""
     max_episode_steps: Count = 1000
     """Steps after which an episode is cut, and counts as truncated."""
     seed: Seed = 0

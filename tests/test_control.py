@@ -50,7 +50,7 @@ class TestActionShuffleRatio:
             optimizer.step()
         ratio = action_shuffle_ratio(world, recording, [4, 5])
         assert ratio.overall > 1.5
-        # told the action that was taken a world is right whatever else was to choose
+        # a world that is given the action taken is right, whatever the other actions are
         assert list(ratio.by_action) == list(world.game.action_meanings)
         assert min(ratio.by_action.values()) > 1.2
         assert ratio == action_shuffle_ratio(world, recording, [4, 5])

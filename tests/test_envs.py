@@ -34,8 +34,8 @@ def record(env_id: str, seed: int, steps: int, **kwargs: Any) -> tuple[np.ndarra
     return np.stack(frames), rewards
 
 
-def mean_return(env_id: str, policy: str, seeds: range, told: bool = True) -> float:
-    """Return the mean sum of rewards of whole episodes, of a player told the true state or not."""
+def mean_return(env_id: str, policy: str, seeds: range, with_state: bool = True) -> float:
+    """Return the mean return of whole episodes; the player may see the true state or not."""
     env = gymnasium.make(env_id)
     total = 0.0
     for seed in seeds:
@@ -44,7 +44,7 @@ def mean_return(env_id: str, policy: str, seeds: range, told: bool = True) -> fl
         ended = False
         player = load_policy(policy, describe_game(env_id))
         while not ended:
-            action = player(frame, info if told else {}, rng)
+            action = player(frame, info if with_state else {}, rng)
             frame, reward, terminated, truncated, info = env.step(action)
             total += float(reward)
             ended = terminated or truncated
@@ -128,5 +128,5 @@ def test_scripted_player_beats_random(env_id: str, margin: float) -> None:
 @every_game
 def test_a_player_who_only_sees_beats_random_as_in_a_learned_world(env_id: str) -> None:
     seeds = range(8)
-    seeing = mean_return(env_id, "scripted", seeds, told=False)
+    seeing = mean_return(env_id, "scripted", seeds, with_state=False)
     assert seeing > mean_return(env_id, "random", seeds) + 1

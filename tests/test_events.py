@@ -15,7 +15,7 @@ pytestmark = pytest.mark.numeric
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:
-    """Rewards in a few steps, told apart by their size; the last one in the last step."""
+    """Rewards in a few steps, each of its own size; the last one in the last step."""
     game, path = make_tiny_game(), tmp_path_factory.mktemp("recordings") / "paid"
     with RecordingWriter(path, game) as writer:
         for seed in range(3):

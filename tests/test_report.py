@@ -214,11 +214,11 @@ def test_reports_which_episodes_the_world_was_trained_on(
     world.save(tmp_path / "world")
     report = evaluate(EvalConfig(str(tmp_path / "world"), recording.path, windows=2))
     assert report["unseen_episodes"] == list(world.split.held_out)
-    told = "It was trained on this recording with 1 episode held out."
-    assert report["worlds"][0]["seen"] == told
+    seen = "It was trained on this recording with 1 episode held out."
+    assert report["worlds"][0]["seen"] == seen
     out = tmp_path / "world" / "eval"  # the place for reports by default
-    assert told in (out / "report.txt").read_text()
-    assert told in (out / "report.html").read_text()
+    assert seen in (out / "report.txt").read_text()
+    assert seen in (out / "report.html").read_text()
 
 
 @pytest.mark.slow
@@ -274,11 +274,11 @@ def test_whatever_was_recorded_there_is_a_report_that_claims_nothing(
     world.split = Split.of(recorded, 0.3)
     world.save(tmp_path / "world")
     report = evaluate(EvalConfig(str(tmp_path / "world"), recorded.path, windows=2, quick=True))
-    told = report["worlds"][0]["verdicts"]
+    verdicts = report["worlds"][0]["verdicts"]
     grades = report["worlds"][0]["grades"]
     for section in ("fidelity", "flicker", "control", "stability", "memory"):
-        assert grades[section] in ("unclear", "not measured"), told[section]
-    never = told["control"].startswith("The recording's actions never differ")
+        assert grades[section] in ("unclear", "not measured"), verdicts[section]
+    never = verdicts["control"].startswith("The recording's actions never differ")
     assert never == (steps == 1 or "action_meanings" in changes)
 
 

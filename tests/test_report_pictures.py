@@ -17,7 +17,7 @@ def marks(chart: Chart, kind: str) -> list[ElementTree.Element]:
     return [e for e in ElementTree.fromstring(draw(chart)).iter() if e.get("class", "") == kind]
 
 
-def told(chart: Chart, kind: str) -> list[str]:
+def labels(chart: Chart, kind: str) -> list[str]:
     return [mark[0].text or "" for mark in marks(chart, kind)]
 
 
@@ -27,7 +27,7 @@ def test_a_place_on_a_curve_shows_the_values_of_all_curves() -> None:
         Series("a & b", [Estimate(2.0, 1.5, 2.5)] * 3, "w0", x=[1, 2, 4]),
     ]
     chart = Chart("PSNR, dB", curves, x_label="steps ahead", log_x=True)
-    assert told(chart, "column") == [
+    assert labels(chart, "column") == [
         "steps ahead: 1\n<real>: 1\na & b: 2 (1.5 to 2.5)",
         "steps ahead: 2\na & b: 2 (1.5 to 2.5)",
         "steps ahead: 4\n<real>: 3\na & b: 2 (1.5 to 2.5)",
@@ -40,8 +40,8 @@ def test_a_place_on_a_curve_shows_the_values_of_all_curves() -> None:
 def test_a_bar_shows_its_value_and_an_unknown_one_is_left_out() -> None:
     bars = [Series("real", [0.5, math.nan], "real"), Series("world", [0.25, 1.0], "w0")]
     chart = Chart("recognised", bars, groups=["NOOP", "UP"], y_from=0, y_to=1)
-    assert told(chart, "bar real") == ["real, NOOP\n0.5"]
-    assert told(chart, "bar w0") == ["world, NOOP\n0.25", "world, UP\n1"]
+    assert labels(chart, "bar real") == ["real, NOOP\n0.5"]
+    assert labels(chart, "bar w0") == ["world, NOOP\n0.25", "world, UP\n1"]
     half, whole = (float(bar.get("height", 0)) for bar in marks(chart, "bar w0"))
     assert whole == pytest.approx(4 * half, abs=0.2)
 

@@ -83,13 +83,13 @@ class AgentConfig:
     num_envs: Annotated[NumEnvs, Heading("how it plays")] = 16
     """Environments played at once: lanes of one batch in the world."""
     frame_skip: FewFrames = 3
-    """Frames for which a decision holds."""
+    """Frames that a decision lasts; the agent repeats its action in them."""
     frame_stack: FewFrames = 2
     """Number of last frames that the agent sees, one per decision."""
     horizon: Count = 500
     """Frames after which an episode in the world is cut off."""
     max_uncertainty: Positive | None = None
-    """Cut an episode off at an uncertainty above this; half as fast."""
+    """Cut an episode off at an uncertainty above this (0.03 suits our Pong); half as fast."""
     passes: Passes | None = None
     """Denoising passes per frame; the world's own number if not given."""
     seed: Annotated[Seed, Heading("with what")] = 0
@@ -151,5 +151,5 @@ def check(config: AgentConfig) -> None:
     exists = (config.out / AGENT_FILE).exists()
     if exists and not config.resume:
         raise ValueError(
-            f"{config.out} holds an agent: continue it with --resume, or choose another"
+            f"{config.out} holds an agent: continue it with --resume, or choose another --out"
         )

@@ -86,13 +86,13 @@ class Model:
     """The shape of the network, and its denoising passes."""
 
     window: Count = 12
-    """Frames of a training window; also how far the world's attention reaches back."""
+    """Frames of a training window, and of the world's memory; the current frame included."""
     patch_size: Annotated[int, Range(1, 256)] = 8
     """Side of a patch in pixels: smaller is sharper and slower."""
     time_every: Annotated[int, Range(1, 12)] = 3
     """One layer in so many attends over time: 2 is slower, and better if the view scrolls."""
     passes: Passes = 2
-    """Denoising passes per frame in play, unless another number is given."""
+    """Denoising passes per frame, unless `play --passes` gives another number."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,8 @@ class RunOptions:
     log_steps: Count = 50
     """Steps between logged figures, which are their mean."""
     num_evals: Number = 3
-    """Evaluations during the run, evenly spaced, in addition to the one at its end. They stop after
-    one that takes over a tenth of the run."""
+    """Evaluations during the run, evenly spaced, in addition to the one at its end. With
+    --minutes they stop after one that takes over a tenth of the run."""
 
 
 @dataclass(frozen=True)

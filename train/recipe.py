@@ -31,7 +31,8 @@ class Recipe:
     """Fractions of frames that are clean, like the context in play, and pure noise, like the frame
     to predict. The others have a level in between."""
     history_noise: NotNegative = 0.1
-    """Largest standard deviation of noise on the history, so that small errors do not grow."""
+    """Largest standard deviation of noise on the history, so that small errors do not grow. The
+    unit is that of latents, whose range is about 2."""
     self_rollout: Fraction = 0.5
     """Fraction of windows whose history is the model's own one-step prediction (scheduled
     sampling). Ramps in over the second third of the run."""
@@ -39,7 +40,8 @@ class Recipe:
     """Fraction of windows whose history has an object removed or added, so that the model learns to
     recover. Ramps in over the second third of the run."""
     action_dropout: Fraction = 0.1
-    """Fraction of actions that are hidden."""
+    """Fraction of actions that are hidden, so that the world can continue without a known
+    action."""
 
     def at(self, fraction: float) -> Recipe:
         """The recipe at a finished share of the run, from 0 to 1, with one object focus.

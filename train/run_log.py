@@ -36,7 +36,8 @@ class Logging:
     """Loggers for figures and videos, in addition to metrics.jsonl."""
 
     log: tuple[Logger, ...] = ("wandb",)
-    """Loggers in addition to metrics.jsonl: wandb, tensorboard, both, or neither."""
+    """Loggers in addition to metrics.jsonl: wandb, tensorboard or both. `--log` without a
+    word: neither."""
     wandb: WandbMode = "auto"
     """Online when logged in and offline otherwise (auto), or disabled."""
     wandb_project: Annotated[str | None, Advanced()] = None

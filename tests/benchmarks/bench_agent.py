@@ -5,7 +5,7 @@ python tests/benchmarks/bench_agent.py AGENT [AGENT ...] [--episodes 100]
 Agents are folders of `worldsim agent`; those that learned in the same place, with other seeds, make
 a row: the mean real return of each over so many episodes, and the mean over them with a 95 %
 interval (bootstrapped over agents and episodes). Of agents that learned inside a world, the
-correlation of the imagined with the real return over the trials in their figures is told too.
+correlation of the imagined with the real return over the trials in their figures is printed too.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ def main(agents: tyro.conf.Positional[tuple[Path, ...]], episodes: int = 100) ->
         if player is not None:
             tell(player, [play(game, player, episodes)])
     places: dict[str, list[Path]] = defaultdict(list)
-    for path, told in settings.items():
-        places[f"learned in the {told['learn_in']}, {told['steps']:,} decisions"].append(path)
+    for path, chosen in settings.items():
+        places[f"learned in the {chosen['learn_in']}, {chosen['steps']:,} decisions"].append(path)
     for place, paths in places.items():
         tell(place, [play(game, str(path), episodes) for path in paths])
         trials = []

@@ -1,11 +1,12 @@
-"""Whether a world's doubt tells where it is wrong.
+"""Whether a world's uncertainty shows where it is wrong.
 
 python tests/benchmarks/bench_uncertainty.py [WORLD] [RECORDING] [--windows 256] [--horizon 8]
 
-Held-out windows are continued under the recorded actions; at each step the doubt (`Rollout` with
-``with_uncertainty``) is set beside the squared error of that frame: Spearman's rank correlation,
-and how often a step with one of the tenth of largest errors has more doubt than another one (AUROC;
-a half is chance). Quantiles of the doubt say what --max-uncertainty may be.
+Held-out windows are continued under the recorded actions. At each step the uncertainty (`Rollout`
+with ``with_uncertainty``) is compared with the squared error of that frame. Printed are Spearman's
+rank correlation, and how often a step with one of the tenth of largest errors is more uncertain
+than another one (AUROC; a half is chance). Quantiles of the uncertainty show what
+--max-uncertainty may be.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def main(
         num_windows=windows,
     )
     context, taken = held_out.context, held_out.windows.actions
-    doubts, errors = [], []
+    uncertainties, errors = [], []
     for begin in range(0, windows, 32):
         batch = slice(begin, begin + 32)
         frames = held_out.windows.frames[batch]
@@ -55,16 +56,16 @@ def main(
         for step in range(horizon):
             made = rollout.step(taken[batch, context - 1 + step])
             real = held_out.real[batch, step]
-            doubts.append(made.uncertainties)
+            uncertainties.append(made.uncertainties)
             errors.append(((made.frames.astype(float) - real) ** 2).mean((1, 2, 3)))
-    doubt, error = np.concatenate(doubts), np.concatenate(errors)
+    uncertainty, error = np.concatenate(uncertainties), np.concatenate(errors)
     bad = error >= np.quantile(error, 0.9)
-    order = ranks(doubt)
+    order = ranks(uncertainty)
     above = (order[bad].sum() - bad.sum() * (bad.sum() - 1) / 2) / (bad.sum() * (~bad).sum())
     print(
-        f"{len(doubt):,} steps: rank correlation {np.corrcoef(order, ranks(error))[0, 1]:.2f}, "
-        f"AUROC of the tenth of largest errors {above:.2f}; doubt at the 50, 90, 95, 99 %: "
-        + ", ".join(f"{value:.4f}" for value in np.quantile(doubt, (0.5, 0.9, 0.95, 0.99)))
+        f"{len(order):,} steps: rank correlation {np.corrcoef(order, ranks(error))[0, 1]:.2f}, "
+        f"AUROC of the tenth of largest errors {above:.2f}; uncertainty at the 50, 90, 95, 99 %: "
+        + ", ".join(f"{value:.4f}" for value in np.quantile(uncertainty, (0.5, 0.9, 0.95, 0.99)))
     )
 
 

@@ -41,10 +41,11 @@ if TYPE_CHECKING:
 class EvalConfig:
     """Measure a world on the episodes of a recording of its game that it was not trained on.
 
-    Writes report.html, which needs nothing else, report.json and report.txt: how close it is to
-    the real game by horizon (beside the last frame copied, the background, and the real game
-    played again with another seed), whether it flickers, obeys, drifts, remembers, predicts
-    rewards and ends, and how fast it is, with a grade and a sentence on each.
+    Writes report.html, which needs no other file, report.json and report.txt. They show how close
+    the world is to the real game, by horizon. To compare with it: the last frame copied, the
+    background, and the real game played again with another seed. They show whether the world
+    flickers, obeys, drifts, remembers, and predicts rewards and ends. They show how fast it is.
+    Each part has a grade and a sentence.
 
     Examples:
         worldsim eval runs/pong recordings/pong --quick
@@ -52,21 +53,21 @@ class EvalConfig:
     """
 
     world: Annotated[tyro.conf.Positional[str], Heading("what to measure")]
-    """A world that ships (pong, maze, balls), or the folder of a world or of a run."""
+    """A bundled world (pong, maze, balls), or the folder of a world or of a run."""
     recording: tyro.conf.Positional[Path]
     """Folder of a recording of the same game, made with the same settings."""
     beside: Annotated[tuple[str, ...], tyro.conf.arg(metavar="WORLD ...")] = ()
-    """More worlds of the same game, to stand beside it in the report."""
+    """More worlds of the same game, to compare with it."""
     out: OutFolder | None = None
     """Folder for the report; `eval` in the world's folder, or `runs/NAME_eval`, if not given."""
     quick: Annotated[bool, Heading("how")] = False
-    """A look instead of a study: fewer and shorter windows, in about a tenth of the time."""
+    """A quick check: fewer and shorter windows, in about a tenth of the time."""
     windows: Count | None = None
     """Held-out windows to predict; 32, or 16 with --quick, if not given."""
     passes: Passes | None = None
-    """Denoising passes of a frame; the world's own number if not given."""
+    """Denoising passes per frame; the world's own number if not given."""
     seed: Seed = 0
-    """Seed of the windows, of the permutations of actions and of the noise."""
+    """Seed of the windows, of the shuffled actions and of the noise."""
     device: str | None = None
     """Where the world runs, such as cpu or cuda; a GPU if there is one."""
     i3d: InFile | None = None
