@@ -264,7 +264,7 @@ class _Hub(BaseHTTPRequestHandler):
     [
         ("gated/model", "gated/model is gated: accept its terms at"),
         ("nobody/nothing", "the Hub has no model nobody/nothing"),
-        ("nobody/unreachable", "nor can the Hub be reached: connect to the network"),
+        ("nobody/unreachable", "the Hub cannot be reached: connect to the network"),
     ],
 )
 def test_a_refusal_of_the_hub_is_one_sentence(tmp_path: Path, model: str, words: str) -> None:

@@ -393,8 +393,10 @@ def test_what_cannot_be_compiled_is_played_with_a_note(
 ) -> None:
     torch.compiler.reset()
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
-    with pytest.warns(UserWarning, match="compiling failed, steps are slower: .*compiler"):
+    warned = pytest.warns(UserWarning, match="compiling failed, steps are slower: .*compiler")
+    with warned as warnings:
         rollout = Rollout(world, compiled=True)
+    assert warnings[0].filename == __file__  # where the rollout is made
     plain = begin(world)
     rollout.restore_state(plain.clone_state())
     assert_same(play(rollout), play(plain))

@@ -190,7 +190,7 @@ class TestRun:
         whole = train(self.config(recording, tmp_path / "one", resume=True)).checkpoint
         grown = write(tmp_path / "data", range(30, 36))
         resumed = train(self.config(grown, tmp_path / "other", resume=True)).checkpoint
-        note = "the 6 episodes recorded since this run began are left aside"
+        note = "6 episodes recorded since this run began are left out"
         assert note in capsys.readouterr().err
         one, other = worldsim.load(whole), worldsim.load(resumed)
         assert one.split == other.split == Split.of(recording, 0.1)

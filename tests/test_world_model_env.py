@@ -205,7 +205,9 @@ class TestWorldModelEnv:
         with pytest.raises(ValueError, match="num_passes"):
             env.unwrapped.num_passes = 0
 
-    def test_frame_rate_is_the_games_own(self, world: WorldModel) -> None:
+    def test_frame_rate_is_the_games_own_over_the_frames_of_a_step(self, world: WorldModel) -> None:
+        skipping = WorldModelVectorEnv(world, 1, frame_skip=5)
+        assert skipping.metadata["render_fps"] == 2
         fps = WorldModelEnv(world).metadata["render_fps"]
         assert fps == 10
         assert isinstance(fps, int)  # gymnasium.utils.play insists on it

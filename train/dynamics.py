@@ -90,7 +90,7 @@ class Run:
         return cls(config, recording, split, world, ema_world, optimizers)
 
     def losses_at(self, step: int, fraction: float) -> Losses:
-        """The losses of a step; the seed and its number determine its batch and its noise."""
+        """The losses of a step; seed and number determine its batch, ``fraction`` its recipe."""
         config, world = self.config, self.world
         rng = np.random.default_rng((config.seed, step))
         windows = self.recording.sample_windows(
@@ -161,12 +161,12 @@ def train(config: TrainConfig) -> TrainResult:
         TrainProgress(config.fraction(progress)) as bar,
         open_log(config, bar.note) as log,
     ):
-        # Resume.
-        config.write()
+        # Resume. Settings that do not fit the checkpoint or the recording replace none on disk.
         unlogged: list[Losses] = []
         if checkpoint:
             unlogged = load_checkpoint(checkpoint, world, run.ema_world, optimizers)
         bar.note(describe_begin(run, progress))
+        config.write()
 
         step, seconds, evals = progress
         started = time.monotonic() - seconds
@@ -225,7 +225,8 @@ def train(config: TrainConfig) -> TrainResult:
         with contextlib.suppress(Interrupted):
             stop.raise_if_asked()
             evaluate_at_the_end(run, log, bar, stop, RunProgress(step, seconds, evals), checkpoint)
-    ended: Literal["finished", "stopped"] = "finished" if has_card(checkpoint) else "stopped"
+    finished = done and has_card(checkpoint)  # a longer run begins from a checkpoint with a card
+    ended: Literal["finished", "stopped"] = "finished" if finished else "stopped"
     return TrainResult(ended, checkpoint, RunProgress(step, seconds, evals))
 
 
@@ -249,7 +250,11 @@ def pick_split(config: TrainConfig, recording: Recording, checkpoint: Path | Non
 
 
 def describe_begin(run: Run, progress: RunProgress) -> str:
-    """A line with the model and its data, and one with the episodes that are left out."""
+    """A line with the model and its data, and one with the episodes that are left out.
+
+    Raises:
+        ValueError: If the recording is not the one that the run began with.
+    """
     begins = f"from step {progress.step:,} on" if progress.step else "from the start"
     about = describe_run(run.world, run.recording, run.split)
     new = run.split.num_new(run.recording)

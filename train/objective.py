@@ -47,10 +47,11 @@ class Batch(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """Losses of each target of a batch (b t); those of padding count 0.
+    """Losses of each target of a batch (b t); `mean` leaves out those of padding.
 
     Attributes:
-        frame: Squared error of the predicted clean frame, not weighted by its noise level.
+        frame: Squared error of the predicted clean frame, weighted by what moves and not yet by
+            its noise level.
         head: Cross-entropy of reward and termination.
         tau: Noise level of each frame.
         valid: 1 where the frame is recorded, 0 where it is padding.

@@ -76,7 +76,8 @@ class Lanes:
         self.max_uncertainty = max_uncertainty
         self.frame_skip, self.frame_stack = frame_skip, frame_stack
         self.render_mode = render_mode
-        fps = max(1, round(self.world.game.fps))  # Gymnasium's clients need an int
+        # A step shows the last of its frames. Gymnasium's clients need an int.
+        fps = max(1, round(self.world.game.fps / frame_skip))
         self.metadata = {**self.metadata, "render_fps": fps}
         self._rollout = Rollout(
             self.world,

@@ -343,7 +343,7 @@ class Rollout:
                 compiled = torch.compile(self.world.predict, dynamic=False)
                 compiled(latents, conditions, self._cache)
         except Exception as error:
-            warnings.warn(f"compiling failed, steps are slower: {one_line(error)}", stacklevel=3)
+            warnings.warn(f"compiling failed, steps are slower: {one_line(error)}", stacklevel=5)
             return self.world.predict
         return compiled
 

@@ -147,7 +147,7 @@ class GameConfig:
         for keys, action in {**config.key_bindings, "": config.noop_action}.items():
             if not 0 <= action <= last:
                 name = "key_bindings" if keys else "noop_action"
-                raise ValueError(f"{name} must be actions 0 … {last}, got {action}")
+                raise ValueError(f"{name} must be actions 0 … {last}, got {shown(action)}")
         return config
 
 
