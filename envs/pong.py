@@ -1,14 +1,13 @@
 """Pong: a paddle, a ball and a computer that follows it, on 64 by 64 pixels.
 
 Made to be learned as well as played. Everything moves by whole pixels, and colours are flat. The
-last two frames always determine the next one. Only the first serve of a game is random; each later
-one follows from where the ball was last seen. That is why a ball may overlap a wall or a paddle by
-a pixel or two before it turns: two frames around a bounce still show its speed.
+last two frames determine the next one, serves apart. That is why a ball may overlap a wall or a
+paddle by a pixel or two before it turns: two frames around a bounce still show its speed.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import gymnasium
 import numpy as np
@@ -36,6 +35,9 @@ _SERVE_X = (SIZE - BALL_SIZE) // 2
 _SERVE_Y = (COURT_TOP + COURT_BOTTOM - BALL_SIZE) // 2
 
 
+Serve = Literal["lot", "play"]
+
+
 class Pong(gymnasium.Env[np.ndarray, np.int64]):
     """First to five points. The player has the right paddle, the computer the left one.
 
@@ -52,6 +54,12 @@ class Pong(gymnasium.Env[np.ndarray, np.int64]):
 
     Args:
         render_mode: ``"rgb_array"`` or None.
+        serve: ``"lot"``: each serve goes one of eight ways, drawn at random. ``"play"``: only the
+            first serve of a game is random. Each later one goes to the side that scored, at a slope
+            given by where the ball was last seen.
+
+    Raises:
+        ValueError: If ``render_mode`` or ``serve`` is none of these.
 
     Example:
         >>> env = Pong()
@@ -66,9 +74,12 @@ class Pong(gymnasium.Env[np.ndarray, np.int64]):
         "scripted_policy": "worldsim.envs.pong:play",
     }
 
-    def __init__(self, render_mode: str | None = None) -> None:
+    def __init__(self, render_mode: str | None = None, serve: Serve = "play") -> None:
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode must be 'rgb_array' or None, got {render_mode!r}")
+        if serve not in get_args(Serve):
+            raise ValueError(f"serve must be 'lot' or 'play', got {serve!r}")
+        self.serve = serve
         self.render_mode = render_mode
         self.observation_space = spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8)
         self.action_space = spaces.Discrete(3)
@@ -86,9 +97,7 @@ class Pong(gymnasium.Env[np.ndarray, np.int64]):
         self._player_y = int(self.np_random.integers(COURT_TOP, _PADDLE_TOP_MAX + 1))
         self._opponent_y = int(self.np_random.integers(COURT_TOP, _PADDLE_TOP_MAX + 1))
         self._player_score = self._opponent_score = 0
-        self._ball_x, self._ball_y = _SERVE_X, _SERVE_Y
-        self._ball_vx = int(self.np_random.choice((-2, 2)))
-        self._ball_vy = int(self.np_random.choice((-2, -1, 1, 2)))
+        self._serve_at_random()
         return self._draw(), self._get_info()
 
     def step(self, action: int | np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -111,7 +120,10 @@ class Pong(gymnasium.Env[np.ndarray, np.int64]):
             self._opponent_score += 1
             reward = -1.0
         if reward:
-            self._serve(last_y)
+            if self.serve == "lot":
+                self._serve_at_random()
+            else:
+                self._serve_by_play(last_y)
         terminated = max(self._player_score, self._opponent_score) >= WINNING_SCORE
         return self._draw(), reward, terminated, False, self._get_info()
 
@@ -119,7 +131,13 @@ class Pong(gymnasium.Env[np.ndarray, np.int64]):
         """Return the frame, ``uint8`` of shape (64 64 3), or None without a render mode."""
         return self._draw() if self.render_mode == "rgb_array" else None
 
-    def _serve(self, last_y: int) -> None:
+    def _serve_at_random(self) -> None:
+        """Serve from the middle, one of eight ways."""
+        self._ball_vx = int(self.np_random.choice((-2, 2)))
+        self._ball_vy = int(self.np_random.choice((-2, -1, 1, 2)))
+        self._ball_x, self._ball_y = _SERVE_X, _SERVE_Y
+
+    def _serve_by_play(self, last_y: int) -> None:
         """Serve from the middle to the side that scored, at an angle given by the last height."""
         self._ball_vx = 2 if self._ball_vx < 0 else -2
         height = last_y - _SERVE_Y
