@@ -65,7 +65,7 @@ from worldsim.world_folder import load
 GameName = Literal["lot-pong", "boxing", "breakout", "doom"]
 MeasureName = Literal["balls", "serves", "looks", "samples", "control", "cost", "film"]
 
-VERSION = 1  # of the measures: another one measures anew
+VERSION = 2  # of the measures: another one measures anew
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tests.benchmarks.bench_pong import count_balls, play
-from tests.benchmarks.chance_measures import FILM_STEPS, Found, Scene
+from tests.benchmarks.chance_measures import FILM_STEPS, Found, Scene, draw
 from worldsim.envs import pong
 from worldsim.envs.sight import is_colour
-from worldsim.eval.held_out import HeldOutWindows, imagine, lane_seeds
+from worldsim.eval.held_out import HeldOutWindows
 
 WAYS = [(vx, vy) for vx in (-2, 2) for vy in (-2, -1, 1, 2)]
 """Velocities of a serve in pixels per step, all equally likely in the game."""
 
-SESSIONS, STEPS = 24, 160  # under the scripted player
+SESSIONS, STEPS = 24, 128  # under the scripted player
 AFTER = 16  # frames after a serve
 CONTEXTS, DRAWS = 16, 16  # recorded serves, and how often each is continued
 EARLY, LATE = 5, 10  # steps after a serve; a ball touches nothing before step 12
@@ -90,14 +90,7 @@ def serves(scene: Scene) -> Found:
     held_out = serve_windows(scene, LATE)
     # Spread the contexts over all recorded serves; all of these name the game's own ways.
     spread = np.unique(np.linspace(0, len(held_out.real) - 1, CONTEXTS).round().astype(int))
-    rows = np.repeat(spread, DRAWS)
-    imagined = imagine(
-        scene.world,
-        held_out.windows.frames[rows, : held_out.context],
-        held_out.windows.actions[rows],
-        lane_seeds(scene.seed, len(rows)),
-        num_passes=scene.passes,
-    ).frames
+    imagined = draw(scene, held_out, np.repeat(spread, DRAWS).tolist())
     ways = [name_way(frames) for frames in imagined]
     world = _judge(np.array([-1 if way is None else way for way in ways]).reshape(-1, DRAWS))
     rng = np.random.default_rng(0)
