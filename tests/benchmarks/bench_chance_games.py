@@ -26,14 +26,17 @@ One table per game has the figures of the game itself beside those of each world
               (beside them what as many fair draws have)
     looks     area, edges and objects over those of the recorded frames, up to 8, 32 and 200 steps
               (beside them those of other recorded windows)
-    samples   PSNR on moving pixels of one sample, the best of 8 and the mean of 8; distances
-              between generated and real frames and between clips (beside them those of the game)
+    samples   PSNR on moving pixels of one sample, the best of 8 and the mean of 8 (beside them the
+              last frame and the median frame); distances between generated and real frames and
+              between clips (beside them those of the game). A world that always shows the median
+              frame is near to real frames, but real frames are far from it: read both
     control   how many times larger the error is under other actions
     cost      milliseconds of a step of one lane
     film      a picture: recorded frames above samples
 
-Files in --out: GAME/recording, GAME/NAME-seedS (the run), and for each world and number of passes
-GAME/measures/NAME-seedS-passesP.json and .png.
+Two passes take about two minutes on one core. Files in --out: GAME/recording, GAME/NAME-seedS (the
+run; its --train-options in NAME-seedS.options), and for each world and number of passes
+GAME/measures/NAME-seedS-passesP.json and .png. Each measure is written as soon as it is taken.
 """
 
 from __future__ import annotations
@@ -59,7 +62,7 @@ from worldsim.eval.held_out import HeldOutWindows
 from worldsim.eval.unseen import unseen
 from worldsim.game.providers import find_provider
 from worldsim.rollout_state import fingerprint
-from worldsim.system.files import read_object, write_json
+from worldsim.system.files import read_object, read_text, write_json, write_text
 from worldsim.world_folder import load
 
 GameName = Literal["lot-pong", "boxing", "breakout", "doom"]
@@ -108,7 +111,7 @@ MEASURES = {
 }
 IN_EVERY_GAME: tuple[MeasureName, ...] = ("looks", "samples", "control", "cost", "film")
 
-Measured = dict[str, dict[Literal["world", "game"], dict[str, float]]]  # by measure and figure
+Measured = dict[str, dict[str, dict[str, float]]]  # by measure, "world" or "game", and figure
 
 
 def main(
@@ -136,7 +139,7 @@ def main(
         out: Folder of everything that is written.
         name: Name of the recipe in files and tables; "default" if not given, or the folder's name
             of --world.
-        train_options: Further options of `worldsim train`, in one word.
+        train_options: Further options of `worldsim train`, in one word after a "=".
         world: Measure this world instead of training; needs --recording and one game.
         recording: Use this recording of the one game given.
         measures: Measures to take; all if not given.
@@ -155,21 +158,19 @@ def main(
             continue
         folder = out / game
         recorded = recording or record(game, folder / "recording")
-        worlds = (
-            {name or Path(world).resolve().name: world}
-            if world
-            else {
-                f"{name or 'default'}-seed{each}": train(
-                    recorded, folder / f"{name or 'default'}-seed{each}", minutes, each,
-                    [*shlex.split(train_options), *(["--device", device] if device else [])],
-                )
-                for each in seeds
-            }
-        )  # fmt: skip
+        data = Recording(recorded)
+        if data.game.env_id != GAMES[game].env_id:
+            sys.exit(f"{recorded} is of {data.game.env_id}, but {game} is {GAMES[game].env_id}")
+        # Each world is known by one name, in files and in the table.
+        worlds = {name or Path(world).resolve().name: world} if world else {}
+        for each in () if world else seeds:
+            title = f"{name or 'default'}-seed{each}"
+            options = shlex.split(train_options)
+            worlds[title] = train(recorded, folder / title, minutes, each, options, device)
         chosen = [m for m in (*GAMES[game].measures, *IN_EVERY_GAME) if m in (measures or (m,))]
         columns = {}
         for title, path in worlds.items():
-            loaded, data = load(path, device), Recording(recorded)
+            loaded = load(path, device)
             episodes = unseen([loaded], data)
             for number in passes:
                 scene = chance_measures.Scene(loaded, data, episodes, number, seed)
@@ -184,13 +185,33 @@ def record(game: GameName, folder: Path) -> Path:
     return folder
 
 
-def train(recording: Path, run: Path, minutes: float, seed: int, options: Sequence[str]) -> Path:
-    """Train a world, or what is missing of its minutes."""
-    resume = ["--resume"] if run.exists() else []
-    fixed = ["--wandb", "disabled", "--run.num-evals", "0", *resume]
-    what = ["--minutes", f"{minutes:g}", "--seed", str(seed)]
-    _run("train", str(recording), "--out", str(run), *what, *fixed, *options)
-    return run
+def train(
+    recording: Path,
+    run: Path,
+    minutes: float,
+    seed: int,
+    options: Sequence[str],
+    device: str | None,
+) -> str:
+    """Train a world, or what is missing of its minutes.
+
+    The options are kept beside the run, since a finished one is taken as it is.
+    """
+    kept = run.with_name(f"{run.name}.options")
+    words = shlex.join(options)
+    if kept.exists() and read_text(kept) != words:
+        sys.exit(
+            f"{run} was trained with --train-options {read_text(kept)!r}, not {words!r}: give "
+            "another --name"
+        )
+    run.parent.mkdir(parents=True, exist_ok=True)
+    write_text(kept, words)
+    fixed = ["--minutes", f"{minutes:g}", "--seed", str(seed), "--wandb", "disabled"]
+    fixed += ["--run.num-evals", "0"]  # evaluations count as minutes
+    fixed += ["--resume"] if run.exists() else []
+    fixed += ["--device", device] if device else []
+    _run("train", str(recording), "--out", str(run), *fixed, *options)
+    return str(run)
 
 
 def _run(*words: str) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -124,10 +124,14 @@ def looks(scene: Scene) -> Found:
     """
     held_out, background = scene.long, scene.world.background
     imagined = draw(scene, held_out, range(len(held_out.real)))
-    rng = np.random.default_rng(scene.seed)
-    horizon = held_out.horizon
+    horizon, lengths = held_out.horizon, scene.recording.episode_lengths
+    # Shorter episodes would be padded; they are taken only if there is no longer one.
+    whole = [index for index in scene.episodes.reference if lengths[index] >= horizon]
     others = scene.recording.sample_windows(
-        rng, len(imagined), horizon, scene.episodes.reference
+        np.random.default_rng(scene.seed),
+        len(imagined),
+        horizon,
+        whole or scene.episodes.reference,
     ).frames
     world, game = {}, {}
     for until in (h for h in LONG_HORIZONS if h <= horizon):
@@ -205,30 +209,26 @@ def samples(scene: Scene) -> Found:
 
 def _psnr_of_samples(many: Frames, held_out: HeldOutWindows, background: Frames) -> Found:
     """PSNR on moving pixels of samples (b n t h w c) of windows, and of guesses without a world."""
-    world, game = {}, {}
+    found = Found({}, {})
     for step in (1, HORIZON // 2, HORIZON):
-        real = held_out.real[:, step - 1].astype(np.float64)
-        mask = moving_mask(held_out.real[:, step - 1], held_out.last_context, background)
-
-        def errors(
-            guess: NDArray[np.generic],
-            real: NDArray[np.float64] = real,
-            mask: NDArray[np.bool_] = mask,
-        ) -> NDArray[np.float64]:
-            """Squared error of frames (b h w c), summed over the moving pixels of each window."""
-            return (np.square(real - guess).mean(-1) * mask).sum((1, 2))
-
-        drawn = many[:, :, step - 1]
-        single = np.stack([errors(drawn[:, n]) for n in range(drawn.shape[1])])
+        real, drawn = held_out.real[:, step - 1], many[:, :, step - 1]
+        mask = moving_mask(real, held_out.last_context, background)
+        single = np.stack([_error(real, each, mask) for each in drawn.swapaxes(0, 1)])
+        mean = _error(real, drawn.mean(1), mask)
         for figures, name, error in (
-            (world, f"dB at {step}: one sample", single.mean(0)),
-            (world, f"dB at {step}: best of {len(single)}", single.min(0)),
-            (world, f"dB at {step}: mean of {len(single)}", errors(drawn.mean(1))),
-            (game, f"dB at {step}: copied", errors(held_out.last_context)),
-            (game, f"dB at {step}: median frame", errors(background)),
+            (found.world, f"dB at {step}: one sample", single.mean(0)),
+            (found.world, f"dB at {step}: best of {len(single)}", single.min(0)),
+            (found.world, f"dB at {step}: mean of {len(single)}", mean),
+            (found.game, f"dB at {step}: copied", _error(real, held_out.last_context, mask)),
+            (found.game, f"dB at {step}: median frame", _error(real, background, mask)),
         ):
             figures[name] = float(to_decibels(error.sum() / mask.sum()))
-    return Found(world, game)
+    return found
+
+
+def _error(real: Frames, guess: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Squared error of frames (b h w c), summed over the moving pixels of each (b)."""
+    return (np.square(real.astype(np.float64) - guess).mean(-1) * mask).sum((1, 2))
 
 
 class RandomFeatures:
