@@ -139,12 +139,16 @@ def evaluate_run(
 
 def summarize(losses: Sequence[Losses]) -> dict[str, float]:
     """Mean losses, and the frame loss by noise level in four bins."""
-    frame, head, tau, valid = (
+    frame, head, tau, valid, chance = (
         torch.cat(parts).flatten().cpu() for parts in zip(*losses, strict=True)
     )
     keep = valid > 0
-    frame, head, tau = frame[keep], head[keep], tau[keep]
-    figures = {"loss/frame": frame.mean().item(), "loss/head": head.mean().item()}
+    frame, head, tau, chance = frame[keep], head[keep], tau[keep], chance[keep]
+    figures = {
+        "loss/frame": frame.mean().item(),
+        "loss/head": head.mean().item(),
+        "loss/chance": chance.mean().item(),
+    }
     for i in range(4):
         inside = (tau >= i / 4) & (tau < (i + 1) / 4)
         if inside.any():

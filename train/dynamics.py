@@ -30,7 +30,7 @@ from .checkpoint import check_finite, load_checkpoint, save_checkpoint
 from .config import TrainConfig, check, resumed_config
 from .objective import Losses, encode, objective
 from .optimizers import has_fast_bfloat16, make_optimizers
-from .presets import build_world
+from .presets import begin_from, build_world
 from .progress import TrainProgress, duration
 from .run_folder import RunProgress, alone, find_checkpoint, read_progress, read_split
 from .run_log import RunLog, open_log
@@ -85,6 +85,8 @@ class Run:
         split = pick_split(config, recording, checkpoint)
         torch.manual_seed(config.seed)
         world = build_world(config, recording, split)
+        if config.init is not None and checkpoint is None:
+            begin_from(world, config.init)
         ema_world = copy.deepcopy(world).requires_grad_(False).eval()
         optimizers = make_optimizers(world, config.optim.weight_decay)
         return cls(config, recording, split, world, ema_world, optimizers)
@@ -341,5 +343,7 @@ def evaluate_at_the_end(
 
 @torch.no_grad()
 def update_ema(average: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:
-    """Move the averaged weights towards the model's by ``1 - decay``."""
+    """Move the averaged weights towards the model's by ``1 - decay``; buffers become equal."""
     torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+    for kept, newest in zip(average.buffers(), model.buffers(), strict=True):
+        kept.copy_(newest)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from worldsim.data.windows import Windows
 from worldsim.frames import MOVING_THRESHOLD
 from worldsim.model.conditions import Conditions
+from worldsim.model.dit import DiTOutput
 from worldsim.model.flow import add_noise, frame_errors, ramp_weight, sample_tau
 from worldsim.world_model import WorldModel
 
@@ -22,6 +23,8 @@ from .corruption import corrupt_history
 from .recipe import Recipe
 
 HEAD_WEIGHT = 0.1  # of reward and termination, relative to the frame
+CHANCE_WEIGHT = 0.02  # of the prior of chance codes, relative to the frame
+UNKNOWN_CODES = 0.15  # share of frames whose code is hidden, so that the mean is learned too
 
 REACH = 5  # pixels that an object may move in a step
 
@@ -55,12 +58,14 @@ class Losses(NamedTuple):
         head: Cross-entropy of reward and termination.
         tau: Noise level of each frame.
         valid: 1 where the frame is recorded, 0 where it is padding.
+        chance: Cross-entropy of the prior of chance codes, in nats; 0 for the first frame.
     """
 
     frame: torch.Tensor
     head: torch.Tensor
     tau: torch.Tensor
     valid: torch.Tensor
+    chance: torch.Tensor
 
     def mean(self, per_frame: torch.Tensor) -> torch.Tensor:
         """Mean of a (b t) quantity over the frames that are not padding."""
@@ -68,7 +73,8 @@ class Losses(NamedTuple):
 
     def total(self) -> torch.Tensor:
         """The loss that training minimises."""
-        return self.mean(self.frame * ramp_weight(self.tau) + HEAD_WEIGHT * self.head)
+        frame = self.frame * ramp_weight(self.tau)
+        return self.mean(frame + HEAD_WEIGHT * self.head + CHANCE_WEIGHT * self.chance)
 
 
 def encode(world: WorldModel, windows: Windows) -> Batch:
@@ -115,11 +121,19 @@ def objective(
         hidden = torch.rand((b, t), generator=generator).to(device) < recipe.action_dropout
         actions = actions.masked_fill(hidden, world.game.num_actions)
 
+    # Chance codes tell which of the possible frames each target is.
+    codes = known = None
+    if world.dit.chance is not None:
+        codes = write_codes(world, batch, generator)
+        hidden = torch.rand((b, t), generator=generator).to(device) < UNKNOWN_CODES
+        known = codes.masked_fill(hidden[..., None], 0.0)
+
     # Histories as in play: predicted by the world, with objects missing or doubled, slightly noisy.
     past, erased = batch.latents, None
     if recipe.self_rollout:
         chosen = torch.rand(b, generator=generator) < recipe.self_rollout
-        past = _with_own_predictions(world, past, noisy, tau, actions, chosen)
+        conditions = Conditions(tau, actions, world.history(past), known)
+        past = _with_own_predictions(world, past, noisy, conditions, chosen)
     if recipe.corrupt_history:
         past, erased = corrupt_history(past, batch.latents, recipe.corrupt_history, generator)
     history = world.history(past)
@@ -127,7 +141,7 @@ def objective(
         sigma = torch.rand((b, t, 1, 1, 1), generator=generator).to(device) * recipe.history_noise
         history = history + sigma * _normal(history, generator)
 
-    output = world.predict(noisy, Conditions(tau, actions, history))
+    output = world.predict(noisy, Conditions(tau, actions, history, known))
 
     # The background is learned within a minute, small objects much later: they weigh more.
     weights = None
@@ -144,7 +158,40 @@ def objective(
         head=world.head.loss(world.head(output.features), batch.rewards, batch.terminations),
         tau=tau,
         valid=batch.valid,
+        chance=torch.zeros_like(tau)
+        if codes is None
+        else prior_errors(world, output, actions, codes),
     )
+
+
+def write_codes(world: WorldModel, batch: Batch, generator: torch.Generator) -> torch.Tensor:
+    """Write the chance codes (b t bits) of all frames but the first k, see `ChanceCodes.encode`.
+
+    Args:
+        world: A world with chance codes.
+        batch: From `encode`.
+        generator: Source of the noise.
+    """
+    assert world.dit.chance is not None
+    targets = batch.latents[:, world.num_history :]
+    with torch.no_grad():
+        tau = torch.zeros(targets.shape[:2], device=targets.device)
+        conditions = Conditions(tau, batch.actions, world.history(batch.latents))
+        expected = world.predict(_normal(targets, generator), conditions).latents
+    codes: torch.Tensor = world.dit.chance.encode(targets, expected, batch.valid > 0)
+    return codes
+
+
+def prior_errors(
+    world: WorldModel, output: DiTOutput, actions: torch.Tensor, codes: torch.Tensor
+) -> torch.Tensor:
+    """Cross-entropy (b t) of the prior of chance codes; 0 for the first frame of a window."""
+    chance = world.dit.chance
+    assert chance is not None
+    logits = chance.prior_logits(output.features[:, :-1], actions[:, 1:])
+    numbers = chance.number(codes[:, 1:])
+    errors = F.cross_entropy(logits.movedim(-1, 1), numbers, reduction="none")
+    return F.pad(errors, (1, 0))
 
 
 @torch.no_grad()
@@ -152,8 +199,7 @@ def _with_own_predictions(
     world: WorldModel,
     latents: torch.Tensor,
     noisy: torch.Tensor,
-    tau: torch.Tensor,
-    actions: torch.Tensor,
+    conditions: Conditions,
     chosen: torch.Tensor,
 ) -> torch.Tensor:
     """Replace the targets of the chosen windows by one-step predictions of the world.
@@ -164,8 +210,8 @@ def _with_own_predictions(
     k, own = world.num_history, chosen.nonzero()[:, 0].to(latents.device)
     if not len(own):
         return latents
-    conditions = Conditions(tau[own], actions[own], world.history(latents[own]))
-    predicted = world.quantize(world.predict(noisy[own], conditions).latents)
+    of_own = Conditions(*(None if part is None else part[own] for part in conditions))
+    predicted = world.quantize(world.predict(noisy[own], of_own).latents)
     predicted = torch.cat((latents[own, :k], predicted.to(latents.dtype)), dim=1)
     return latents.index_copy(0, own, predicted)
 

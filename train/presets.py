@@ -16,6 +16,7 @@ from worldsim.model.codec import PixelCodec
 from worldsim.model.dit import DiTConfig, VideoDiT
 from worldsim.model.heads import RewardTerminationHead
 from worldsim.system.devices import check_memory, pick_device
+from worldsim.world_folder import load
 from worldsim.world_model import WorldModel
 
 from .config import TrainConfig
@@ -48,6 +49,7 @@ def build_world(config: TrainConfig, recording: Recording, split: Split) -> Worl
             patch_size=config.model.patch_size,
             window=config.model.window,
             time_every=config.model.time_every,
+            chance_bits=config.model.chance_bits,
             **SIZES[config.size],
         )
     )
@@ -63,6 +65,19 @@ def build_world(config: TrainConfig, recording: Recording, split: Split) -> Worl
         split=split,
     )
     return world.to(device)
+
+
+def begin_from(world: WorldModel, name: str) -> None:
+    """Take the weights of another world where names and shapes are equal.
+
+    Raises:
+        ValueError: If there is no such world, or none of its blocks' weights fits.
+    """
+    own, theirs = world.state_dict(), load(name, world.device).state_dict()
+    fitting = {key: t for key, t in theirs.items() if key in own and t.shape == own[key].shape}
+    if not any(key.startswith("dit.blocks.") for key in fitting):
+        raise ValueError(f"the weights of {name} have other shapes: take its --size and --model.*")
+    world.load_state_dict(own | fitting)
 
 
 def check_step_fits(config: TrainConfig, frame_size: tuple[int, int], device: torch.device) -> None:

@@ -12,7 +12,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Annotated, Concatenate, NamedTuple, ParamSpec, TypeVar
+from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -22,10 +22,11 @@ from worldsim.model.conditions import Conditions
 from worldsim.model.dit import DiTOutput
 from worldsim.model.kv_cache import KVCache
 from worldsim.model.sampling import euler, pass_levels
+from worldsim.rollout_input import check_actions, check_context
 from worldsim.rollout_state import RolloutState, check_fits, fingerprint
 from worldsim.system.devices import check_memory
 from worldsim.system.files import one_line
-from worldsim.system.options import Count, Range, check_value
+from worldsim.system.options import Count, check_value
 from worldsim.system.threads import forget_lost_threads, threads_for
 from worldsim.world_model import WorldModel
 
@@ -44,9 +45,6 @@ def _on_threads_that_pay(
             return method(self, *args, **kwargs)
 
     return run
-
-
-LaneSeed = Annotated[int, Range(0, 2**63 - 1)]  # the range of torch's generators and of int64
 
 
 class Outcome(NamedTuple):
@@ -96,8 +94,8 @@ class Rollout:
             Frames change by rounding only. If compiling fails, a warning gives the reason and the
             rollout runs without.
         with_uncertainty: Whether to measure uncertainty: the root mean square difference between
-            two first passes from opposite noise, in latents of range 2. It costs one more pass per
-            step and changes nothing else.
+            two first passes from opposite random numbers (noise and chance code), in latents of
+            range 2. It costs one more pass per step and changes nothing else.
 
     Raises:
         ValueError: If ``batch_size`` or ``num_passes`` is not an integer from 1 on, or the lanes
@@ -136,6 +134,8 @@ class Rollout:
         self._cache = world.dit.new_cache(batch_size, self._latent_size)
         channels = world.codec.latent_channels * world.num_history
         self._history = torch.zeros(batch_size, channels, *self._latent_size, device=world.device)
+        # Those of the newest frame, from which the chance code of the next one is drawn.
+        self._features = torch.zeros(batch_size, world.dit.config.width, device=world.device)
         self._rngs = [torch.Generator() for _ in range(batch_size)]
         self._not_begun = set(range(batch_size))
         tokens = batch_size * math.prod(self._latent_size) / world.dit.config.patch_size**2
@@ -175,29 +175,8 @@ class Rollout:
         """
         world, game = self.world, self.world.game
         lanes = range(self.batch_size) if lanes is None else lanes
-        expected = (*game.frame_size, game.channels)
-        b, t = frames.shape[:2] if frames.ndim == 5 else (0, 0)
-        if frames.shape[2:] != expected or frames.dtype != np.uint8 or t < 1:
-            raise ValueError(
-                f"context frames must be uint8 of shape (b t {expected[0]} {expected[1]} "
-                f"{expected[2]}), got {frames.dtype} {frames.shape}"
-            )
-        if actions.shape != (b, t - 1) or not b == len(seeds) == len(lanes):
-            raise ValueError(
-                f"{len(lanes)} lanes with {t} context frames need {t - 1} actions and a seed each, "
-                f"got {b} rows of frames, actions {actions.shape} and {len(seeds)} seeds"
-            )
-        if not ((actions >= 0) & (actions <= game.num_actions)).all():
-            raise ValueError(
-                f"context actions must be in 0..{game.num_actions - 1}, or {game.num_actions} "
-                f"if unknown, got {actions.min()}..{actions.max()}"
-            )
-        if len(set(lanes)) < len(lanes) or not set(lanes) <= set(range(self.batch_size)):
-            raise ValueError(
-                f"lanes must be different numbers in 0..{self.batch_size - 1}, got {list(lanes)}"
-            )
-        for seed in seeds:
-            check_value("seeds", seed, LaneSeed)
+        check_context(game, frames, actions, seeds, lanes, self.batch_size)
+        b, t = frames.shape[:2]
         # Before the first frame there is no history: that frame is repeated.
         keep, k = min(t, world.window), world.num_history
         latents = world.encode(torch.from_numpy(frames[:, -keep:]).to(world.device))
@@ -209,12 +188,13 @@ class Rollout:
         # A separate cache, since only these lanes take the steps of the context.
         cache = world.dit.new_cache(b, self._latent_size)
         for i in range(keep):
-            self._pass(latents[:, i], 1.0, into[:, i], histories[:, i], cache)
+            output = self._pass(latents[:, i], 1.0, into[:, i], histories[:, i], None, cache)
             cache.commit()
         index = torch.as_tensor(list(lanes), device=world.device)
         self._cache.copy_lanes(cache, index)
         newest = torch.cat((latents[:, -1:].flatten(1, 2), histories[:, -1]), dim=1)
         self._history[index] = newest[:, : self._history.shape[1]]
+        self._features[index] = output.features[:, 0]
         for lane, seed in zip(lanes, seeds, strict=True):
             self._rngs[lane].manual_seed(int(seed))
         self._not_begun.difference_update(lanes)
@@ -270,16 +250,7 @@ class Rollout:
                 f"call reset before step: lanes {sorted(self._not_begun)} have no start"
             )
         world = self.world
-        actions = np.asarray(actions)
-        if (
-            actions.shape != (self.batch_size,)
-            or not np.issubdtype(actions.dtype, np.integer)
-            or not ((actions >= 0) & (actions <= world.game.num_actions)).all()
-        ):
-            raise ValueError(
-                f"actions must be {self.batch_size} integers in 0..{world.game.num_actions - 1}, "
-                f"or {world.game.num_actions} if unknown, got {actions!r}"
-            )
+        actions = check_actions(world.game, actions, self.batch_size)
         # Each lane has its own generator on the CPU: its noise is the same in every batch.
         taken = torch.as_tensor(actions, dtype=torch.int64, device=world.device)
         shape = (world.codec.latent_channels, *self._latent_size)
@@ -287,15 +258,21 @@ class Rollout:
         noise = noise.to(world.device)
         draws = torch.cat([torch.rand(1, generator=rng) for rng in self._rngs])
 
+        code, other_code = self._draw_codes(taken)
         outputs: list[DiTOutput] = []
 
-        def denoise(latent: torch.Tensor, level: float) -> torch.Tensor:
-            outputs.append(self._pass(latent, level, taken, self._history, self._cache))
+        def denoise(
+            latent: torch.Tensor, level: float, code: torch.Tensor | None = code
+        ) -> torch.Tensor:
+            outputs.append(self._pass(latent, level, taken, self._history, code, self._cache))
             return outputs[-1].latents[:, 0]
 
-        other = denoise(-noise, 0.0) if self.with_uncertainty else None  # later passes replace it
+        other = None
+        if self.with_uncertainty:  # later passes replace it in the cache
+            other = denoise(-noise, 0.0, other_code)
         latent = euler(denoise, noise, self._levels)
         self._cache.commit()
+        self._features = outputs[-1].features[:, 0]
         latent = world.quantize(latent[:, None])[:, 0]  # the history equals the visible frames
         newest = torch.cat((latent, self._history), dim=1)
         self._history = newest[:, : self._history.shape[1]]
@@ -317,18 +294,32 @@ class Rollout:
             uncertainties=uncertainties,
         )
 
+    def _draw_codes(
+        self, actions: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor] | tuple[None, None]:
+        """Draw the chance code of each lane's next frame, and one from the opposite number."""
+        chance = self.world.dit.chance
+        if chance is None:
+            return None, None
+        logits = chance.prior_logits(self._features, actions)
+        uniform = torch.cat([torch.rand(1, generator=rng) for rng in self._rngs]).to(logits.device)
+        return chance.draw(logits, uniform), chance.draw(logits, 1 - uniform)
+
     def _pass(
         self,
         latent: torch.Tensor,
         level: float,
         actions: torch.Tensor,
         history: torch.Tensor,
+        code: torch.Tensor | None,
         cache: KVCache,
     ) -> DiTOutput:
         """One forward pass over the newest frame (b c h w) of each lane."""
         tau = torch.full((len(latent), 1), level, device=latent.device)
         predict = self._predict if len(latent) == self.batch_size else self.world.predict
-        return predict(latent[:, None], Conditions(tau, actions[:, None], history[:, None]), cache)
+        chance = None if code is None else code[:, None]
+        conditions = Conditions(tau, actions[:, None], history[:, None], chance)
+        return predict(latent[:, None], conditions, cache)
 
     @_on_threads_that_pay
     @torch.no_grad()
@@ -359,7 +350,12 @@ class Rollout:
                 f"call reset before clone_state: lanes {sorted(self._not_begun)} have no start"
             )
         state = self._state()
-        return replace(state, cache=state.cache.clone(), history=state.history.clone())
+        return replace(
+            state,
+            cache=state.cache.clone(),
+            history=state.history.clone(),
+            features=state.features.clone(),
+        )
 
     @_on_threads_that_pay
     def restore_state(self, state: RolloutState) -> None:
@@ -374,6 +370,7 @@ class Rollout:
         check_fits(state, self._state())
         self._cache = state.cache.clone()
         self._history = state.history.clone()
+        self._features = state.features.clone()
         self._not_begun.clear()
         for rng, rng_state in zip(self._rngs, state.rng_states, strict=True):
             rng.set_state(rng_state)
@@ -384,5 +381,6 @@ class Rollout:
             world=fingerprint(self.world),
             cache=self._cache,
             history=self._history,
+            features=self._features,
             rng_states=[rng.get_state() for rng in self._rngs],
         )

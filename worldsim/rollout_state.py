@@ -22,12 +22,14 @@ class RolloutState:
         world: The fingerprint of the world, see `fingerprint`.
         cache: The keys and values of past frames.
         history: The newest frames of each lane (b k*c h w).
+        features: Those of the newest frame of each lane (b d), see `DiTOutput`.
         rng_states: The state of each lane's generator.
     """
 
     world: str
     cache: KVCache
     history: torch.Tensor
+    features: torch.Tensor
     rng_states: list[torch.Tensor]
 
     def take_lanes(self, lanes: Sequence[int]) -> RolloutState:
@@ -37,6 +39,7 @@ class RolloutState:
             world=self.world,
             cache=self.cache.take_lanes(index),
             history=self.history[index],
+            features=self.features[index],
             rng_states=[self.rng_states[lane].clone() for lane in lanes],
         )
 
@@ -80,12 +83,12 @@ def check_fits(state: Any, own: RolloutState) -> None:
             )
 
 
-_PARTS = ("history", "keys", "values", "positions", "generator")
+_PARTS = ("history", "features", "keys", "values", "positions", "generator")
 
 
 def _parts(state: RolloutState) -> tuple[torch.Tensor, ...]:
     cache, generators = state.cache, torch.stack(state.rng_states)
-    return state.history, cache.keys, cache.values, cache.positions, generators
+    return state.history, state.features, cache.keys, cache.values, cache.positions, generators
 
 
 def fingerprint(world: WorldModel) -> str:

@@ -53,7 +53,8 @@ from worldsim.system.options import Count, Passes, check_value
 from worldsim.system.threads import forget_lost_threads
 from worldsim.world_model import WorldModel
 
-FORMAT = 3  # of the folder and of the network in it
+FORMAT = 4  # of the folder and of the network in it
+READABLE = (3, FORMAT)  # 3: without chance codes
 
 HEAD, STARTS = "head.safetensors", "starts.h5"
 MODEL_CONFIG, MODEL_WEIGHTS = f"model/{CONFIG}", f"model/{WEIGHTS}"
@@ -130,10 +131,10 @@ def load(name: str | os.PathLike[str], device: str | torch.device | None = None)
         config = read_object(file)
         written = config["format"]
         check_value("format", written, Count)
-    if written != FORMAT:  # before its parts are read, which may have another layout
+    if written not in READABLE:  # before its parts are read, which may have another layout
         raise ValueError(
             f"the world in {path} has format {written} and this version of worldsim reads "
-            f"{FORMAT}: train it again, or use the version that wrote it"
+            f"{READABLE[0]} to {FORMAT}: train it again, or use the version that wrote it"
         )
     with reading(path / "config.json", REMEDY):
         game = GameConfig.from_dict(config["game"])

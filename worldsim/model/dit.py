@@ -12,7 +12,6 @@ convolutions, which are translation-equivariant, draw it.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import nn
 
+from worldsim.model.chance import ChanceCodes
 from worldsim.model.conditions import Conditions
 from worldsim.model.kv_cache import KVCache, LayerCache
 from worldsim.model.layers import (
@@ -31,6 +31,7 @@ from worldsim.model.layers import (
     SpaceAttention,
     SwiGLU,
     TimeAttention,
+    place_features,
     space_rotation,
     time_rotation,
 )
@@ -126,28 +127,6 @@ class Block(nn.Module):
             linear.weight.data *= factor
 
 
-@functools.lru_cache(maxsize=8)
-@torch.inference_mode(mode=False)  # training may use the cached tensor later
-def place_features(rows: int, columns: int, device: torch.device) -> torch.Tensor:
-    """The place of each patch as waves over the frame's height and width: (rows * columns 20).
-
-    Rotary positions encode the distance between patches. These encode the absolute place in the
-    frame, which the background depends on, for any frame size.
-    """
-    places = torch.meshgrid(
-        (torch.arange(rows, device=device) + 0.5) / rows,
-        (torch.arange(columns, device=device) + 0.5) / columns,
-        indexing="ij",
-    )
-    angles = (
-        torch.stack(places, dim=-1)[..., None] * torch.pi * 2.0 ** torch.arange(5, device=device)
-    )
-    return rearrange(
-        torch.stack((angles.sin(), angles.cos())),
-        "wave rows columns side k -> (rows columns) (wave side k)",
-    )
-
-
 @dataclass(frozen=True)
 class DiTConfig:
     """The arguments of a VideoDiT.
@@ -167,6 +146,7 @@ class DiTConfig:
         num_history: Finished frames that the convolutional path reads.
         window: Frames of attention over time, the current one included.
         detail_width: Channels of the convolutional path.
+        chance_bits: Bits of a chance code, see `ChanceCodes`; 0: none.
 
     Raises:
         ValueError: If a size is not an integer or out of range, or width and heads do not divide.
@@ -185,6 +165,7 @@ class DiTConfig:
     num_history: Size = 2
     window: Annotated[int, Range(1, 4096)] = 16  # a lane's cache grows with it
     detail_width: Size = 32
+    chance_bits: Annotated[int, Range(0, 12)] = 0
 
     def __post_init__(self) -> None:
         for name, kind in get_type_hints(DiTConfig, include_extras=True).items():
@@ -213,7 +194,7 @@ class VideoDiT(nn.Module):
         width, num_heads, patch_size = config.width, config.num_heads, config.patch_size
         detail_width, latent_channels = config.detail_width, config.latent_channels
         self.head_dim = width // num_heads
-        self.num_special = 2 + config.num_registers
+        self.num_special = 2 + config.num_registers + bool(config.chance_bits)
         stride = 1 if patch_size % 2 else 2
         self.detail = DetailPath(
             latent_channels * (1 + config.num_history), latent_channels, detail_width, stride
@@ -225,6 +206,7 @@ class VideoDiT(nn.Module):
         self.level_embedding = nn.Sequential(
             nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width)
         )
+        self.chance = ChanceCodes(config) if config.chance_bits else None
         self.registers = nn.Parameter(torch.empty(config.num_registers, width))
         nn.init.normal_(self.registers, std=0.02)
         hidden = int(width * config.mlp_ratio)
@@ -352,4 +334,12 @@ class VideoDiT(nn.Module):
         level = self.level_embedding(self._level_features(conditions.tau))[:, :, None]
         registers = repeat(self.registers, "n d -> b t n d", b=b, t=t)
         patches = self.embed(patches) + place + action + level
-        return torch.cat((patches, action, level, registers), dim=2)
+        special = [action, level]
+        if self.chance is not None:
+            code = conditions.chance
+            if code is None:
+                code = torch.zeros(b, t, self.config.chance_bits, device=features.device)
+            scale, chance = self.chance.embed(code)[:, :, None].chunk(2, dim=-1)
+            patches = patches * (1 + scale) + chance
+            special.append(chance)
+        return torch.cat((patches, *special, registers), dim=2)

@@ -70,6 +70,28 @@ def space_rotation(
     return rotation_by(F.pad(angles, (0, 0, 0, num_special))[:, None])
 
 
+@functools.lru_cache(maxsize=8)
+@torch.inference_mode(mode=False)  # training may use the cached tensor later
+def place_features(rows: int, columns: int, device: torch.device) -> torch.Tensor:
+    """The place of each patch as waves over the frame's height and width: (rows * columns 20).
+
+    Rotary positions encode the distance between patches. These encode the absolute place in the
+    frame, which the background depends on, for any frame size.
+    """
+    places = torch.meshgrid(
+        (torch.arange(rows, device=device) + 0.5) / rows,
+        (torch.arange(columns, device=device) + 0.5) / columns,
+        indexing="ij",
+    )
+    angles = (
+        torch.stack(places, dim=-1)[..., None] * torch.pi * 2.0 ** torch.arange(5, device=device)
+    )
+    return rearrange(
+        torch.stack((angles.sin(), angles.cos())),
+        "wave rows columns side k -> (rows columns) (wave side k)",
+    )
+
+
 def time_rotation(positions: torch.Tensor, dim: int) -> Rotation:
     """Rotation by frame number, (b t 1 1 dim) for positions (b t)."""
     return rotation_by(rotary_angles(positions, dim, base=1_000.0)[:, :, None, None])

@@ -1,0 +1,172 @@
+"""Chance codes: written where the mean fails, drawn from the prior, and one drawn future each."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.tiny_worlds import (
+    WINDOW,
+    make_tiny_dit,
+    make_tiny_episode,
+    make_tiny_game,
+    make_tiny_world,
+)
+from worldsim.data.writer import RecordingWriter
+from worldsim.model.chance import ChanceCodes
+from worldsim.model.conditions import Conditions
+from worldsim.rollout import Rollout
+from worldsim.rollout_state import fingerprint
+from worldsim.train.config import TrainConfig
+from worldsim.train.dynamics import train
+from worldsim.world_folder import load
+
+pytestmark = pytest.mark.numeric
+BITS = 3
+
+
+@pytest.fixture
+def chance() -> ChanceCodes:
+    chance = make_tiny_dit(chance_bits=BITS).chance
+    assert chance is not None
+    return chance.eval()
+
+
+def test_each_number_is_one_code_and_0_is_none(chance: ChanceCodes) -> None:
+    numbers = torch.arange(1 + 2**BITS)
+    codes = chance.code(numbers)
+    assert torch.equal(chance.number(codes), numbers)
+    assert not codes[0].any()
+    assert (codes[1:].abs() == 1).all()
+    assert len(codes.unique(dim=0)) == 1 + 2**BITS
+
+
+def test_codes_are_drawn_as_often_as_their_probability_says(chance: ChanceCodes) -> None:
+    logits = torch.randn(1 + 2**BITS, generator=torch.Generator().manual_seed(0))
+    uniform = (torch.arange(10_000) + 0.5) / 10_000
+    drawn = chance.number(chance.draw(logits.expand(10_000, -1), uniform))
+    shares = drawn.bincount(minlength=1 + 2**BITS) / 10_000
+    assert torch.allclose(shares, logits.softmax(-1), atol=2e-4)
+    ends = chance.draw(logits.expand(2, -1), torch.tensor([0.0, 1.0]))
+    assert chance.number(ends).tolist() == [0, 2**BITS]
+
+
+def test_a_frame_gets_a_code_where_the_mean_fails_visibly(chance: ChanceCodes) -> None:
+    expected = torch.zeros(1, 3, 3, 20, 24)  # not multiples of a patch
+    latents = expected.clone()
+    latents[0, 1] += 0.05  # about 6 of 255: nobody sees it
+    latents[0, 2, :, 17:, 20:] = 1.0  # a small object
+    assert (chance.encode(latents, expected, torch.ones(1, 3, dtype=torch.bool)) != 0).any(
+        -1
+    ).tolist() == [[False, False, True]]
+
+
+def test_the_encoder_learns_through_the_rounding(chance: ChanceCodes) -> None:
+    latents, expected = torch.randn(2, 4, 3, 16, 16), torch.zeros(2, 4, 3, 16, 16)
+    codes = chance.train().encode(latents, expected, torch.ones(2, 4, dtype=torch.bool))
+    assert (codes.detach().abs() == 1).all()
+    codes.sum().backward()
+    assert chance.look.weight.grad is not None
+    assert chance.look.weight.grad.any()
+    assert not torch.equal(chance.mean, torch.zeros(BITS))
+
+
+def test_a_code_changes_the_frame_and_none_is_the_unknown_one() -> None:
+    world = make_tiny_world(chance_bits=BITS)
+    latents = world.encode(torch.from_numpy(world.starts.frames))
+    k, t = world.num_history, WINDOW - world.num_history
+    actions = torch.from_numpy(world.starts.actions[:, k - 1 :])
+    conditions = Conditions(torch.zeros(3, t), actions, world.history(latents))
+    noise = torch.randn(3, t, *latents.shape[2:], generator=torch.Generator().manual_seed(0))
+
+    def predict(code: torch.Tensor | None) -> torch.Tensor:
+        with torch.no_grad():
+            return world.predict(noise, conditions._replace(chance=code)).latents
+
+    unknown, one = predict(None), predict(torch.ones(3, t, BITS))
+    assert torch.equal(unknown, predict(torch.zeros(3, t, BITS)))
+    assert not torch.allclose(unknown, one, atol=1e-3)
+
+
+def test_each_lane_draws_codes_of_its_own_seed_and_a_state_keeps_what_they_follow_from() -> None:
+    world = make_tiny_world(chance_bits=BITS)
+
+    def play(rollout: Rollout, steps: int) -> np.ndarray:
+        return np.stack([rollout.step(np.zeros(3, np.int64)).frames for _ in range(steps)])
+
+    rollout = Rollout(world, 3)
+    rollout.begin([0, 0, 0], [7, 7, 8])
+    first = play(rollout, 4)
+    assert np.array_equal(first[:, 0], first[:, 1])
+    assert not np.array_equal(first[:, 0], first[:, 2])
+    state = rollout.clone_state()
+    later = play(rollout, 4)
+    rollout.restore_state(state)
+    assert np.array_equal(play(rollout, 4), later)
+    other = Rollout(world, 3)
+    other.restore_state(state)
+    assert np.array_equal(play(other, 4), later)
+
+
+def test_uncertainty_compares_two_codes_and_changes_no_frame() -> None:
+    world = make_tiny_world(chance_bits=BITS)
+    plain, measured = Rollout(world), Rollout(world, with_uncertainty=True)
+    for rollout in (plain, measured):
+        rollout.begin([0], [0])
+    for _ in range(3):
+        step = measured.step(np.array([1]))
+        assert np.array_equal(plain.step(np.array([1])).frames, step.frames)
+        assert step.uncertainties is not None
+        assert step.uncertainties[0] > 0
+
+
+def test_a_world_with_codes_is_saved_and_one_without_still_opens(tmp_path: Path) -> None:
+    for bits in (0, BITS):
+        world = make_tiny_world(chance_bits=bits)
+        world.save(tmp_path / str(bits))
+        again = load(tmp_path / str(bits), "cpu")
+        assert again.dit.config == world.dit.config
+        assert fingerprint(again) == fingerprint(world)
+    config = json.loads((tmp_path / "0" / "config.json").read_text())
+    (tmp_path / "0" / "config.json").write_text(json.dumps(config | {"format": 3}))
+    assert load(tmp_path / "0", "cpu").dit.chance is None
+
+
+@pytest.mark.slow
+def test_a_world_draws_each_of_two_futures_and_not_their_mean(tmp_path: Path) -> None:
+    """A square jumps up or down by lot, whatever the action; one pass draws it whole."""
+    game = make_tiny_game()
+    rng = np.random.default_rng(0)
+    with RecordingWriter(tmp_path / "lots", game, {}) as writer:
+        for seed in range(24):
+            episode = make_tiny_episode(game, 40, seed)
+            episode.frames[:] = 20
+            for frame in episode.frames:
+                top = 2 + 8 * int(rng.integers(2))
+                frame[top : top + 4, 6:10] = 220
+            writer.write_episode(dataclasses.replace(episode, seed=seed))
+    config = TrainConfig(tmp_path / "lots", tmp_path / "run", steps=250, device="cpu")
+    config = dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, window=WINDOW, chance_bits=2, passes=1),
+        run=dataclasses.replace(config.run, num_evals=0),
+        logging=dataclasses.replace(config.logging, wandb="disabled"),
+    )
+    world = load(train(config).checkpoint, "cpu")
+    rollout = Rollout(world, 32)
+    rollout.begin(range(32), range(32))
+    seen = []
+    for _ in range(8):
+        frames = rollout.step(np.zeros(32, np.int64)).frames[..., 0].astype(int)
+        seen.append(np.stack([frames[:, 2:6, 6:10], frames[:, 10:14, 6:10]]).mean((2, 3)))
+    brightness = np.array(seen)  # step, place, lane
+    high, low = brightness.max(1), brightness.min(1)
+    assert (high > 200).mean() > 0.95  # one square
+    assert (low < 40).mean() > 0.95  # and only one
+    up = (brightness[:, 0] > brightness[:, 1]).mean()
+    assert 0.35 < up < 0.65

@@ -1,0 +1,162 @@
+"""Chance codes: which of several possible next frames it is.
+
+A denoiser with squared error predicts the mean of all possible frames. A code of a few bits selects
+one of them, so one pass draws one outcome. In training an encoder, which sees the true frame,
+writes the code. In play a prior draws it from the frame before and the action.
+
+These are the latent actions of Genie (Bruce et al. 2024), for what a game decides by itself. Bits
+are signs with straight-through gradients (LFQ, Yu et al. 2024). No KL term keeps the encoder near
+the prior: with one, all frames get the same code.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import nn
+
+from worldsim.model.layers import place_features
+
+if TYPE_CHECKING:
+    from worldsim.model.dit import DiTConfig
+
+SURPRISE = 0.02  # mean squared residual of a patch above which a frame gets a code
+FORGET = 0.01  # of the statistics of the bits, for each frame with a code
+
+
+class ChanceCodes(nn.Module):
+    """Writes, draws and embeds the chance codes of a `VideoDiT`.
+
+    A code is a vector of ``config.chance_bits`` values -1 or 1. Zeros stand for an unknown code.
+
+    Args:
+        config: The sizes of the network.
+    """
+
+    mean: torch.Tensor
+    variance: torch.Tensor
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        num_bits, width, channels = config.chance_bits, config.width, config.width // 2
+        self.num_bits = num_bits
+        stride = 1 if config.patch_size % 2 else 2
+        side = config.patch_size // stride
+        # The encoder: convolutions down to patches, then one vector for the frame.
+        self.look = nn.Conv2d(
+            2 * config.latent_channels,
+            config.detail_width,
+            3 * stride,
+            stride=stride,
+            padding=stride,
+        )
+        self.patch = nn.Conv2d(config.detail_width, channels, side, stride=side)
+        self.place = nn.Linear(20, channels, bias=False)
+        self.mix = nn.Sequential(nn.SiLU(), nn.Linear(channels, channels), nn.SiLU())
+        self.bits = nn.Sequential(
+            nn.LayerNorm(channels, bias=False),
+            nn.Linear(channels, channels),
+            nn.SiLU(),
+            nn.Linear(channels, num_bits, bias=False),
+        )
+        self.register_buffer("mean", torch.zeros(num_bits))
+        self.register_buffer("variance", torch.ones(num_bits))
+        # The prior, over all codes at once: bits drawn one by one would not fit together.
+        self.features = nn.Linear(width, width)
+        self.action = nn.Embedding(config.num_actions + 1, width)
+        self.prior = nn.Sequential(
+            nn.LayerNorm(width, bias=False),
+            nn.Linear(width, width),
+            nn.SiLU(),
+            nn.Linear(width, 1 + 2**num_bits),
+        )
+        self.embed = nn.Sequential(
+            nn.Linear(num_bits, width), nn.SiLU(), nn.Linear(width, 2 * width)
+        )
+
+    def encode(
+        self, latents: torch.Tensor, expected: torch.Tensor, valid: torch.Tensor
+    ) -> torch.Tensor:
+        """Write the codes of true frames.
+
+        Args:
+            latents: Clean latents (b t c h w), h and w of any size.
+            expected: Their prediction without a code, the mean of what is possible.
+            valid: Which frames may have a code, bool (b t).
+
+        Returns:
+            Codes (b t bits), with straight-through gradients.
+        """
+        b, t = latents.shape[:2]
+        residual = latents - expected
+        frames = rearrange(torch.cat((residual, expected), dim=2), "b t c h w -> (b t) c h w")
+        patch = self.patch.kernel_size[0] * self.look.stride[0]
+        frames = F.pad(frames, (0, -frames.shape[-1] % patch, 0, -frames.shape[-2] % patch))
+        features = self.patch(
+            F.silu(self.look(frames.contiguous(memory_format=torch.channels_last)))
+        )
+        rows, columns = features.shape[-2:]
+        features = rearrange(features, "b c rows columns -> b (rows columns) c")
+        features = self.mix(features + self.place(place_features(rows, columns, features.device)))
+        # Places count by their squared residual: elsewhere the next frame is certain.
+        energy = frames[:, : latents.shape[2]].square().mean(1, keepdim=True)
+        energy = F.avg_pool2d(energy, patch).flatten(1)
+        share = energy / (energy.sum(1, keepdim=True) + 1e-8)
+        bits = self.bits((features * share[..., None]).sum(1)).float()
+        # Standardised over past frames, no bit can have the same value in all of them.
+        surprising = (energy.amax(1) > SURPRISE) & valid.flatten()
+        if self.training:
+            self._note(bits.detach()[surprising])
+        bits = ((bits - self.mean) * (self.variance + 1e-5).rsqrt()).tanh()
+        signs = torch.where(bits > 0, 1.0, -1.0)
+        codes = (bits + (signs - bits).detach()) * surprising[:, None]
+        return rearrange(codes, "(b t) bits -> b t bits", b=b, t=t)
+
+    def _note(self, bits: torch.Tensor) -> None:
+        """Move the running mean and variance towards those of a batch (n bits)."""
+        keep = (1 - FORGET) ** len(bits)
+        if len(bits):
+            self.variance.lerp_((bits - self.mean).square().mean(0), 1 - keep)
+            self.mean.lerp_(bits.mean(0), 1 - keep)
+
+    def prior_logits(self, features: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+        """Predict the code of the next frame.
+
+        Args:
+            features: Those of the frame before it (… d), see `DiTOutput`.
+            actions: The actions that lead into it (…).
+
+        Returns:
+            A logit for each code (… 1 + 2**bits), by its `number`.
+        """
+        logits: torch.Tensor = self.prior(self.features(features) + self.action(actions))
+        return logits.float()
+
+    def number(self, codes: torch.Tensor) -> torch.Tensor:
+        """The number of each code (…), from codes (… bits); 0 for no code."""
+        numbers = 1 + ((codes > 0) * self._powers(codes.device)).sum(-1)
+        return numbers * (codes != 0).any(-1)
+
+    def code(self, numbers: torch.Tensor) -> torch.Tensor:
+        """Each code (… bits), from its number (…)."""
+        bits = (numbers[..., None] - 1) // self._powers(numbers.device) % 2
+        return (2.0 * bits - 1.0) * (numbers[..., None] > 0)
+
+    def draw(self, logits: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+        """Draw a code from its distribution, by inverting the cumulative one.
+
+        Args:
+            logits: From `prior_logits` (b 1 + 2**bits).
+            uniform: One number in [0, 1] for each draw (b).
+
+        Returns:
+            Codes (b bits).
+        """
+        below = logits.softmax(-1).cumsum(-1) < uniform[:, None]
+        return self.code(below.sum(-1).clamp_max(logits.shape[-1] - 1))
+
+    def _powers(self, device: torch.device) -> torch.Tensor:
+        return 2 ** torch.arange(self.num_bits, device=device)

@@ -1,0 +1,79 @@
+"""Checks of what a rollout is given: context frames, actions and seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import numpy as np
+
+from worldsim.game.config import GameConfig
+from worldsim.system.options import Range, check_value
+
+LaneSeed = Annotated[int, Range(0, 2**63 - 1)]  # the range of torch's generators and of int64
+
+
+def check_context(
+    game: GameConfig,
+    frames: np.ndarray,
+    actions: np.ndarray,
+    seeds: Sequence[int],
+    lanes: Sequence[int],
+    batch_size: int,
+) -> None:
+    """Check the frames that lanes begin from.
+
+    Args:
+        game: The world's game.
+        frames: uint8 (b t h w c), t of at least 1.
+        actions: The actions between them (b t-1), ``num_actions`` if unknown.
+        seeds: One for each lane.
+        lanes: The lanes to begin.
+        batch_size: Lanes of the rollout.
+
+    Raises:
+        ValueError: If shapes do not fit the game or one another, or actions, lanes or seeds are out
+            of range.
+    """
+    height, width, channels = expected = (*game.frame_size, game.channels)
+    b, t = frames.shape[:2] if frames.ndim == 5 else (0, 0)
+    if frames.shape[2:] != expected or frames.dtype != np.uint8 or t < 1:
+        raise ValueError(
+            f"context frames must be uint8 of shape (b t {height} {width} {channels}), got "
+            f"{frames.dtype} {frames.shape}"
+        )
+    if actions.shape != (b, t - 1) or not b == len(seeds) == len(lanes):
+        raise ValueError(
+            f"{len(lanes)} lanes with {t} context frames need {t - 1} actions and a seed each, "
+            f"got {b} rows of frames, actions {actions.shape} and {len(seeds)} seeds"
+        )
+    if not ((actions >= 0) & (actions <= game.num_actions)).all():
+        raise ValueError(
+            f"context actions must be in 0..{game.num_actions - 1}, or {game.num_actions} "
+            f"if unknown, got {actions.min()}..{actions.max()}"
+        )
+    if len(set(lanes)) < len(lanes) or not set(lanes) <= set(range(batch_size)):
+        raise ValueError(
+            f"lanes must be different numbers in 0..{batch_size - 1}, got {list(lanes)}"
+        )
+    for seed in seeds:
+        check_value("seeds", seed, LaneSeed)
+
+
+def check_actions(game: GameConfig, actions: np.ndarray, batch_size: int) -> np.ndarray:
+    """Check the actions of a step, and return them as an array.
+
+    Raises:
+        ValueError: If they are not one integer for each lane, in 0..``num_actions``.
+    """
+    actions = np.asarray(actions)
+    if (
+        actions.shape != (batch_size,)
+        or not np.issubdtype(actions.dtype, np.integer)
+        or not ((actions >= 0) & (actions <= game.num_actions)).all()
+    ):
+        raise ValueError(
+            f"actions must be {batch_size} integers in 0..{game.num_actions - 1}, or "
+            f"{game.num_actions} if unknown, got {actions!r}"
+        )
+    return actions
