@@ -73,7 +73,9 @@ class TestFolder:
     def test_of_another_format_it_is_refused_with_both_numbers(self, tmp_path: Path) -> None:
         make_tiny_world().save(tmp_path)
         (tmp_path / "config.json").write_text('{"format": 1}')
-        with pytest.raises(ValueError, match="has format 1 and this version of worldsim reads 3 to 4"):
+        with pytest.raises(
+            ValueError, match="has format 1 and this version of worldsim reads 3 to 4"
+        ):
             load(tmp_path)
 
     def test_whoever_may_read_the_folder_may_read_its_weights(self, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from worldsim.data.metadata import read_metadata
 from worldsim.system.command_line import parse
 from worldsim.system.files import naming_damage, write_text
 from worldsim.system.options import (
+    Advanced,
     Count,
     Heading,
     InFile,
@@ -140,7 +141,7 @@ class TrainConfig:
     """Optimizer steps to train, instead of --minutes."""
     resume: bool = False
     """Continue from the newest checkpoint in --out, with the settings that it began with."""
-    init: str | None = None
+    init: Annotated[str | None, Advanced()] = None
     """World to begin from: a name or a folder. Weights that fit are taken, the others are new."""
     size: Annotated[Literal["tiny", "small", "base"], Heading("what to train, and with what")] = (
         "tiny"
