@@ -20,6 +20,7 @@ from tests.tiny_worlds import (
 from worldsim.data.writer import RecordingWriter
 from worldsim.model.chance import ChanceCodes
 from worldsim.model.conditions import Conditions
+from worldsim.model.dit import DiTOutput
 from worldsim.rollout import Rollout
 from worldsim.rollout_state import fingerprint
 from worldsim.train.config import TrainConfig
@@ -27,7 +28,7 @@ from worldsim.train.dynamics import train
 from worldsim.world_folder import load
 
 pytestmark = pytest.mark.numeric
-BITS = 3
+BITS, WIDTH = 3, 32
 
 
 @pytest.fixture
@@ -56,24 +57,47 @@ def test_codes_are_drawn_as_often_as_their_probability_says(chance: ChanceCodes)
     assert chance.number(ends).tolist() == [0, 2**BITS]
 
 
+def expected_frames(latents: torch.Tensor) -> DiTOutput:
+    return DiTOutput(torch.zeros_like(latents), torch.zeros(*latents.shape[:2], WIDTH))
+
+
 def test_a_frame_gets_a_code_where_the_mean_fails_visibly(chance: ChanceCodes) -> None:
-    expected = torch.zeros(1, 3, 3, 20, 24)  # not multiples of a patch
-    latents = expected.clone()
+    latents = torch.zeros(1, 4, 3, 20, 24)  # sides that are not multiples of a patch
     latents[0, 1] += 0.05  # about 6 of 255: nobody sees it
-    latents[0, 2, :, 17:, 20:] = 1.0  # a small object
-    assert (chance.encode(latents, expected, torch.ones(1, 3, dtype=torch.bool)) != 0).any(
-        -1
-    ).tolist() == [[False, False, True]]
+    latents[0, 2:, :, 17:, 20:] = 1.0  # a small object
+    recorded = torch.tensor([[True, True, True, False]])
+    bits = chance.encode(latents, expected_frames(latents), recorded).bits
+    assert bits.any(-1).tolist() == [[False, False, True, False]]
 
 
 def test_the_encoder_learns_through_the_rounding(chance: ChanceCodes) -> None:
-    latents, expected = torch.randn(2, 4, 3, 16, 16), torch.zeros(2, 4, 3, 16, 16)
-    codes = chance.train().encode(latents, expected, torch.ones(2, 4, dtype=torch.bool))
-    assert (codes.detach().abs() == 1).all()
-    codes.sum().backward()
+    latents = torch.randn(2, 4, 3, 16, 16)
+    codes = chance.train().encode(latents, expected_frames(latents), torch.ones(2, 4).bool())
+    assert (codes.bits.abs() == 1).all()
+    codes.bits.sum().backward()
     assert chance.look.weight.grad is not None
     assert chance.look.weight.grad.any()
-    assert not torch.equal(chance.mean, torch.zeros(BITS))
+
+
+def test_each_bit_comes_to_split_what_the_past_leaves_open_in_half(chance: ChanceCodes) -> None:
+    """Two pasts with other frames each: the bits do not tell which past it is."""
+    torch.manual_seed(0)
+    chance.train()
+    pasts = torch.randn(2, WIDTH)
+    middles = 3 * torch.randn(2, 3, 16, 16)
+    optimizer = torch.optim.Adam(chance.middle.parameters(), 1e-2)
+    shares = torch.zeros(2, BITS)
+    for step in range(200):
+        which = torch.arange(32) % 2
+        latents = (middles[which] + torch.randn(32, 3, 16, 16))[None]
+        expected = DiTOutput(torch.zeros_like(latents), pasts[which][None])
+        codes = chance.encode(latents, expected, torch.ones(1, 32).bool())
+        codes.errors.mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if step >= 100:
+            shares += (codes.bits[0] > 0).float().reshape(16, 2, BITS).mean(0) / 100
+    assert (shares - 0.5).abs().max() < 0.1
 
 
 def test_a_code_changes_the_frame_and_none_is_the_unknown_one() -> None:

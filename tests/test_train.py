@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file
 
 import worldsim
-from tests.tiny_worlds import write_tiny_recording
+from tests.tiny_worlds import make_tiny_world, write_tiny_recording
 from worldsim.data.recording import Recording
 from worldsim.system.options import options_of
 from worldsim.system.settings import with_values
@@ -28,6 +28,7 @@ from worldsim.train import dynamics, presets
 from worldsim.train.config import TrainConfig, main
 from worldsim.train.dynamics import train
 from worldsim.train.objective import encode, objective
+from worldsim.train.presets import begin_from
 from worldsim.train.progress import TrainProgress
 from worldsim.train.recipe import Recipe
 from worldsim.train.run_folder import list_checkpoints
@@ -285,6 +286,21 @@ def test_a_run_cannot_be_resumed_as_another_model(recording: Path, tmp_path: Pat
 
 
 @pytest.mark.slow
+def test_a_run_may_begin_from_another_world(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    given = make_tiny_world()
+    given.save(tmp_path / "given")
+    world = make_tiny_world(chance_bits=3)
+    torch.nn.init.normal_(world.dit.embed.weight)
+    fresh = {name: tensor.clone() for name, tensor in world.state_dict().items()}
+    begin_from(world, str(tmp_path / "given"))
+    for name, tensor in world.state_dict().items():
+        expected = given.state_dict().get(name, fresh[name])
+        assert torch.equal(tensor, expected), name
+    with pytest.raises(ValueError, match="other shapes: take its --size"):
+        begin_from(make_tiny_world(width=64), str(tmp_path / "given"))
+
+
 def test_as_a_program_it_imports_nothing_that_it_does_not_use(
     recording: Path, tmp_path: Path
 ) -> None:

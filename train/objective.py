@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 from worldsim.data.windows import Windows
 from worldsim.frames import MOVING_THRESHOLD
+from worldsim.model.chance import Codes
 from worldsim.model.conditions import Conditions
 from worldsim.model.dit import DiTOutput
 from worldsim.model.flow import add_noise, frame_errors, ramp_weight, sample_tau
@@ -126,7 +127,7 @@ def objective(
     if world.dit.chance is not None:
         codes = write_codes(world, batch, generator)
         hidden = torch.rand((b, t), generator=generator).to(device) < UNKNOWN_CODES
-        known = codes.masked_fill(hidden[..., None], 0.0)
+        known = codes.bits.masked_fill(hidden[..., None], 0.0)
 
     # Histories as in play: predicted by the world, with objects missing or doubled, slightly noisy.
     past, erased = batch.latents, None
@@ -160,11 +161,11 @@ def objective(
         valid=batch.valid,
         chance=torch.zeros_like(tau)
         if codes is None
-        else prior_errors(world, output, actions, codes),
+        else codes.errors + prior_errors(world, output, actions, codes.bits),
     )
 
 
-def write_codes(world: WorldModel, batch: Batch, generator: torch.Generator) -> torch.Tensor:
+def write_codes(world: WorldModel, batch: Batch, generator: torch.Generator) -> Codes:
     """Write the chance codes (b t bits) of all frames but the first k, see `ChanceCodes.encode`.
 
     Args:
@@ -177,8 +178,8 @@ def write_codes(world: WorldModel, batch: Batch, generator: torch.Generator) -> 
     with torch.no_grad():
         tau = torch.zeros(targets.shape[:2], device=targets.device)
         conditions = Conditions(tau, batch.actions, world.history(batch.latents))
-        expected = world.predict(_normal(targets, generator), conditions).latents
-    codes: torch.Tensor = world.dit.chance.encode(targets, expected, batch.valid > 0)
+        expected = world.predict(_normal(targets, generator), conditions)
+    codes: Codes = world.dit.chance.encode(targets, expected, batch.valid > 0)
     return codes
 
 

@@ -11,7 +11,7 @@ the prior: with one, all frames get the same code.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,10 +21,22 @@ from torch import nn
 from worldsim.model.layers import place_features
 
 if TYPE_CHECKING:
-    from worldsim.model.dit import DiTConfig
+    from worldsim.model.dit import DiTConfig, DiTOutput
 
 SURPRISE = 0.02  # mean squared residual of a patch above which a frame gets a code
 FORGET = 0.01  # of the statistics of the bits, for each frame with a code
+
+
+class Codes(NamedTuple):
+    """Written codes.
+
+    Attributes:
+        bits: (b t bits), with straight-through gradients.
+        errors: Absolute errors of the predicted medians (b t), to be trained on.
+    """
+
+    bits: torch.Tensor
+    errors: torch.Tensor
 
 
 class ChanceCodes(nn.Module):
@@ -36,8 +48,7 @@ class ChanceCodes(nn.Module):
         config: The sizes of the network.
     """
 
-    mean: torch.Tensor
-    variance: torch.Tensor
+    scale: torch.Tensor
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
@@ -62,8 +73,13 @@ class ChanceCodes(nn.Module):
             nn.SiLU(),
             nn.Linear(channels, num_bits, bias=False),
         )
-        self.register_buffer("mean", torch.zeros(num_bits))
-        self.register_buffer("variance", torch.ones(num_bits))
+        self.middle = nn.Sequential(
+            nn.LayerNorm(width, bias=False),
+            nn.Linear(width, width),
+            nn.SiLU(),
+            nn.Linear(width, num_bits),
+        )
+        self.register_buffer("scale", torch.ones(num_bits))
         # The prior, over all codes at once: bits drawn one by one would not fit together.
         self.features = nn.Linear(width, width)
         self.action = nn.Embedding(config.num_actions + 1, width)
@@ -77,9 +93,7 @@ class ChanceCodes(nn.Module):
             nn.Linear(num_bits, width), nn.SiLU(), nn.Linear(width, 2 * width)
         )
 
-    def encode(
-        self, latents: torch.Tensor, expected: torch.Tensor, valid: torch.Tensor
-    ) -> torch.Tensor:
+    def encode(self, latents: torch.Tensor, expected: DiTOutput, valid: torch.Tensor) -> Codes:
         """Write the codes of true frames.
 
         Args:
@@ -88,11 +102,13 @@ class ChanceCodes(nn.Module):
             valid: Which frames may have a code, bool (b t).
 
         Returns:
-            Codes (b t bits), with straight-through gradients.
+            Codes, and the errors of their medians.
         """
         b, t = latents.shape[:2]
-        residual = latents - expected
-        frames = rearrange(torch.cat((residual, expected), dim=2), "b t c h w -> (b t) c h w")
+        residual = latents - expected.latents
+        frames = rearrange(
+            torch.cat((residual, expected.latents), dim=2), "b t c h w -> (b t) c h w"
+        )
         patch = self.patch.kernel_size[0] * self.look.stride[0]
         frames = F.pad(frames, (0, -frames.shape[-1] % patch, 0, -frames.shape[-2] % patch))
         features = self.patch(
@@ -106,21 +122,23 @@ class ChanceCodes(nn.Module):
         energy = F.avg_pool2d(energy, patch).flatten(1)
         share = energy / (energy.sum(1, keepdim=True) + 1e-8)
         bits = self.bits((features * share[..., None]).sum(1)).float()
-        # Standardised over past frames, no bit can have the same value in all of them.
+        # Each bit splits what is possible in half: it tells on which side of the median, given
+        # the past, a frame lies. So a bit says nothing that the past says already.
+        middle = rearrange(self.middle(expected.features), "b t bits -> (b t) bits").float()
         surprising = (energy.amax(1) > SURPRISE) & valid.flatten()
+        centred = bits - middle.detach()
         if self.training:
-            self._note(bits.detach()[surprising])
-        bits = ((bits - self.mean) * (self.variance + 1e-5).rsqrt()).tanh()
-        signs = torch.where(bits > 0, 1.0, -1.0)
-        codes = (bits + (signs - bits).detach()) * surprising[:, None]
-        return rearrange(codes, "(b t) bits -> b t bits", b=b, t=t)
+            self._note(centred.detach()[surprising])
+        bounded = (centred / self.scale).tanh()
+        signs = torch.where(bounded > 0, 1.0, -1.0)
+        codes = (bounded + (signs - bounded).detach()) * surprising[:, None]
+        errors = ((bits.detach() - middle) / self.scale).abs().mean(1) * surprising
+        return Codes(codes.view(b, t, -1), errors.view(b, t))
 
-    def _note(self, bits: torch.Tensor) -> None:
-        """Move the running mean and variance towards those of a batch (n bits)."""
-        keep = (1 - FORGET) ** len(bits)
-        if len(bits):
-            self.variance.lerp_((bits - self.mean).square().mean(0), 1 - keep)
-            self.mean.lerp_(bits.mean(0), 1 - keep)
+    def _note(self, centred: torch.Tensor) -> None:
+        """Move the running scale towards that of a batch (n bits)."""
+        if len(centred):
+            self.scale.lerp_(centred.abs().mean(0) + 1e-5, 1 - (1 - FORGET) ** len(centred))
 
     def prior_logits(self, features: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
         """Predict the code of the next frame.
