@@ -211,7 +211,9 @@ def _with_own_predictions(
     k, own = world.num_history, chosen.nonzero()[:, 0].to(latents.device)
     if not len(own):
         return latents
-    of_own = Conditions(*(None if part is None else part[own] for part in conditions))
+    tau, actions, history, codes = conditions
+    known = None if codes is None else codes[own]
+    of_own = Conditions(tau[own], actions[own], history[own], known)
     predicted = world.quantize(world.predict(noisy[own], of_own).latents)
     predicted = torch.cat((latents[own, :k], predicted.to(latents.dtype)), dim=1)
     return latents.index_copy(0, own, predicted)

@@ -48,6 +48,7 @@ class ChanceCodes(nn.Module):
         config: The sizes of the network.
     """
 
+    mean: torch.Tensor
     scale: torch.Tensor
 
     def __init__(self, config: DiTConfig) -> None:
@@ -79,6 +80,7 @@ class ChanceCodes(nn.Module):
             nn.SiLU(),
             nn.Linear(width, num_bits),
         )
+        self.register_buffer("mean", torch.zeros(num_bits))
         self.register_buffer("scale", torch.ones(num_bits))
         # The prior, over all codes at once: bits drawn one by one would not fit together.
         self.features = nn.Linear(width, width)
@@ -126,19 +128,21 @@ class ChanceCodes(nn.Module):
         # the past, a frame lies. So a bit says nothing that the past says already.
         middle = rearrange(self.middle(expected.features), "b t bits -> (b t) bits").float()
         surprising = (energy.amax(1) > SURPRISE) & valid.flatten()
-        centred = bits - middle.detach()
         if self.training:
-            self._note(centred.detach()[surprising])
-        bounded = (centred / self.scale).tanh()
+            self._note(bits.detach()[surprising])
+        bits = (bits - self.mean) / self.scale
+        bounded = (bits - middle.detach()).tanh()
         signs = torch.where(bounded > 0, 1.0, -1.0)
         codes = (bounded + (signs - bounded).detach()) * surprising[:, None]
-        errors = ((bits.detach() - middle) / self.scale).abs().mean(1) * surprising
+        errors = (bits.detach() - middle).abs().mean(1) * surprising
         return Codes(codes.view(b, t, -1), errors.view(b, t))
 
-    def _note(self, centred: torch.Tensor) -> None:
-        """Move the running scale towards that of a batch (n bits)."""
-        if len(centred):
-            self.scale.lerp_(centred.abs().mean(0) + 1e-5, 1 - (1 - FORGET) ** len(centred))
+    def _note(self, bits: torch.Tensor) -> None:
+        """Move the running mean and scale towards those of a batch (n bits)."""
+        if len(bits):
+            rate = 1 - (1 - FORGET) ** len(bits)
+            self.mean.lerp_(bits.mean(0), rate)
+            self.scale.lerp_((bits - self.mean).abs().mean(0) + 1e-5, rate)
 
     def prior_logits(self, features: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
         """Predict the code of the next frame.
