@@ -79,13 +79,13 @@ def test_the_encoder_learns_through_the_rounding(chance: ChanceCodes) -> None:
     assert chance.look.weight.grad.any()
 
 
-def test_each_bit_comes_to_split_what_the_past_leaves_open_in_half(chance: ChanceCodes) -> None:
-    """Two pasts with other frames each: the bits do not tell which past it is."""
+def test_a_bit_does_not_repeat_what_the_past_says(chance: ChanceCodes) -> None:
+    """Two pasts, each with frames of its own: bits are as often 1 after the one as the other."""
     torch.manual_seed(0)
     chance.train()
     pasts = torch.randn(2, WIDTH)
     middles = 3 * torch.randn(2, 3, 16, 16)
-    optimizer = torch.optim.Adam(chance.middle.parameters(), 1e-2)
+    optimizer = torch.optim.Adam(chance.center.parameters(), 1e-2)
     shares = torch.zeros(2, BITS)
     for step in range(200):
         which = torch.arange(32) % 2
@@ -190,6 +190,6 @@ def test_a_world_draws_each_of_two_futures_and_not_their_mean(tmp_path: Path) ->
         seen.append(np.stack([frames[:, 2:6, 6:10], frames[:, 10:14, 6:10]]).mean((2, 3)))
     brightness = np.array(seen)  # step, place, lane
     high, low = brightness.max(1), brightness.min(1)
-    assert ((high > 200) & (low < 40)).mean() > 0.8  # one square; of a mean, both are 120
+    assert ((high > 170) & (low < 70)).mean() > 0.9  # one square; of a mean, both are 120
     up = (brightness[:, 0] > brightness[:, 1]).mean()
     assert 0.35 < up < 0.65

@@ -6,7 +6,7 @@ writes the code. In play a prior draws it from the frame before and the action.
 
 These are the latent actions of Genie (Bruce et al. 2024), for what a game decides by itself. Bits
 are signs with straight-through gradients (LFQ, Yu et al. 2024). No KL term keeps the encoder near
-the prior: with one, all frames get the same code.
+the prior: with one, all frames got the same code.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Codes(NamedTuple):
 
     Attributes:
         bits: (b t bits), with straight-through gradients.
-        errors: Absolute errors of the predicted medians (b t), to be trained on.
+        errors: Squared errors of their predicted means (b t), to be trained on.
     """
 
     bits: torch.Tensor
@@ -42,7 +42,8 @@ class Codes(NamedTuple):
 class ChanceCodes(nn.Module):
     """Writes, draws and embeds the chance codes of a `VideoDiT`.
 
-    A code is a vector of ``config.chance_bits`` values -1 or 1. Zeros stand for an unknown code.
+    A code is a vector of ``config.chance_bits`` values -1 or 1. Zeros stand for no code: the mean is
+    predicted, which is right where only one frame is possible.
 
     Args:
         config: The sizes of the network.
@@ -74,7 +75,7 @@ class ChanceCodes(nn.Module):
             nn.SiLU(),
             nn.Linear(channels, num_bits, bias=False),
         )
-        self.middle = nn.Sequential(
+        self.center = nn.Sequential(
             nn.LayerNorm(width, bias=False),
             nn.Linear(width, width),
             nn.SiLU(),
@@ -104,7 +105,7 @@ class ChanceCodes(nn.Module):
             valid: Which frames may have a code, bool (b t).
 
         Returns:
-            Codes, and the errors of their medians.
+            Codes, and the errors of their means.
         """
         b, t = latents.shape[:2]
         residual = latents - expected.latents
@@ -124,17 +125,17 @@ class ChanceCodes(nn.Module):
         energy = F.avg_pool2d(energy, patch).flatten(1)
         share = energy / (energy.sum(1, keepdim=True) + 1e-8)
         bits = self.bits((features * share[..., None]).sum(1)).float()
-        # Each bit splits what is possible in half: it tells on which side of the median, given
-        # the past, a frame lies. So a bit says nothing that the past says already.
-        middle = rearrange(self.middle(expected.features), "b t bits -> (b t) bits").float()
+        # A bit tells on which side of its mean, given the past, a frame lies. So frames of one past
+        # get different codes, and no bit repeats what the past says already.
+        center = rearrange(self.center(expected.features), "b t bits -> (b t) bits").float()
         surprising = (energy.amax(1) > SURPRISE) & valid.flatten()
         if self.training:
             self._note(bits.detach()[surprising])
         bits = (bits - self.mean) / self.scale
-        bounded = (bits - middle.detach()).tanh()
+        bounded = (bits - center.detach()).tanh()
         signs = torch.where(bounded > 0, 1.0, -1.0)
         codes = (bounded + (signs - bounded).detach()) * surprising[:, None]
-        errors = (bits.detach() - middle).abs().mean(1) * surprising
+        errors = (bits.detach() - center).square().mean(1) * surprising
         return Codes(codes.view(b, t, -1), errors.view(b, t))
 
     def _note(self, bits: torch.Tensor) -> None:

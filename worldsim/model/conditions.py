@@ -14,8 +14,8 @@ class Conditions(NamedTuple):
         tau: Noise level (b t), from 0 for noise to 1 for a clean frame.
         actions: The action that led into the frame (b t), ``num_actions`` if unknown.
         history: The ``num_history`` frames before it, newest first, (b t num_history*c h w).
-        chance: Chance code of the frame (b t bits), zeros if unknown, see `ChanceCodes`. None: all
-            are unknown.
+        chance: Chance code of the frame (b t bits), zeros for none, see `ChanceCodes`. None: no
+            frame has one.
     """
 
     tau: torch.Tensor
