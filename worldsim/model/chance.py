@@ -42,8 +42,8 @@ class Codes(NamedTuple):
 class ChanceCodes(nn.Module):
     """Writes, draws and embeds the chance codes of a `VideoDiT`.
 
-    A code is a vector of ``config.chance_bits`` values -1 or 1. Zeros stand for no code: the mean is
-    predicted, which is right where only one frame is possible.
+    A code is a vector of ``config.chance_bits`` values -1 or 1. Zeros stand for no code: the mean
+    is predicted, which is right where only one frame is possible.
 
     Args:
         config: The sizes of the network.
