@@ -64,14 +64,15 @@ def test_play_gives_the_network_what_training_gave_it(recording: Recording) -> N
     hook = world.dit.register_forward_pre_hook(lambda _, inputs: trained.append(inputs))
     losses_of(world, windows, torch.Generator().manual_seed(0), tau_mixture=(1.0, 0.0))
     hook.remove()
-    clean, (_, train_actions, train_history), *_ = trained[0]
+    clean, conditions, *_ = trained[0]
+    train_actions, train_history = conditions.actions, conditions.history
 
     # A network that draws the true next frame: play is then forced along the recording.
     played: list[tuple[torch.Tensor, ...]] = []
     forward = world.dit.forward
 
     def draw_truth(noisy: torch.Tensor, conditions: Conditions, cache: KVCache) -> DiTOutput:
-        played.append((noisy, *conditions, cache.positions.clone()))
+        played.append((noisy, *conditions[:3], cache.positions.clone()))
         frame = int(cache.positions[0])
         return DiTOutput(truth[:, frame : frame + 1], forward(noisy, conditions, cache).features)
 

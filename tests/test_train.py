@@ -53,7 +53,7 @@ def tiny_is_tinier(monkeypatch: pytest.MonkeyPatch) -> None:
 def make_config(recording: Path, out: Path, **changes: Any) -> TrainConfig:
     """A small run. Its settings are named as in a file: ``**{"optim.lr": 0.1}``."""
     values = {"steps": 7, "optim.batch_size": 2, "optim.warmup_steps": 2, "model.window": 4}
-    values |= {"run.log_steps": 3, "run.num_evals": 0, "wandb": "disabled"}
+    values |= {"model.chance_bits": 3, "run.log_steps": 3, "run.num_evals": 0, "wandb": "disabled"}
     values = {**values, **changes}
     config = TrainConfig(recording, out)
     assert values.keys() <= {option.name for option in options_of(TrainConfig, config)}

@@ -59,7 +59,8 @@ class Losses(NamedTuple):
         head: Cross-entropy of reward and termination.
         tau: Noise level of each frame.
         valid: 1 where the frame is recorded, 0 where it is padding.
-        chance: Cross-entropy of the prior of chance codes, in nats; 0 for the first frame.
+        chance: Cross-entropy of the prior of chance codes, in nats, and the squared error of the
+            mean of their bits; 0 without codes.
     """
 
     frame: torch.Tensor

@@ -327,7 +327,9 @@ class Rollout:
         """The network compiled for this batch, or the eager one if compiling fails."""
         actions = torch.zeros(self.batch_size, 1, dtype=torch.int64, device=self.world.device)
         latents = torch.zeros_like(self._history[:, None, : self.world.codec.latent_channels])
-        conditions = Conditions(actions.float(), actions, self._history[:, None])
+        bits = self.world.dit.config.chance_bits
+        code = torch.zeros(self.batch_size, 1, bits, device=actions.device) if bits else None
+        conditions = Conditions(actions.float(), actions, self._history[:, None], code)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # internal warnings of torch

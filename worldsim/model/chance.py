@@ -129,7 +129,7 @@ class ChanceCodes(nn.Module):
         # get different codes, and no bit repeats what the past says already.
         center = rearrange(self.center(expected.features), "b t bits -> (b t) bits").float()
         surprising = (energy.amax(1) > SURPRISE) & valid.flatten()
-        if self.training:
+        if self.training and torch.is_grad_enabled():  # not when a loss is only looked at
             self._note(bits.detach()[surprising])
         bits = (bits - self.mean) / self.scale
         bounded = (bits - center.detach()).tanh()
