@@ -141,7 +141,7 @@ class TrainConfig:
     """Optimizer steps to train, instead of --minutes."""
     resume: bool = False
     """Continue from the newest checkpoint in --out, with the settings that it began with."""
-    init: Annotated[str | None, Advanced()] = None
+    init: Annotated[str | None, Advanced(), tyro.conf.arg(metavar="WORLD")] = None
     """World to begin from: a name or a folder. Weights that fit are taken, the others are new."""
     size: Annotated[Literal["tiny", "small", "base"], Heading("what to train, and with what")] = (
         "tiny"
