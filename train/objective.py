@@ -23,7 +23,7 @@ from worldsim.world_model import WorldModel
 from .corruption import corrupt_history
 from .recipe import Recipe
 
-HEAD_WEIGHT = 0.1  # of reward and termination, relative to the frame
+HEAD_WEIGHT = 0.02  # of reward and termination, relative to the frame
 CHANCE_WEIGHT = 0.02  # of the prior of chance codes, relative to the frame
 UNKNOWN_CODES = 0.15  # share of frames whose code is hidden, so that the mean is learned too
 

@@ -5,8 +5,9 @@ one of them, so one pass draws one outcome. In training an encoder, which sees t
 writes the code. In play a prior draws it from the frame before and the action.
 
 These are the latent actions of Genie (Bruce et al. 2024), for what a game decides by itself. Bits
-are signs with straight-through gradients (LFQ, Yu et al. 2024). No KL term keeps the encoder near
-the prior: with one, all frames got the same code.
+are signs with straight-through gradients (LFQ, Yu et al. 2024), of values that are whitened
+(Ermolov et al. 2021). No KL term keeps the encoder near the prior: with one, all frames got the
+same code.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from worldsim.model.dit import DiTConfig, DiTOutput
 
 SURPRISE = 0.02  # mean squared residual of a patch above which a frame gets a code
-FORGET = 0.01  # of the statistics of the bits, for each frame with a code
+FORGET = 0.01  # of the running statistics, for each frame with a code
 
 
 class Codes(NamedTuple):
@@ -49,8 +50,11 @@ class ChanceCodes(nn.Module):
         config: The sizes of the network.
     """
 
+    # Running statistics: of the bits, and of what of them the past leaves open.
     mean: torch.Tensor
     scale: torch.Tensor
+    offset: torch.Tensor
+    scatter: torch.Tensor
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
@@ -83,6 +87,8 @@ class ChanceCodes(nn.Module):
         )
         self.register_buffer("mean", torch.zeros(num_bits))
         self.register_buffer("scale", torch.ones(num_bits))
+        self.register_buffer("offset", torch.zeros(num_bits))
+        self.register_buffer("scatter", torch.eye(num_bits))
         # The prior, over all codes at once: bits drawn one by one would not fit together.
         self.features = nn.Linear(width, width)
         self.action = nn.Embedding(config.num_actions + 1, width)
@@ -125,25 +131,44 @@ class ChanceCodes(nn.Module):
         energy = F.avg_pool2d(energy, patch).flatten(1)
         share = energy / (energy.sum(1, keepdim=True) + 1e-8)
         bits = self.bits((features * share[..., None]).sum(1)).float()
-        # A bit tells on which side of its mean, given the past, a frame lies. So frames of one past
-        # get different codes, and no bit repeats what the past says already.
+        # The signs are of what the past leaves open, whitened. So frames of one past get different
+        # codes, and no bit repeats another or what the past says already.
         center = rearrange(self.center(expected.features), "b t bits -> (b t) bits").float()
         surprising = (energy.amax(1) > SURPRISE) & valid.flatten()
-        if self.training and torch.is_grad_enabled():  # not when a loss is only looked at
-            self._note(bits.detach()[surprising])
+        learning = self.training and torch.is_grad_enabled()  # not when a loss is only looked at
+        if learning:
+            self._note_bits(bits.detach()[surprising])
         bits = (bits - self.mean) / self.scale
-        bounded = (bits - center.detach()).tanh()
+        rest = bits - center.detach()
+        if learning:
+            self._note_rest(rest.detach()[surprising])
+        bounded = self._whiten(rest).tanh()
         signs = torch.where(bounded > 0, 1.0, -1.0)
         codes = (bounded + (signs - bounded).detach()) * surprising[:, None]
         errors = (bits.detach() - center).square().mean(1) * surprising
         return Codes(codes.view(b, t, -1), errors.view(b, t))
 
-    def _note(self, bits: torch.Tensor) -> None:
+    def _note_bits(self, bits: torch.Tensor) -> None:
         """Move the running mean and scale towards those of a batch (n bits)."""
         if len(bits):
             rate = 1 - (1 - FORGET) ** len(bits)
             self.mean.lerp_(bits.mean(0), rate)
             self.scale.lerp_((bits - self.mean).abs().mean(0) + 1e-5, rate)
+
+    def _note_rest(self, rest: torch.Tensor) -> None:
+        """Move the running offset and covariance towards those of a batch (n bits)."""
+        if len(rest):
+            rate = 1 - (1 - FORGET) ** len(rest)
+            self.offset.lerp_(rest.mean(0), rate)
+            rest = rest - self.offset
+            self.scatter.lerp_(rest.T @ rest / len(rest), rate)
+
+    def _whiten(self, rest: torch.Tensor) -> torch.Tensor:
+        """Make uncorrelated values of variance 1 (n bits) of correlated ones."""
+        scatter = self.scatter + 1e-3 * torch.eye(self.num_bits, device=rest.device)
+        factor = torch.linalg.cholesky_ex(scatter).L
+        white = torch.linalg.solve_triangular(factor, (rest - self.offset).T, upper=False)
+        return white.T
 
     def prior_logits(self, features: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
         """Predict the code of the next frame.
