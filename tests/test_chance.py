@@ -25,6 +25,8 @@ from worldsim.rollout import Rollout
 from worldsim.rollout_state import fingerprint
 from worldsim.train.config import TrainConfig
 from worldsim.train.dynamics import train
+from worldsim.train.objective import NEEDLESS_CODES, UNKNOWN_CODES, Batch, objective
+from worldsim.train.recipe import Recipe
 from worldsim.world_folder import load
 
 pytestmark = pytest.mark.numeric
@@ -100,6 +102,21 @@ def test_a_bit_does_not_repeat_what_the_past_says(chance: ChanceCodes) -> None:
     assert (shares - 0.5).abs().max() < 0.1
 
 
+def test_no_bit_repeats_another(chance: ChanceCodes) -> None:
+    """An encoder whose bits were nearly equal gets bits that are not."""
+    torch.manual_seed(0)
+    last = chance.bits[-1]
+    with torch.no_grad():
+        last.weight.copy_(last.weight[:1] + 0.1 * last.weight)
+        chance.center[-1].weight.zero_()
+    chance.train()
+    for _ in range(20):
+        latents = torch.randn(1, 64, 3, 16, 16)
+        codes = chance.encode(latents, expected_frames(latents), torch.ones(1, 64).bool())
+    together = codes.bits[0].T @ codes.bits[0] / 64
+    assert (together - torch.eye(BITS)).abs().max() < 0.5
+
+
 def test_a_code_changes_the_frame_and_none_is_the_unknown_one() -> None:
     world = make_tiny_world(chance_bits=BITS)
     latents = world.encode(torch.from_numpy(world.starts.frames))
@@ -115,6 +132,26 @@ def test_a_code_changes_the_frame_and_none_is_the_unknown_one() -> None:
     unknown, one = predict(None), predict(torch.ones(3, t, BITS))
     assert torch.equal(unknown, predict(torch.zeros(3, t, BITS)))
     assert not torch.allclose(unknown, one, atol=1e-3)
+
+
+def test_where_the_frame_is_certain_a_code_has_to_change_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Some frames without a code are trained with one at random; frames with a code keep it."""
+    world = make_tiny_world(chance_bits=BITS)
+    latents = world.encode(torch.from_numpy(world.starts.frames)).repeat(40, 1, 1, 1, 1)
+    b, k, t = len(latents), world.num_history, WINDOW - world.num_history
+    none = torch.zeros(b, t)
+    moving = torch.zeros(b, k + t, *world.starts.frames.shape[2:4], dtype=torch.bool)
+    batch = Batch(latents, moving, none.long(), none, none.bool(), none + 1)
+    given: list[torch.Tensor] = []
+    world.dit.register_forward_pre_hook(lambda _, inputs: given.append(inputs[1].chance))
+    shares = []
+    for surprise in (-1.0, 1e9):
+        monkeypatch.setattr("worldsim.model.chance.SURPRISE", surprise)
+        objective(world, batch, Recipe(), torch.Generator().manual_seed(0))
+        shares.append((given[-1] != 0).any(-1).float().mean().item())
+    assert shares == pytest.approx([1 - UNKNOWN_CODES, NEEDLESS_CODES], abs=0.08)
 
 
 def test_each_lane_draws_codes_of_its_own_seed_and_a_state_keeps_what_they_follow_from() -> None:

@@ -52,7 +52,7 @@ def test_pong_ends_at_five_points_and_rewards_each() -> None:
 
 def test_pong_two_frames_determine_the_velocity() -> None:
     """No hidden state, and no chance: where things were and are tells what moves next."""
-    env = gymnasium.make("worldsim/Pong-v0").unwrapped
+    env = gymnasium.make("worldsim/Pong-v0", serve="play").unwrapped
     rng = np.random.default_rng(0)
     known: dict[tuple[int, ...], tuple[int, int]] = {}
     repeats = 0

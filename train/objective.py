@@ -25,6 +25,7 @@ from .recipe import Recipe
 
 HEAD_WEIGHT = 0.02  # of reward and termination, relative to the frame
 CHANCE_WEIGHT = 0.02  # of the prior of chance codes, relative to the frame
+NEEDLESS_CODES = 0.3  # share of the frames without a code that get one drawn at random
 UNKNOWN_CODES = 0.15  # share of frames whose code is hidden, so that the mean is learned too
 
 REACH = 5  # pixels that an object may move in a step
@@ -129,6 +130,11 @@ def objective(
         codes = write_codes(world, batch, generator)
         hidden = torch.rand((b, t), generator=generator).to(device) < UNKNOWN_CODES
         known = codes.bits.masked_fill(hidden[..., None], 0.0)
+        # In play the prior errs. Where the frame is certain, a code must change nothing.
+        needless = torch.rand((b, t), generator=generator).to(device) < NEEDLESS_CODES
+        needless &= (codes.bits == 0).all(-1)
+        drawn = torch.randint(2, codes.bits.shape, generator=generator).to(device) * 2.0 - 1.0
+        known = torch.where(needless[..., None], drawn, known)
 
     # Histories as in play: predicted by the world, with objects missing or doubled, slightly noisy.
     past, erased = batch.latents, None
