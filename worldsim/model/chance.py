@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from worldsim.model.dit import DiTConfig, DiTOutput
 
 SURPRISE = 0.02  # mean squared residual of a patch above which a frame gets a code
+LEAST = 0.05  # share of a code that is drawn, of that of the likeliest
 FORGET = 0.01  # of the running statistics, for each frame with a code
 
 
@@ -196,6 +197,9 @@ class ChanceCodes(nn.Module):
     def draw(self, logits: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
         """Draw a code from its distribution, by inverting the cumulative one.
 
+        Codes that are less likely than ``LEAST`` of the likeliest are left out: they are the
+        prior's errors (min-p sampling, Nguyen et al. 2024).
+
         Args:
             logits: From `prior_logits` (b 1 + 2**bits).
             uniform: One number in [0, 1] for each draw (b).
@@ -203,8 +207,12 @@ class ChanceCodes(nn.Module):
         Returns:
             Codes (b bits).
         """
-        below = logits.softmax(-1).cumsum(-1) < uniform[:, None]
-        return self.code(below.sum(-1).clamp_max(logits.shape[-1] - 1))
+        shares = logits.softmax(-1)
+        shares = shares * (shares >= LEAST * shares.amax(-1, keepdim=True))
+        up_to = shares.cumsum(-1)
+        total = up_to[:, -1:]
+        drawn = (up_to <= uniform[:, None] * total).sum(-1)
+        return self.code(torch.minimum(drawn, (up_to < total).sum(-1)))
 
     def _powers(self, device: torch.device) -> torch.Tensor:
         return 2 ** torch.arange(self.num_bits, device=device)
