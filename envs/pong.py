@@ -74,7 +74,7 @@ class Pong(gymnasium.Env[np.ndarray, np.int64]):
         "scripted_policy": "worldsim.envs.pong:play",
     }
 
-    def __init__(self, render_mode: str | None = None, serve: Serve = "play") -> None:
+    def __init__(self, render_mode: str | None = None, serve: Serve = "lot") -> None:
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode must be 'rgb_array' or None, got {render_mode!r}")
         if serve not in get_args(Serve):
