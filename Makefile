@@ -45,7 +45,8 @@ speedrun: $(READY)
 	echo "from nothing to a playable game in $$((seconds / 60)) min $$((seconds % 60)) s;" \
 	    "play it: .venv/bin/worldsim play $(SPEEDRUN)/world"
 
-# The worlds that ship, as their cards say (that of Pong was trained in goes).
+# Worlds like those that ship. Those of Maze and Balls were trained as here. That of Pong was trained
+# in stages, which its card names; one run of about the same length has not been tried.
 WORLDSIM = OMP_NUM_THREADS=1 .venv/bin/worldsim
 TRAIN = --run.num-evals 0 --wandb disabled
 POLICY = random=0.2 sticky=0.4 scripted=0.4
