@@ -64,13 +64,48 @@ def expected_frames(latents: torch.Tensor) -> DiTOutput:
     return DiTOutput(torch.zeros_like(latents), torch.zeros(*latents.shape[:2], WIDTH))
 
 
+def expect_surprises(chance: ChanceCodes, logit: float) -> None:
+    """Let the past say, whatever it is, how likely a surprise is."""
+    with torch.no_grad():
+        chance.center[-1].weight[-1] = 0.0
+        chance.center[-1].bias[-1] = logit
+
+
 def test_a_frame_gets_a_code_where_the_mean_fails_visibly(chance: ChanceCodes) -> None:
+    expect_surprises(chance, -9.0)
     latents = torch.zeros(1, 4, 3, 20, 24)  # sides that are not multiples of a patch
     latents[0, 1] += 0.05  # about 6 of 255: nobody sees it
     latents[0, 2:, :, 17:, 20:] = 1.0  # a small object
     recorded = torch.tensor([[True, True, True, False]])
     bits = chance.encode(latents, expected_frames(latents), recorded).bits
     assert bits.any(-1).tolist() == [[False, False, True, False]]
+
+
+def test_where_a_surprise_is_likely_a_frame_near_the_mean_gets_a_code_too(
+    chance: ChanceCodes,
+) -> None:
+    expect_surprises(chance, 1.0)  # 73 %
+    latents = torch.full((1, 2, 3, 16, 16), 0.05)
+    recorded = torch.tensor([[True, False]])
+    bits = chance.encode(latents, expected_frames(latents), recorded).bits
+    assert bits.any(-1).tolist() == [[True, False]]
+
+
+def test_the_past_learns_to_say_whether_a_surprise_is_possible(chance: ChanceCodes) -> None:
+    """After one past three of four frames are far from the mean, after the other none is."""
+    pasts = torch.randn(2, WIDTH)
+    optimizer = torch.optim.Adam(chance.center.parameters(), 1e-2)
+    number = torch.arange(32)
+    surprising = (number % 2 == 0) & (number % 8 > 0)
+    latents = surprising.float()[None, :, None, None, None].repeat(1, 1, 3, 16, 16)
+    expected = DiTOutput(torch.zeros_like(latents), pasts[number % 2][None])
+    for _ in range(100):
+        codes = chance.encode(latents, expected, torch.ones(1, 32).bool())
+        codes.errors.mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert codes.bits.any(-1)[0].tolist() == [True, False] * 16
+    assert codes.certain[0].tolist() == [False, True] * 16
 
 
 def test_the_encoder_learns_through_the_rounding(chance: ChanceCodes) -> None:
@@ -148,8 +183,10 @@ def test_where_the_frame_is_certain_a_code_has_to_change_nothing(
     given: list[torch.Tensor] = []
     world.dit.register_forward_pre_hook(lambda _, inputs: given.append(inputs[1].chance))
     shares = []
-    for surprise in (-1.0, 1e9):
-        monkeypatch.setattr("worldsim.model.chance.SURPRISE", surprise)
+    monkeypatch.setattr("worldsim.model.chance.SURPRISE", 1e9)
+    for surprise in (10.0, -10.0):
+        assert world.dit.chance is not None
+        expect_surprises(world.dit.chance, surprise)
         objective(world, batch, Recipe(), torch.Generator().manual_seed(0))
         shares.append((given[-1] != 0).any(-1).float().mean().item())
     assert shares == pytest.approx([1 - UNKNOWN_CODES, NEEDLESS_CODES], abs=0.08)
@@ -212,7 +249,7 @@ def test_a_world_draws_each_of_two_futures_and_not_their_mean(tmp_path: Path) ->
                 top = 2 + 8 * int(rng.integers(2))
                 frame[top : top + 4, 6:10] = 220
             writer.write_episode(dataclasses.replace(episode, seed=seed))
-    config = TrainConfig(tmp_path / "lots", tmp_path / "run", steps=350, device="cpu")
+    config = TrainConfig(tmp_path / "lots", tmp_path / "run", steps=600, device="cpu")
     config = dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, window=WINDOW, chance_bits=2, passes=1),
@@ -228,6 +265,6 @@ def test_a_world_draws_each_of_two_futures_and_not_their_mean(tmp_path: Path) ->
         seen.append(np.stack([frames[:, 2:6, 6:10], frames[:, 10:14, 6:10]]).mean((2, 3)))
     brightness = np.array(seen)  # step, place, lane
     high, low = brightness.max(1), brightness.min(1)
-    assert ((high > 170) & (low < 70)).mean() > 0.9  # one square; of a mean, both are 120
+    assert ((high > 170) & (low < 70)).mean() > 0.95  # one square; of a mean, both are 120
     up = (brightness[:, 0] > brightness[:, 1]).mean()
     assert 0.35 < up < 0.65

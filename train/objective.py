@@ -25,7 +25,7 @@ from .recipe import Recipe
 
 HEAD_WEIGHT = 0.02  # of reward and termination, relative to the frame
 CHANCE_WEIGHT = 0.02  # of the prior of chance codes, relative to the frame
-NEEDLESS_CODES = 0.3  # share of the frames without a code that get one drawn at random
+NEEDLESS_CODES = 0.3  # share of the certain frames that get a code drawn at random
 UNKNOWN_CODES = 0.15  # share of frames whose code is hidden, so that the mean is learned too
 
 REACH = 5  # pixels that an object may move in a step
@@ -132,7 +132,7 @@ def objective(
         known = codes.bits.masked_fill(hidden[..., None], 0.0)
         # In play the prior errs. Where the frame is certain, a code must change nothing.
         needless = torch.rand((b, t), generator=generator).to(device) < NEEDLESS_CODES
-        needless &= (codes.bits == 0).all(-1)
+        needless &= codes.certain & (codes.bits == 0).all(-1)
         drawn = torch.randint(2, codes.bits.shape, generator=generator).to(device) * 2.0 - 1.0
         known = torch.where(needless[..., None], drawn, known)
 

@@ -24,7 +24,9 @@ from worldsim.model.layers import place_features
 if TYPE_CHECKING:
     from worldsim.model.dit import DiTConfig, DiTOutput
 
-SURPRISE = 0.02  # mean squared residual of a patch above which a frame gets a code
+SURPRISE = 0.02  # mean squared residual of a patch above which a frame is a surprise
+LIKELY = 0.5  # predicted probability of a surprise above which a frame always gets a code
+CERTAIN = 0.1  # the same below which the next frame counts as certain
 LEAST = 0.05  # share of a code that is drawn, of that of the likeliest
 FORGET = 0.01  # of the running statistics, for each frame with a code
 
@@ -34,11 +36,14 @@ class Codes(NamedTuple):
 
     Attributes:
         bits: (b t bits), with straight-through gradients.
-        errors: Squared errors of their predicted means (b t), to be trained on.
+        errors: Of what the past says (b t), to be trained on: the squared error of the predicted
+            mean of the bits, and the cross-entropy of the predicted surprise.
+        certain: Which frames follow from the past, as far as it says, bool (b t).
     """
 
     bits: torch.Tensor
     errors: torch.Tensor
+    certain: torch.Tensor
 
 
 class ChanceCodes(nn.Module):
@@ -80,11 +85,12 @@ class ChanceCodes(nn.Module):
             nn.SiLU(),
             nn.Linear(channels, num_bits, bias=False),
         )
+        # What the past says: the mean of the bits, and whether a surprise is possible.
         self.center = nn.Sequential(
             nn.LayerNorm(width, bias=False),
             nn.Linear(width, width),
             nn.SiLU(),
-            nn.Linear(width, num_bits),
+            nn.Linear(width, num_bits + 1),
         )
         self.register_buffer("mean", torch.zeros(num_bits))
         self.register_buffer("scale", torch.ones(num_bits))
@@ -112,7 +118,7 @@ class ChanceCodes(nn.Module):
             valid: Which frames may have a code, bool (b t).
 
         Returns:
-            Codes, and the errors of their means.
+            Codes, and what the past says of them.
         """
         b, t = latents.shape[:2]
         residual = latents - expected.latents
@@ -132,22 +138,31 @@ class ChanceCodes(nn.Module):
         energy = F.avg_pool2d(energy, patch).flatten(1)
         share = energy / (energy.sum(1, keepdim=True) + 1e-8)
         bits = self.bits((features * share[..., None]).sum(1)).float()
+        center = rearrange(self.center(expected.features), "b t bits -> (b t) bits").float()
+        center, logit = center[:, :-1], center[:, -1]
+        # Where a surprise is likely, frames near the mean get a code too. Without one, the mean
+        # would become theirs, and no longer that of all.
+        surprise = energy.amax(1) > SURPRISE
+        likely = logit.sigmoid()
+        coded = (surprise | (likely > LIKELY)) & valid.flatten()
         # The signs are of what the past leaves open, whitened. So frames of one past get different
         # codes, and no bit repeats another or what the past says already.
-        center = rearrange(self.center(expected.features), "b t bits -> (b t) bits").float()
-        surprising = (energy.amax(1) > SURPRISE) & valid.flatten()
         learning = self.training and torch.is_grad_enabled()  # not when a loss is only looked at
         if learning:
-            self._note_bits(bits.detach()[surprising])
+            self._note_bits(bits.detach()[coded])
         bits = (bits - self.mean) / self.scale
         rest = bits - center.detach()
         if learning:
-            self._note_rest(rest.detach()[surprising])
+            self._note_rest(rest.detach()[coded])
         bounded = self._whiten(rest).tanh()
         signs = torch.where(bounded > 0, 1.0, -1.0)
-        codes = (bounded + (signs - bounded).detach()) * surprising[:, None]
-        errors = (bits.detach() - center).square().mean(1) * surprising
-        return Codes(codes.view(b, t, -1), errors.view(b, t))
+        codes = (bounded + (signs - bounded).detach()) * coded[:, None]
+        errors = (bits.detach() - center).square().mean(1) * coded
+        errors = errors + F.binary_cross_entropy_with_logits(
+            logit, surprise.float(), reduction="none"
+        )
+        certain = (likely < CERTAIN).view(b, t)
+        return Codes(codes.view(b, t, -1), errors.view(b, t), certain)
 
     def _note_bits(self, bits: torch.Tensor) -> None:
         """Move the running mean and scale towards those of a batch (n bits)."""
