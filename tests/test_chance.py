@@ -25,7 +25,7 @@ from worldsim.rollout import Rollout
 from worldsim.rollout_state import fingerprint
 from worldsim.train.config import TrainConfig
 from worldsim.train.dynamics import train
-from worldsim.train.objective import NEEDLESS_CODES, UNKNOWN_CODES, Batch, objective
+from worldsim.train.objective import NEEDLESS_CODES, Batch, objective
 from worldsim.train.recipe import Recipe
 from worldsim.world_folder import load
 
@@ -189,7 +189,7 @@ def test_where_the_frame_is_certain_a_code_has_to_change_nothing(
         expect_surprises(world.dit.chance, surprise)
         objective(world, batch, Recipe(), torch.Generator().manual_seed(0))
         shares.append((given[-1] != 0).any(-1).float().mean().item())
-    assert shares == pytest.approx([1 - UNKNOWN_CODES, NEEDLESS_CODES], abs=0.08)
+    assert shares == pytest.approx([1 - Recipe().unknown_codes, NEEDLESS_CODES], abs=0.08)
 
 
 def test_each_lane_draws_codes_of_its_own_seed_and_a_state_keeps_what_they_follow_from() -> None:

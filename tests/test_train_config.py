@@ -64,6 +64,8 @@ def test_the_recipe_changes_with_time() -> None:
     assert [part.object_focus[0] for part in parts] == pytest.approx([0.6, 0.6, 0.6, 0.4, 0.2])
     assert [part.self_rollout for part in parts] == pytest.approx([0, 0, 0.4, 0.8, 0.8])
     assert [part.corrupt_history for part in parts] == pytest.approx([0, 0, 0.15, 0.3, 0.3])
+    early = [Recipe(unknown_codes=0.2).at(part / 12).unknown_codes for part in range(6)]
+    assert early == pytest.approx([1, 1, 1, 0.6, 0.2, 0.2])
     steady = Recipe(object_focus=(0.7, 0.7))
     assert {steady.at(part).object_focus for part in (0.0, 0.7, 1.0)} == {(0.7, 0.7)}
 

@@ -26,7 +26,6 @@ from .recipe import Recipe
 HEAD_WEIGHT = 0.02  # of reward and termination, relative to the frame
 CHANCE_WEIGHT = 0.02  # of the prior of chance codes, relative to the frame
 NEEDLESS_CODES = 0.3  # share of the certain frames that get a code drawn at random
-UNKNOWN_CODES = 0.15  # share of frames whose code is hidden, so that the mean is learned too
 
 REACH = 5  # pixels that an object may move in a step
 
@@ -126,9 +125,9 @@ def objective(
 
     # Chance codes tell which of the possible frames each target is.
     codes = known = None
-    if world.dit.chance is not None:
+    if world.dit.chance is not None and recipe.unknown_codes < 1:
         codes = write_codes(world, batch, generator)
-        hidden = torch.rand((b, t), generator=generator).to(device) < UNKNOWN_CODES
+        hidden = torch.rand((b, t), generator=generator).to(device) < recipe.unknown_codes
         known = codes.bits.masked_fill(hidden[..., None], 0.0)
         # In play the prior errs. Where the frame is certain, a code must change nothing.
         needless = torch.rand((b, t), generator=generator).to(device) < NEEDLESS_CODES

@@ -39,6 +39,9 @@ class Recipe:
     corrupt_history: Fraction = 0.0
     """Fraction of windows whose history has an object removed or added, so that the model learns to
     recover. Ramps in over the second third of the run."""
+    unknown_codes: Fraction = 0.15
+    """Fraction of chance codes that are hidden, so that the mean is learned too. All are in the
+    first sixth of the run; falls to this in the second."""
     action_dropout: Fraction = 0.1
     """Fraction of actions that are hidden, so that the world can continue without a known
     action."""
@@ -47,14 +50,16 @@ class Recipe:
         """The recipe at a finished share of the run, from 0 to 1, with one object focus.
 
         Self-rollout and corrupted histories ramp in: a model must know its game before it can learn
-        from its errors.
+        from its errors. So do chance codes: it must know the mean before it can tell what differs.
         """
         start, end = self.object_focus
         focus = end + min(1.0, max(0.0, 1 - fraction) / FOCUS_DECAY) * (start - end)
         ramp = min(1.0, max(0.0, 3 * fraction - 1))
+        known = (1 - self.unknown_codes) * min(1.0, max(0.0, 6 * fraction - 1))
         return dataclasses.replace(
             self,
             object_focus=(focus, focus),
             self_rollout=self.self_rollout * ramp,
             corrupt_history=self.corrupt_history * ramp,
+            unknown_codes=1 - known,
         )
