@@ -192,6 +192,17 @@ def test_where_the_frame_is_certain_a_code_has_to_change_nothing(
     assert shares == pytest.approx([1 - Recipe().unknown_codes, NEEDLESS_CODES], abs=0.08)
 
 
+def test_where_surprises_are_rare_few_batches_pay_for_codes(chance: ChanceCodes) -> None:
+    chance.train()
+    certain, surprising = torch.zeros(1, 8, 3, 16, 16), torch.ones(1, 8, 3, 16, 16)
+    needed = [chance.needed()]
+    for latents in (certain, surprising):
+        for _ in range(100):
+            chance.encode(latents, expected_frames(latents), torch.ones(1, 8).bool())
+        needed.append(chance.needed())
+    assert needed == pytest.approx([1.0, 0.1, 1.0], abs=0.01)
+
+
 def test_each_lane_draws_codes_of_its_own_seed_and_a_state_keeps_what_they_follow_from() -> None:
     world = make_tiny_world(chance_bits=BITS)
 

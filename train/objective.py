@@ -125,7 +125,8 @@ def objective(
 
     # Chance codes tell which of the possible frames each target is.
     codes = known = None
-    if world.dit.chance is not None and recipe.unknown_codes < 1:
+    chance = world.dit.chance
+    if chance is not None and recipe.unknown_codes < 1 and _draw(generator) < chance.needed():
         codes = write_codes(world, batch, generator)
         hidden = torch.rand((b, t), generator=generator).to(device) < recipe.unknown_codes
         known = codes.bits.masked_fill(hidden[..., None], 0.0)
@@ -258,6 +259,11 @@ def moving_places(
     anywhere = torch.maximum(reached, now)  # with objects that appear far from all others
     places = object_focus * torch.maximum(now, before) + (1 - object_focus) * anywhere
     return F.adaptive_max_pool2d(places, latent_size)[:, :, None]
+
+
+def _draw(generator: torch.Generator) -> float:
+    """A number from 0 to 1."""
+    return torch.rand((), generator=generator).item()
 
 
 def _normal(like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -29,6 +29,7 @@ LIKELY = 0.5  # predicted probability of a surprise above which a frame always g
 CERTAIN = 0.1  # the same below which the next frame counts as certain
 LEAST = 0.05  # share of a code that is drawn, of that of the likeliest
 FORGET = 0.01  # of the running statistics, for each frame with a code
+FORGET_RATE = 0.05  # of the running share of surprises, for each batch
 
 
 class Codes(NamedTuple):
@@ -61,6 +62,7 @@ class ChanceCodes(nn.Module):
     scale: torch.Tensor
     offset: torch.Tensor
     scatter: torch.Tensor
+    rate: torch.Tensor  # running share of frames that are surprises
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
@@ -96,6 +98,7 @@ class ChanceCodes(nn.Module):
         self.register_buffer("scale", torch.ones(num_bits))
         self.register_buffer("offset", torch.zeros(num_bits))
         self.register_buffer("scatter", torch.eye(num_bits))
+        self.register_buffer("rate", torch.tensor(0.02))
         # The prior, over all codes at once: bits drawn one by one would not fit together.
         self.features = nn.Linear(width, width)
         self.action = nn.Embedding(config.num_actions + 1, width)
@@ -149,6 +152,7 @@ class ChanceCodes(nn.Module):
         # codes, and no bit repeats another or what the past says already.
         learning = self.training and torch.is_grad_enabled()  # not when a loss is only looked at
         if learning:
+            self.rate.lerp_(surprise[valid.flatten()].float().mean(), FORGET_RATE)
             self._note_bits(bits.detach()[coded])
         bits = (bits - self.mean) / self.scale
         rest = bits - center.detach()
@@ -163,6 +167,10 @@ class ChanceCodes(nn.Module):
         )
         certain = (likely < CERTAIN).view(b, t)
         return Codes(codes.view(b, t, -1), errors.view(b, t), certain)
+
+    def needed(self) -> float:
+        """Share of batches whose codes are worth their time: fewer, the rarer surprises are."""
+        return min(1.0, 0.1 + 50 * self.rate.item())
 
     def _note_bits(self, bits: torch.Tensor) -> None:
         """Move the running mean and scale towards those of a batch (n bits)."""
