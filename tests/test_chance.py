@@ -25,7 +25,7 @@ from worldsim.rollout import Rollout
 from worldsim.rollout_state import fingerprint
 from worldsim.train.config import TrainConfig
 from worldsim.train.dynamics import train
-from worldsim.train.objective import NEEDLESS_CODES, Batch, objective
+from worldsim.train.objective import NEEDLESS_CODES, Batch, objective, write_codes
 from worldsim.train.recipe import Recipe
 from worldsim.world_folder import load
 
@@ -190,6 +190,32 @@ def test_where_the_frame_is_certain_a_code_has_to_change_nothing(
         objective(world, batch, Recipe(), torch.Generator().manual_seed(0))
         shares.append((given[-1] != 0).any(-1).float().mean().item())
     assert shares == pytest.approx([1 - Recipe().unknown_codes, NEEDLESS_CODES], abs=0.08)
+
+
+def test_codes_tell_what_differs_from_the_averaged_worlds_prediction(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("worldsim.model.chance.SURPRISE", 1e-6)
+    world, average = make_tiny_world(chance_bits=BITS), make_tiny_world(chance_bits=BITS)
+    with torch.no_grad():
+        for parameter in average.dit.detail.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape))
+    k = world.num_history
+    latents = world.encode(torch.from_numpy(world.starts.frames))[:, : k + 1]
+    none = torch.zeros(len(latents), 1)
+    noise = torch.randn(latents[:, k:].shape, generator=torch.Generator().manual_seed(0))
+    conditions = Conditions(none, none.long(), world.history(latents))
+    with torch.no_grad():
+        latents[:, k:] = average.predict(noise, conditions).latents
+    moving = torch.zeros(*latents.shape[:2], *world.starts.frames.shape[2:4], dtype=torch.bool)
+    batch = Batch(latents, moving, none.long(), none, none.bool(), none + 1)
+    found = []
+    for mean in (average, world):
+        assert world.dit.chance is not None
+        expect_surprises(world.dit.chance, -10.0)
+        codes = write_codes(world, batch, torch.Generator().manual_seed(0), mean)
+        found.append((codes.bits != 0).any(-1).all().item())
+    assert found == [False, True]
 
 
 def test_where_surprises_are_rare_few_batches_pay_for_codes(chance: ChanceCodes) -> None:

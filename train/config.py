@@ -92,7 +92,7 @@ class Model:
     """Side of a patch in pixels: smaller is sharper and slower."""
     time_every: Annotated[int, Range(1, 12)] = 3
     """One layer in so many attends over time: 2 is slower, and better if the view scrolls."""
-    chance_bits: Annotated[int, Range(0, 12)] = 0
+    chance_bits: Annotated[int, Range(0, 12)] = 6
     """Bits of the code that selects one of several possible next frames; 0: none, and what the game
     draws at random is blurred."""
     passes: Passes = 2

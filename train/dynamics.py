@@ -110,6 +110,7 @@ class Run:
                 encode(world, windows),
                 config.recipe.at(fraction),
                 torch.Generator().manual_seed(int(rng.integers(2**63))),
+                self.ema_world,
             )
 
     def save(self, progress: RunProgress, unlogged: list[Losses], older: Path | None) -> Path:

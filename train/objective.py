@@ -95,7 +95,11 @@ def encode(world: WorldModel, windows: Windows) -> Batch:
 
 
 def objective(
-    world: WorldModel, batch: Batch, recipe: Recipe, generator: torch.Generator
+    world: WorldModel,
+    batch: Batch,
+    recipe: Recipe,
+    generator: torch.Generator,
+    average: WorldModel | None = None,
 ) -> Losses:
     """The losses of a batch.
 
@@ -104,6 +108,8 @@ def objective(
         batch: From `encode`.
         recipe: The recipe at this point of the run, see `Recipe.at`.
         generator: Source of all random draws, on the CPU. A repeatable run depends on their order.
+        average: The world of averaged weights, from whose predictions chance codes tell what
+            differs; the world itself if not given.
 
     Returns:
         Losses of each target.
@@ -127,7 +133,7 @@ def objective(
     codes = known = None
     chance = world.dit.chance
     if chance is not None and recipe.unknown_codes < 1 and _draw(generator) < chance.needed():
-        codes = write_codes(world, batch, generator)
+        codes = write_codes(world, batch, generator, average or world)
         hidden = torch.rand((b, t), generator=generator).to(device) < recipe.unknown_codes
         known = codes.bits.masked_fill(hidden[..., None], 0.0)
         # In play the prior errs. Where the frame is certain, a code must change nothing.
@@ -172,20 +178,24 @@ def objective(
     )
 
 
-def write_codes(world: WorldModel, batch: Batch, generator: torch.Generator) -> Codes:
+def write_codes(
+    world: WorldModel, batch: Batch, generator: torch.Generator, average: WorldModel
+) -> Codes:
     """Write the chance codes (b t bits) of all frames but the first k, see `ChanceCodes.encode`.
 
     Args:
         world: A world with chance codes.
         batch: From `encode`.
         generator: Source of the noise.
+        average: The world that predicts the means. Averaged weights err less, so fewer frames are
+            surprises by mistake.
     """
     assert world.dit.chance is not None
     targets = batch.latents[:, world.num_history :]
     with torch.no_grad():
         tau = torch.zeros(targets.shape[:2], device=targets.device)
         conditions = Conditions(tau, batch.actions, world.history(batch.latents))
-        expected = world.predict(_normal(targets, generator), conditions)
+        expected = average.predict(_normal(targets, generator), conditions)
     codes: Codes = world.dit.chance.encode(targets, expected, batch.valid > 0)
     return codes
 
