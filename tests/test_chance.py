@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 from pathlib import Path
@@ -116,21 +115,6 @@ def test_the_encoder_learns_through_the_rounding(chance: ChanceCodes) -> None:
     codes.bits.sum().backward()
     assert chance.look.weight.grad is not None
     assert chance.look.weight.grad.any()
-
-
-def test_the_codes_are_those_of_averaged_weights_and_the_others_learn(chance: ChanceCodes) -> None:
-    average = copy.deepcopy(chance)
-    with torch.no_grad():
-        average.bits[-1].weight.mul_(-9)
-    latents, recorded = torch.randn(2, 4, 3, 16, 16), torch.ones(2, 4).bool()
-    expected = expected_frames(latents)
-    codes = chance.encode(latents, expected, recorded, average)
-    assert torch.equal(codes.bits, average.encode(latents, expected, recorded).bits)
-    assert not torch.equal(codes.bits, chance.encode(latents, expected, recorded).bits)
-    codes.bits.sum().backward()
-    assert chance.look.weight.grad is not None
-    assert chance.look.weight.grad.any()
-    assert average.look.weight.grad is None
 
 
 def test_a_bit_does_not_repeat_what_the_past_says(chance: ChanceCodes) -> None:

@@ -196,7 +196,7 @@ def write_codes(
         tau = torch.zeros(targets.shape[:2], device=targets.device)
         conditions = Conditions(tau, batch.actions, world.history(batch.latents))
         expected = average.predict(_normal(targets, generator), conditions)
-    codes: Codes = world.dit.chance.encode(targets, expected, batch.valid > 0, average.dit.chance)
+    codes: Codes = world.dit.chance.encode(targets, expected, batch.valid > 0)
     return codes
 
 

@@ -112,34 +112,37 @@ class ChanceCodes(nn.Module):
             nn.Linear(num_bits, width), nn.SiLU(), nn.Linear(width, 2 * width)
         )
 
-    def encode(
-        self,
-        latents: torch.Tensor,
-        expected: DiTOutput,
-        valid: torch.Tensor,
-        average: ChanceCodes | None = None,
-    ) -> Codes:
+    def encode(self, latents: torch.Tensor, expected: DiTOutput, valid: torch.Tensor) -> Codes:
         """Write the codes of true frames.
 
         Args:
             latents: Clean latents (b t c h w), h and w of any size.
             expected: Their prediction without a code, the mean of what is possible.
             valid: Which frames may have a code, bool (b t).
-            average: The module of averaged weights, whose codes are written; itself if not given.
-                A frame keeps its code for longer, and gradients still go to this module.
 
         Returns:
             Codes, and what the past says of them.
         """
         b, t = latents.shape[:2]
+        residual = latents - expected.latents
+        frames = rearrange(
+            torch.cat((residual, expected.latents), dim=2), "b t c h w -> (b t) c h w"
+        )
         patch = self.patch.kernel_size[0] * self.look.stride[0]
-        frames = torch.cat((latents - expected.latents, expected.latents), dim=2)
-        frames = rearrange(frames, "b t c h w -> (b t) c h w")
         frames = F.pad(frames, (0, -frames.shape[-1] % patch, 0, -frames.shape[-2] % patch))
+        features = self.patch(
+            F.silu(self.look(frames.contiguous(memory_format=torch.channels_last)))
+        )
+        rows, columns = features.shape[-2:]
+        features = rearrange(features, "b c rows columns -> b (rows columns) c")
+        features = self.mix(features + self.place(place_features(rows, columns, features.device)))
         # Places count by their squared residual: elsewhere the next frame is certain.
         energy = frames[:, : latents.shape[2]].square().mean(1, keepdim=True)
         energy = F.avg_pool2d(energy, patch).flatten(1)
-        bits, center, logit = self._read(frames, energy, expected.features)
+        share = energy / (energy.sum(1, keepdim=True) + 1e-8)
+        bits = self.bits((features * share[..., None]).sum(1)).float()
+        center = rearrange(self.center(expected.features), "b t bits -> (b t) bits").float()
+        center, logit = center[:, :-1], center[:, -1]
         # Where a surprise is likely, frames near the mean get a code too. Without one, the mean
         # would become theirs, and no longer that of all.
         surprise = energy.amax(1) > SURPRISE
@@ -147,41 +150,23 @@ class ChanceCodes(nn.Module):
         coded = (surprise | (likely > LIKELY)) & valid.flatten()
         # The signs are of what the past leaves open, whitened. So frames of one past get different
         # codes, and no bit repeats another or what the past says already.
-        written, middle = bits.detach(), center.detach()
-        if average is not None:
-            with torch.no_grad():
-                written, middle, _ = average._read(frames, energy, expected.features)
         learning = self.training and torch.is_grad_enabled()  # not when a loss is only looked at
         if learning:
             self.rate.lerp_(surprise[valid.flatten()].float().mean(), FORGET_RATE)
-            self._note_bits(written[coded])
-        bits, written = (bits - self.mean) / self.scale, (written - self.mean) / self.scale
-        rest = written - middle
+            self._note_bits(bits.detach()[coded])
+        bits = (bits - self.mean) / self.scale
+        rest = bits - center.detach()
         if learning:
-            self._note_rest(rest[coded])
-        signs = torch.where(self._whiten(rest) > 0, 1.0, -1.0)
-        bounded = self._whiten(bits - center.detach()).tanh()
-        codes = (signs + (bounded - bounded.detach())) * coded[:, None]
-        errors = (written - center).square().mean(1) * coded
+            self._note_rest(rest.detach()[coded])
+        bounded = self._whiten(rest).tanh()
+        signs = torch.where(bounded > 0, 1.0, -1.0)
+        codes = (bounded + (signs - bounded).detach()) * coded[:, None]
+        errors = (bits.detach() - center).square().mean(1) * coded
         errors = errors + F.binary_cross_entropy_with_logits(
             logit, surprise.float(), reduction="none"
         )
         certain = (likely < CERTAIN).view(b, t)
         return Codes(codes.view(b, t, -1), errors.view(b, t), certain)
-
-    def _read(
-        self, frames: torch.Tensor, energy: torch.Tensor, past: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Bits of residuals and means (n 2c h w), their mean (n bits), the logit of a surprise."""
-        look = F.silu(self.look(frames.contiguous(memory_format=torch.channels_last)))
-        features = self.patch(look)
-        rows, columns = features.shape[-2:]
-        features = rearrange(features, "b c rows columns -> b (rows columns) c")
-        features = self.mix(features + self.place(place_features(rows, columns, features.device)))
-        share = energy / (energy.sum(1, keepdim=True) + 1e-8)
-        bits = self.bits((features * share[..., None]).sum(1)).float()
-        center = rearrange(self.center(past), "b t bits -> (b t) bits").float()
-        return bits, center[:, :-1], center[:, -1]
 
     def needed(self) -> float:
         """Share of batches whose codes are worth their time: fewer, the rarer surprises are."""
