@@ -28,7 +28,7 @@ SURPRISE = 0.02  # mean squared residual of a patch above which a frame is a sur
 LIKELY = 0.5  # predicted probability of a surprise above which a frame always gets a code
 CERTAIN = 0.1  # the same below which the next frame counts as certain
 LEAST = 0.05  # share of a code that is drawn, of that of the likeliest
-FORGET = 0.001  # of the running statistics, for each frame with a code
+FORGET = 0.01  # of the running statistics, for each frame with a code
 FORGET_RATE = 0.05  # of the running share of surprises, for each batch
 
 
@@ -160,7 +160,7 @@ class ChanceCodes(nn.Module):
             self._note_rest(rest.detach()[coded])
         bounded = self._whiten(rest).tanh()
         signs = torch.where(bounded > 0, 1.0, -1.0)
-        codes = (signs + (bounded - bounded.detach())) * coded[:, None]
+        codes = (bounded + (signs - bounded).detach()) * coded[:, None]
         errors = (bits.detach() - center).square().mean(1) * coded
         errors = errors + F.binary_cross_entropy_with_logits(
             logit, surprise.float(), reduction="none"
