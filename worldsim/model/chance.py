@@ -160,7 +160,7 @@ class ChanceCodes(nn.Module):
             self._note_rest(rest.detach()[coded])
         bounded = self._whiten(rest).tanh()
         signs = torch.where(bounded > 0, 1.0, -1.0)
-        codes = (bounded + (signs - bounded).detach()) * coded[:, None]
+        codes = (signs + (bounded - bounded.detach())) * coded[:, None]
         errors = (bits.detach() - center).square().mean(1) * coded
         errors = errors + F.binary_cross_entropy_with_logits(
             logit, surprise.float(), reduction="none"
