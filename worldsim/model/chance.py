@@ -87,7 +87,7 @@ class ChanceCodes(nn.Module):
             nn.SiLU(),
             nn.Linear(channels, num_bits, bias=False),
         )
-        # What the past says: the mean of the bits, and whether a surprise is possible.
+        # What the past says: the mean of the bits, and how likely a surprise is.
         self.center = nn.Sequential(
             nn.LayerNorm(width, bias=False),
             nn.Linear(width, width),
