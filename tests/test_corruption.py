@@ -5,13 +5,25 @@ from __future__ import annotations
 import pytest
 import torch
 
-from worldsim.train.corruption import corrupt_history, random_boxes
+from worldsim.train.corruption import (
+    CorruptedHistory,
+    corrupt_history,
+    draw_corruption,
+    random_boxes,
+)
 
 pytestmark = pytest.mark.numeric
 
 
 def seeded() -> torch.Generator:
     return torch.Generator().manual_seed(0)
+
+
+def corrupted_by_lot(
+    past: torch.Tensor, recorded: torch.Tensor, fraction: float
+) -> CorruptedHistory:
+    b, t, _, h, w = past.shape
+    return corrupt_history(past, recorded, draw_corruption((b, t, h, w), fraction, seeded()))
 
 
 def test_boxes_are_complete_and_of_many_sizes() -> None:
@@ -38,7 +50,7 @@ def test_half_is_erased_and_half_is_foreign(fraction: float) -> None:
     b = 400
     own = torch.arange(1, b + 1).float().view(b, 1, 1, 1, 1).expand(b, 4, 2, 12, 12)
     recorded = own + 1000 + torch.arange(4).view(1, 4, 1, 1, 1)  # everything moves
-    corrupted, erased = corrupt_history(own, recorded, fraction, seeded())
+    corrupted, erased = corrupted_by_lot(own, recorded, fraction)
     nothing, same = corrupted == 0, corrupted == own
     foreign = corrupted == recorded.roll(1, dims=0)
     assert (nothing | same | foreign).all()
@@ -51,7 +63,7 @@ def test_half_is_erased_and_half_is_foreign(fraction: float) -> None:
 
 def test_corruption_follows_from_the_generator() -> None:
     latents = torch.randn(4, 5, 3, 8, 8)
-    one, same = (corrupt_history(latents, latents, 0.7, seeded()) for _ in range(2))
+    one, same = (corrupted_by_lot(latents, latents, 0.7) for _ in range(2))
     assert torch.equal(one.latents, same.latents)
     assert torch.equal(one.erased, same.erased)
 
@@ -60,7 +72,7 @@ def test_pixels_that_move_in_neither_window_are_spared() -> None:
     b = 400
     recorded = torch.ones(b, 4, 1, 12, 12) * torch.arange(1, b + 1).view(b, 1, 1, 1, 1)
     recorded[::2, 1:, :, 3, 4] += 0.5  # in every second window one thing moves, in one place
-    corrupted, erased = corrupt_history(recorded, recorded, 1.0, seeded())
+    corrupted, erased = corrupted_by_lot(recorded, recorded, 1.0)
     changed = (corrupted != recorded).any(dim=1)[:, 0]
     assert changed.any(dim=0).nonzero().tolist() == [[3, 4]]
     assert changed[::2].any()

@@ -62,7 +62,7 @@ def test_play_gives_the_network_what_training_gave_it(recording: Recording) -> N
     truth = world.encode(torch.from_numpy(windows.frames))
     trained: list[tuple[Any, ...]] = []
     hook = world.dit.register_forward_pre_hook(lambda _, inputs: trained.append(inputs))
-    losses_of(world, windows, torch.Generator().manual_seed(0), tau_mixture=(1.0, 0.0))
+    losses_of(world, windows, tau_mixture=(1.0, 0.0))
     hook.remove()
     clean, conditions, *_ = trained[0]
     train_actions, train_history = conditions.actions, conditions.history
@@ -137,8 +137,7 @@ def test_from_recording_to_training_to_play_nothing_slips_by_a_step(tmp_path: Pa
             left_padding=world.num_history,
             right_padding=3,
         )
-        generator = torch.Generator().manual_seed(step)
-        losses = losses_of(world, windows, generator, tau_mixture=(0.25, 0.0))
+        losses = losses_of(world, windows, step, tau_mixture=(0.25, 0.0))
         losses.mean(losses.frame + losses.head).backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -20,14 +20,14 @@ import torch
 from safetensors.torch import load_file
 
 import worldsim
-from tests.tiny_worlds import make_tiny_world, write_tiny_recording
+from tests.tiny_worlds import losses_by, make_tiny_world, write_tiny_recording
 from worldsim.data.recording import Recording
 from worldsim.system.options import options_of
 from worldsim.system.settings import with_values
 from worldsim.train import dynamics, presets
 from worldsim.train.config import TrainConfig, main
 from worldsim.train.dynamics import train
-from worldsim.train.objective import encode, objective
+from worldsim.train.objective import encode
 from worldsim.train.presets import begin_from
 from worldsim.train.progress import TrainProgress
 from worldsim.train.recipe import Recipe
@@ -326,12 +326,7 @@ def test_a_step_in_bf16_as_on_a_gpu_has_gradients_everywhere(
     world = worldsim.load(train(make_config(recording, tmp_path / "run", steps=1)).checkpoint)
     windows = Recording(recording).sample_windows(np.random.default_rng(0), 2, 6)
     with torch.autocast("cpu", torch.bfloat16):
-        losses = objective(
-            world,
-            encode(world, windows),
-            Recipe(self_rollout=1.0),
-            torch.Generator().manual_seed(0),
-        )
+        losses = losses_by(world, encode(world, windows), Recipe(self_rollout=1.0))
     losses.total().backward()
     for name, weights in world.named_parameters():
         assert weights.grad is not None, name

@@ -21,7 +21,8 @@ from worldsim.game.describe import describe_game
 from worldsim.model.codec import Codec, PixelCodec, VAECodec
 from worldsim.model.dit import DiTConfig, VideoDiT
 from worldsim.model.heads import RewardTerminationHead
-from worldsim.train.objective import Losses, encode, objective
+from worldsim.train.draws import draw
+from worldsim.train.objective import Batch, Losses, encode, objective
 from worldsim.train.recipe import Recipe
 from worldsim.world_model import WorldModel
 
@@ -201,8 +202,11 @@ PLAIN = Recipe(
 )
 
 
-def losses_of(
-    world: WorldModel, windows: Windows, generator: torch.Generator, **recipe: Any
-) -> Losses:
+def losses_of(world: WorldModel, windows: Windows, seed: int = 0, **recipe: Any) -> Losses:
     """The losses of windows by a recipe that does nothing but what is asked for."""
-    return objective(world, encode(world, windows), replace(PLAIN, **recipe), generator)
+    return losses_by(world, encode(world, windows), replace(PLAIN, **recipe), seed)
+
+
+def losses_by(world: WorldModel, batch: Batch, recipe: Recipe, seed: int = 0) -> Losses:
+    """The losses of a batch by a recipe, with the draws of a seed."""
+    return objective(world, batch, recipe, draw(world, batch.latents, recipe, (seed,)))

@@ -15,6 +15,7 @@ import torch
 
 from worldsim.data.recording import Recording
 from worldsim.data.split import Split
+from worldsim.data.windows import Windows
 from worldsim.system.interrupt import Interrupted, StopOnSignal
 from worldsim.world_model import WorldModel
 
@@ -28,6 +29,7 @@ from .card import (
 )
 from .checkpoint import check_finite, load_checkpoint, save_checkpoint
 from .config import TrainConfig, check, resumed_config
+from .draws import draw
 from .objective import Losses, encode, objective
 from .optimizers import has_fast_bfloat16, make_optimizers
 from .presets import begin_from, build_world
@@ -38,6 +40,8 @@ from .run_log import RunLog, open_log
 FEW_WINDOWS, MANY_WINDOWS = 16, 64  # of an evaluation
 SHORT_RUN_SECONDS = 600.0  # shorter runs are evaluated on few windows, to take less than the run
 LONGEST_EVALUATION = 0.1  # of the run, for an evaluation before its end
+CODE_SHARE_STEPS = 50  # between two looks at how many batches need chance codes
+DRAWS_KEY = 1  # keeps the draws of a step apart from those of its windows
 
 
 class TrainResult(NamedTuple):
@@ -91,27 +95,27 @@ class Run:
         optimizers = make_optimizers(world, config.optim.weight_decay)
         return cls(config, recording, split, world, ema_world, optimizers)
 
-    def losses_at(self, step: int, fraction: float) -> Losses:
-        """The losses of a step; seed and number determine its batch, ``fraction`` its recipe."""
+    def windows_at(self, step: int) -> Windows:
+        """The windows of a step, by the run's seed."""
         config, world = self.config, self.world
-        rng = np.random.default_rng((config.seed, step))
-        windows = self.recording.sample_windows(
-            rng,
+        return self.recording.sample_windows(
+            np.random.default_rng((config.seed, step)),
             config.optim.batch_size,
             config.model.window + world.num_history,
             self.split.trained_on,
             left_padding=world.num_history,
             right_padding=config.model.window - 1,  # so that ends are as frequent as other frames
         )
+
+    def losses_at(self, progress: RunProgress) -> Losses:
+        """The losses of a step: seed and number determine its batch and all that is random."""
+        world, recipe = self.world, self.config.recipe.at(self.config.fraction(progress))
+        batch = encode(world, self.windows_at(progress.step))
+        key = (self.config.seed, progress.step, DRAWS_KEY)
+        draws = draw(world, batch.latents, recipe, key, progress.code_share)
         bfloat16 = has_fast_bfloat16(world.device)
         with torch.autocast(world.device.type, torch.bfloat16, enabled=bfloat16):
-            return objective(
-                world,
-                encode(world, windows),
-                config.recipe.at(fraction),
-                torch.Generator().manual_seed(int(rng.integers(2**63))),
-                self.ema_world,
-            )
+            return objective(world, batch, recipe, draws, self.ema_world)
 
     def save(self, progress: RunProgress, unlogged: list[Losses], older: Path | None) -> Path:
         """Write a checkpoint if the loss is finite, since it replaces a good one.
@@ -121,7 +125,7 @@ class Run:
             OSError: If it cannot be written.
         """
         with torch.no_grad():
-            losses = self.losses_at(progress.step, self.config.fraction(progress))
+            losses = self.losses_at(progress)
         check_finite(losses.total(), progress.step, older)
         return save_checkpoint(
             self.config.out,
@@ -171,14 +175,13 @@ def train(config: TrainConfig) -> TrainResult:
         bar.note(describe_begin(run, progress))
         config.write()
 
-        step, seconds, evals = progress
-        started = time.monotonic() - seconds
+        started = time.monotonic() - progress.seconds
         last_save = last_log = time.monotonic()
-        last_log_step = step
+        last_log_step = progress.step
         while True:
             now = time.monotonic()
-            seconds = now - started
-            fraction = config.fraction(RunProgress(step, seconds))
+            progress = progress._replace(seconds=now - started)
+            step, fraction = progress.step, config.fraction(progress)
             done = fraction >= 1
             last = done or stop.asked
 
@@ -193,15 +196,16 @@ def train(config: TrainConfig) -> TrainResult:
 
             # Save, also before stopping.
             if last or now - last_save > 60 * config.run.save_minutes:
-                checkpoint = run.save(RunProgress(step, seconds, evals), unlogged, checkpoint)
+                checkpoint = run.save(progress, unlogged, checkpoint)
                 last_save = now
             if last:
                 break
 
             # Evaluate at intervals; `started` is not moved, so that evaluations count as time.
             evals_due = int(fraction * (config.run.num_evals + 1))
-            if evals_due > evals:
+            if evals_due > progress.evals:
                 evals = evaluate_on_the_way(run, log, bar, stop, step, started, evals_due)
+                progress = progress._replace(evals=evals)
                 last_log += time.monotonic() - now
                 continue
 
@@ -209,7 +213,7 @@ def train(config: TrainConfig) -> TrainResult:
             lr = config.optim.lr_at(step, fraction)
             for group in itertools.chain(*(optimizer.param_groups for optimizer in optimizers)):
                 group["lr"] = lr
-            losses = run.losses_at(step, fraction)
+            losses = run.losses_at(progress)
             loss = losses.total()
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(world.parameters(), config.optim.max_grad_norm)
@@ -218,19 +222,21 @@ def train(config: TrainConfig) -> TrainResult:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
             update_ema(run.ema_world, world, min(config.optim.ema_decay, (1 + step) / (10 + step)))
-            step += 1
             unlogged.append(Losses(*(part.detach() for part in losses)))
             # ---------------------------------------------------------------------------
+            progress = progress._replace(step=step + 1)
+            if progress.step % CODE_SHARE_STEPS == 0 and world.dit.chance is not None:
+                progress = progress._replace(code_share=world.dit.chance.needed())
             frames = config.optim.batch_size * config.model.window
-            bar.show(config.fraction(RunProgress(step, seconds)), step, loss.item(), frames)
+            bar.show(config.fraction(progress), progress.step, loss.item(), frames)
 
         assert checkpoint is not None
         with contextlib.suppress(Interrupted):
             stop.raise_if_asked()
-            evaluate_at_the_end(run, log, bar, stop, RunProgress(step, seconds, evals), checkpoint)
+            evaluate_at_the_end(run, log, bar, stop, progress, checkpoint)
     finished = done and has_card(checkpoint)  # a longer run begins from a checkpoint with a card
     ended: Literal["finished", "stopped"] = "finished" if finished else "stopped"
-    return TrainResult(ended, checkpoint, RunProgress(step, seconds, evals))
+    return TrainResult(ended, checkpoint, progress)
 
 
 def pick_split(config: TrainConfig, recording: Recording, checkpoint: Path | None) -> Split:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -17,15 +18,15 @@ from worldsim.frames import MOVING_THRESHOLD
 from worldsim.model.chance import Codes
 from worldsim.model.conditions import Conditions
 from worldsim.model.dit import DiTOutput
-from worldsim.model.flow import add_noise, frame_errors, ramp_weight, sample_tau
+from worldsim.model.flow import add_noise, frame_errors, ramp_weight
 from worldsim.world_model import WorldModel
 
 from .corruption import corrupt_history
+from .draws import CodeDraws, Draws
 from .recipe import Recipe
 
 HEAD_WEIGHT = 0.02  # of reward and termination, relative to the frame
 CHANCE_WEIGHT = 0.02  # of the prior of chance codes, relative to the frame
-NEEDLESS_CODES = 0.3  # share of the certain frames that get a code drawn at random
 
 REACH = 5  # pixels that an object may move in a step
 
@@ -81,16 +82,19 @@ class Losses(NamedTuple):
 
 def encode(world: WorldModel, windows: Windows) -> Batch:
     """Encode recorded windows of ``num_history + t`` frames on the world's device."""
-    k, device = world.num_history, world.device
-    frames = torch.from_numpy(windows.frames).to(device)
-    background = torch.from_numpy(world.background).to(device)
+    k = world.num_history
+
+    def to_device(array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array).to(world.device, non_blocking=True)
+
+    frames = to_device(windows.frames)
     return Batch(
         latents=world.encode(frames),
-        moving=moving_pixels(frames, background),
-        actions=torch.from_numpy(windows.actions[:, k - 1 :]).to(device),
-        rewards=torch.from_numpy(windows.rewards[:, k - 1 :]).to(device),
-        terminations=torch.from_numpy(windows.terminations[:, k - 1 :]).to(device),
-        valid=torch.from_numpy(windows.valid[:, k:]).to(device).float(),
+        moving=moving_pixels(frames, to_device(world.background)),
+        actions=to_device(windows.actions)[:, k - 1 :],
+        rewards=to_device(windows.rewards)[:, k - 1 :],
+        terminations=to_device(windows.terminations)[:, k - 1 :],
+        valid=to_device(windows.valid)[:, k:].float(),
     )
 
 
@@ -98,62 +102,48 @@ def objective(
     world: WorldModel,
     batch: Batch,
     recipe: Recipe,
-    generator: torch.Generator,
+    draws: Draws,
     average: WorldModel | None = None,
 ) -> Losses:
-    """The losses of a batch.
+    """The losses of a batch: a function of tensors, in which the host never waits for the device.
 
     Args:
         world: The world in training.
         batch: From `encode`.
         recipe: The recipe at this point of the run, see `Recipe.at`.
-        generator: Source of all random draws, on the CPU. A repeatable run depends on their order.
+        draws: All that is random, from `worldsim.train.draws.draw`.
         average: The world of averaged weights, from whose predictions chance codes tell what
             differs; the world itself if not given.
 
     Returns:
         Losses of each target.
     """
-    k = world.num_history
+    k, tau = world.num_history, draws.tau
     targets = batch.latents[:, k:]
-    b, t, _, *size = targets.shape
-    device = targets.device
-
-    # The noisy targets.
-    tau = sample_tau(b, t, *recipe.tau_mixture, generator).to(device)
-    noisy = add_noise(targets, _normal(targets, generator), tau)
+    size = targets.shape[-2:]
+    noisy = add_noise(targets, draws.noise, tau)
 
     # Hide some actions, so that the world also learns to continue with an unknown action.
     actions = batch.actions
-    if recipe.action_dropout:
-        hidden = torch.rand((b, t), generator=generator).to(device) < recipe.action_dropout
-        actions = actions.masked_fill(hidden, world.game.num_actions)
+    if draws.hidden_actions is not None:
+        actions = actions.masked_fill(draws.hidden_actions, world.game.num_actions)
 
     # Chance codes tell which of the possible frames each target is.
     codes = known = None
-    chance = world.dit.chance
-    if chance is not None and recipe.unknown_codes < 1 and _draw(generator) < chance.needed():
-        codes = write_codes(world, batch, generator, average or world)
-        hidden = torch.rand((b, t), generator=generator).to(device) < recipe.unknown_codes
-        known = codes.bits.masked_fill(hidden[..., None], 0.0)
-        # In play the prior errs. Where the frame is certain, a code must change nothing.
-        needless = torch.rand((b, t), generator=generator).to(device) < NEEDLESS_CODES
-        needless &= codes.certain & (codes.bits == 0).all(-1)
-        drawn = torch.randint(2, codes.bits.shape, generator=generator).to(device) * 2.0 - 1.0
-        known = torch.where(needless[..., None], drawn, known)
+    if draws.codes is not None:
+        codes = write_codes(world, batch, draws.codes.noise, average or world)
+        known = _known_codes(codes, draws.codes)
 
     # Histories as in play: predicted by the world, with objects missing or doubled, slightly noisy.
     past, erased = batch.latents, None
-    if recipe.self_rollout:
-        chosen = torch.rand(b, generator=generator) < recipe.self_rollout
+    if draws.num_own:
         conditions = Conditions(tau, actions, world.history(past), known)
-        past = _with_own_predictions(world, past, noisy, conditions, chosen)
-    if recipe.corrupt_history:
-        past, erased = corrupt_history(past, batch.latents, recipe.corrupt_history, generator)
+        past = _with_own_predictions(world, past, noisy, conditions, draws.num_own)
+    if draws.corruption is not None:
+        past, erased = corrupt_history(past, batch.latents, draws.corruption)
     history = world.history(past)
-    if recipe.history_noise:
-        sigma = torch.rand((b, t, 1, 1, 1), generator=generator).to(device) * recipe.history_noise
-        history = history + sigma * _normal(history, generator)
+    if draws.history_noise is not None:
+        history = history + draws.history_noise
 
     output = world.predict(noisy, Conditions(tau, actions, history, known))
 
@@ -178,15 +168,13 @@ def objective(
     )
 
 
-def write_codes(
-    world: WorldModel, batch: Batch, generator: torch.Generator, average: WorldModel
-) -> Codes:
+def write_codes(world: WorldModel, batch: Batch, noise: torch.Tensor, average: WorldModel) -> Codes:
     """Write the chance codes (b t bits) of all frames but the first k, see `ChanceCodes.encode`.
 
     Args:
         world: A world with chance codes.
         batch: From `encode`.
-        generator: Source of the noise.
+        noise: Where the means are predicted from (b t c h w).
         average: The world that predicts the means. Averaged weights err less, so fewer frames are
             surprises by mistake.
     """
@@ -195,7 +183,7 @@ def write_codes(
     with torch.no_grad():
         tau = torch.zeros(targets.shape[:2], device=targets.device)
         conditions = Conditions(tau, batch.actions, world.history(batch.latents))
-        expected = average.predict(_normal(targets, generator), conditions)
+        expected = average.predict(noise, conditions)
     codes: Codes = world.dit.chance.encode(targets, expected, batch.valid > 0)
     return codes
 
@@ -212,28 +200,33 @@ def prior_errors(
     return F.pad(errors, (1, 0))
 
 
+def _known_codes(codes: Codes, draws: CodeDraws) -> torch.Tensor:
+    """The codes (b t bits) that the world is given: some are hidden, some say nothing."""
+    known = codes.bits.masked_fill(draws.hidden[..., None], 0.0)
+    # In play the prior errs. Where the frame is certain, a code must change nothing.
+    needless = draws.needless & codes.certain & (codes.bits == 0).all(-1)
+    return torch.where(needless[..., None], draws.bits, known)
+
+
 @torch.no_grad()
 def _with_own_predictions(
     world: WorldModel,
     latents: torch.Tensor,
     noisy: torch.Tensor,
     conditions: Conditions,
-    chosen: torch.Tensor,
+    num_own: int,
 ) -> torch.Tensor:
-    """Replace the targets of the chosen windows by one-step predictions of the world.
+    """Replace the targets of the first windows by one-step predictions of the world.
 
     Parallel scheduled sampling (Mihaylova & Martins 2019): the world learns to correct its own
-    errors, at the cost of another forward pass.
+    errors, at the cost of another forward pass. Windows are in random order, so the first are any.
     """
-    k, own = world.num_history, chosen.nonzero()[:, 0].to(latents.device)
-    if not len(own):
-        return latents
-    tau, actions, history, codes = conditions
-    known = None if codes is None else codes[own]
-    of_own = Conditions(tau[own], actions[own], history[own], known)
-    predicted = world.quantize(world.predict(noisy[own], of_own).latents)
-    predicted = torch.cat((latents[own, :k], predicted.to(latents.dtype)), dim=1)
-    return latents.index_copy(0, own, predicted)
+    k, (tau, actions, history, codes) = world.num_history, conditions
+    known = None if codes is None else codes[:num_own]
+    of_own = Conditions(tau[:num_own], actions[:num_own], history[:num_own], known)
+    predicted = world.quantize(world.predict(noisy[:num_own], of_own).latents)
+    own = torch.cat((latents[:num_own, :k], predicted.to(latents.dtype)), dim=1)
+    return torch.cat((own, latents[num_own:]))
 
 
 def moving_pixels(frames: torch.Tensor, background: torch.Tensor) -> torch.Tensor:
@@ -269,13 +262,3 @@ def moving_places(
     anywhere = torch.maximum(reached, now)  # with objects that appear far from all others
     places = object_focus * torch.maximum(now, before) + (1 - object_focus) * anywhere
     return F.adaptive_max_pool2d(places, latent_size)[:, :, None]
-
-
-def _draw(generator: torch.Generator) -> float:
-    """A number from 0 to 1."""
-    return torch.rand((), generator=generator).item()
-
-
-def _normal(like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Standard normal noise of the shape and device of a tensor."""
-    return torch.randn(like.shape, generator=generator).to(like.device)

@@ -24,11 +24,13 @@ class RunProgress(NamedTuple):
         step: Optimizer steps taken.
         seconds: Time spent, before and after each resume.
         evals: Evaluations done before the end.
+        code_share: Share of batches with chance codes, as last read from the world.
     """
 
     step: int = 0
     seconds: float = 0.0
     evals: int = 0
+    code_share: float = 1.0
 
 
 def list_checkpoints(run: Path) -> list[Path]:
@@ -77,14 +79,14 @@ def read_progress(checkpoint: Path) -> tuple[RunProgress, dict[str, Any]]:
     Raises:
         ValueError: If the checkpoint is damaged.
     """
-    about = read_state(checkpoint)
+    about = {"code_share": 1.0} | read_state(checkpoint)  # of an older version it has none
     with reading(checkpoint / STATE, REMEDY):
         for name in RunProgress._fields:
             value = about[name]
-            kinds = (int, float) if name == "seconds" else (int,)
+            kinds = (int,) if name in ("step", "evals") else (int, float)
             if type(value) not in kinds or not 0 <= value < 2**63:
                 raise ValueError(f"{name} must be a number of 0 or more, got {value!r:.40}")
-        return RunProgress(about["step"], about["seconds"], about["evals"]), about["settings"]
+        return RunProgress(*(about[name] for name in RunProgress._fields)), about["settings"]
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from worldsim.envs.record import RecordConfig, record
 from worldsim.eval.speed import matrix_rate
 from worldsim.train import dynamics
 from worldsim.train.config import RunOptions, TrainConfig
+from worldsim.train.draws import draw
 from worldsim.train.dynamics import train
 from worldsim.train.objective import encode, objective
 from worldsim.train.optim import Optim
@@ -71,9 +72,9 @@ def step_flops(config: TrainConfig) -> float:
     counts = []
     for self_rollout in (0.0, 1.0):
         with FlopCounterMode(display=False) as counter:
-            generator = torch.Generator().manual_seed(0)
-            recipe = Recipe(self_rollout=self_rollout)
-            objective(world, encode(world, windows), recipe, generator).total().backward()
+            recipe, batch = Recipe(self_rollout=self_rollout), encode(world, windows)
+            draws = draw(world, batch.latents, recipe, (0,))
+            objective(world, batch, recipe, draws).total().backward()
         counts.append(counter.get_total_flops())
     # Self-rollout begins in the second third of a run and is whole in the last: half on average.
     return counts[0] + 0.5 * config.recipe.self_rollout * (counts[1] - counts[0])

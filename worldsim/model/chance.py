@@ -152,12 +152,12 @@ class ChanceCodes(nn.Module):
         # codes, and no bit repeats another or what the past says already.
         learning = self.training and torch.is_grad_enabled()  # not when a loss is only looked at
         if learning:
-            self.rate.lerp_(surprise[valid.flatten()].float().mean(), FORGET_RATE)
-            self._note_bits(bits.detach()[coded])
+            self.rate.lerp_(_mean(surprise[:, None].float(), valid.flatten())[0], FORGET_RATE)
+            self._note_bits(bits.detach(), coded)
         bits = (bits - self.mean) / self.scale
         rest = bits - center.detach()
         if learning:
-            self._note_rest(rest.detach()[coded])
+            self._note_rest(rest.detach(), coded)
         bounded = self._whiten(rest).tanh()
         signs = torch.where(bounded > 0, 1.0, -1.0)
         codes = (signs + (bounded - bounded.detach())) * coded[:, None]
@@ -169,23 +169,24 @@ class ChanceCodes(nn.Module):
         return Codes(codes.view(b, t, -1), errors.view(b, t), certain)
 
     def needed(self) -> float:
-        """Share of batches whose codes are worth their time: fewer, the rarer surprises are."""
+        """Share of batches whose codes are worth their time: fewer, the rarer surprises are.
+
+        Reading it waits for the device.
+        """
         return min(1.0, 0.1 + 50 * self.rate.item())
 
-    def _note_bits(self, bits: torch.Tensor) -> None:
-        """Move the running mean and scale towards those of a batch (n bits)."""
-        if len(bits):
-            rate = 1 - (1 - FORGET) ** len(bits)
-            self.mean.lerp_(bits.mean(0), rate)
-            self.scale.lerp_((bits - self.mean).abs().mean(0) + 1e-5, rate)
+    def _note_bits(self, bits: torch.Tensor, coded: torch.Tensor) -> None:
+        """Move the running mean and scale of bits (n bits) towards those of coded frames (n)."""
+        rate = 1 - (1 - FORGET) ** coded.sum()
+        self.mean.lerp_(_mean(bits, coded), rate)
+        self.scale.lerp_(_mean((bits - self.mean).abs(), coded) + 1e-5, rate)
 
-    def _note_rest(self, rest: torch.Tensor) -> None:
-        """Move the running offset and covariance towards those of a batch (n bits)."""
-        if len(rest):
-            rate = 1 - (1 - FORGET) ** len(rest)
-            self.offset.lerp_(rest.mean(0), rate)
-            rest = rest - self.offset
-            self.scatter.lerp_(rest.T @ rest / len(rest), rate)
+    def _note_rest(self, rest: torch.Tensor, coded: torch.Tensor) -> None:
+        """Move the running offset and covariance towards those of coded frames (n)."""
+        rate = 1 - (1 - FORGET) ** coded.sum()
+        self.offset.lerp_(_mean(rest, coded), rate)
+        rest = (rest - self.offset).where(coded[:, None], 0.0)
+        self.scatter.lerp_(rest.T @ rest / coded.sum().clamp_min(1), rate)
 
     def _whiten(self, rest: torch.Tensor) -> torch.Tensor:
         """Make uncorrelated values of variance 1 (n bits) of correlated ones."""
@@ -239,3 +240,11 @@ class ChanceCodes(nn.Module):
 
     def _powers(self, device: torch.device) -> torch.Tensor:
         return 2 ** torch.arange(self.num_bits, device=device)
+
+
+def _mean(values: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """Mean of the chosen rows (n) of values (n d), 0 if there are none.
+
+    A sum over all rows has a fixed shape, so that the host need not wait for their number.
+    """
+    return values.where(chosen[:, None], 0.0).sum(0) / chosen.sum().clamp_min(1)

@@ -37,14 +37,14 @@ def sample_tau(
         num_frames: Frames of each (t).
         clean_fraction: Share of frames at level 1.
         noise_fraction: Share of frames at level 0; both together at most 1.
-        generator: Source of the draws.
+        generator: Source of the draws; the levels are on its device.
 
     Returns:
         Levels (b t) in [0, 1].
     """
-    shape = (batch_size, num_frames)
-    tau = torch.rand(shape, generator=generator).square()
-    kind = torch.rand(shape, generator=generator)
+    draws = (2, batch_size, num_frames)
+    tau, kind = torch.rand(draws, generator=generator, device=generator.device)
+    tau = tau.square()
     tau = tau.masked_fill(kind < clean_fraction, 1.0)
     return tau.masked_fill(kind >= 1 - noise_fraction, 0.0)
 

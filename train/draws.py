@@ -1,0 +1,111 @@
+"""The random draws of a training step, all of them from one key.
+
+What decides how much is computed is drawn on the host. Everything else is drawn on the world's
+device by one generator, so that a step copies nothing and waits for nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from worldsim.model.flow import sample_tau
+from worldsim.world_model import WorldModel
+
+from .corruption import Corruption, draw_corruption
+from .recipe import Recipe
+
+NEEDLESS_CODES = 0.3  # share of the certain frames that get a code drawn at random
+
+
+class CodeDraws(NamedTuple):
+    """The draws of a batch with chance codes.
+
+    Attributes:
+        noise: Where the mean is predicted from (b t c h w).
+        hidden: Frames whose code is hidden, bool (b t).
+        needless: Frames that get a code at random if they are certain, bool (b t).
+        bits: These codes, of values -1 and 1 (b t bits).
+    """
+
+    noise: torch.Tensor
+    hidden: torch.Tensor
+    needless: torch.Tensor
+    bits: torch.Tensor
+
+
+class Draws(NamedTuple):
+    """The draws of a batch of b windows with t targets; None for what the recipe leaves out.
+
+    Attributes:
+        tau: Noise level of each target (b t).
+        noise: Noise of the targets (b t c h w).
+        num_own: Windows, the first ones, whose history is the world's own prediction.
+        hidden_actions: Targets whose action is hidden, bool (b t).
+        codes: Of chance codes.
+        corruption: Of the histories.
+        history_noise: Noise of the histories (b t num_history*c h w).
+    """
+
+    tau: torch.Tensor
+    noise: torch.Tensor
+    num_own: int = 0
+    hidden_actions: torch.Tensor | None = None
+    codes: CodeDraws | None = None
+    corruption: Corruption | None = None
+    history_noise: torch.Tensor | None = None
+
+
+def draw(
+    world: WorldModel,
+    latents: torch.Tensor,
+    recipe: Recipe,
+    key: Sequence[int],
+    code_share: float = 1.0,
+) -> Draws:
+    """Draw all that is random in the objective of a batch.
+
+    Args:
+        world: The world in training.
+        latents: Those of the batch (b num_history+t c h w); their numbers do not matter.
+        recipe: The recipe at this point of the run, see `Recipe.at`.
+        key: Numbers that decide every draw, such as seed and step.
+        code_share: Share of batches with chance codes, see `ChanceCodes.needed`.
+    """
+    k, device, chance = world.num_history, latents.device, world.dit.chance
+    b, t, c, h, w = latents[:, k:].shape
+    rng = np.random.default_rng(key)
+    generator = torch.Generator(device).manual_seed(int(rng.integers(2**63)))
+
+    def uniform(*shape: int) -> torch.Tensor:
+        return torch.rand(shape, generator=generator, device=device)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator, device=device)
+
+    # A number of windows is rounded up or down by lot, so that its mean is right.
+    num_own = int(recipe.self_rollout * b + rng.random())
+    codes = None
+    if chance is not None and recipe.unknown_codes < 1 and rng.random() < code_share:
+        codes = CodeDraws(
+            noise=normal(b, t, c, h, w),
+            hidden=uniform(b, t) < recipe.unknown_codes,
+            needless=uniform(b, t) < NEEDLESS_CODES,
+            bits=torch.where(uniform(b, t, chance.num_bits) < 0.5, -1.0, 1.0),
+        )
+    return Draws(
+        tau=sample_tau(b, t, *recipe.tau_mixture, generator),
+        noise=normal(b, t, c, h, w),
+        num_own=num_own,
+        hidden_actions=uniform(b, t) < recipe.action_dropout if recipe.action_dropout else None,
+        codes=codes,
+        corruption=draw_corruption((b, k + t, h, w), recipe.corrupt_history, generator)
+        if recipe.corrupt_history
+        else None,
+        history_noise=normal(b, t, k * c, h, w).mul_(uniform(b, t, 1, 1, 1) * recipe.history_noise)
+        if recipe.history_noise
+        else None,
+    )
