@@ -61,6 +61,17 @@ class TestBranch:
         again.restore_state(state)  # branching has left it as it was
         assert np.array_equal(again.render()[2], state.observations[2])
 
+    def test_each_branch_draws_its_later_starts_alone(self, world: WorldModel) -> None:
+        env = WorldModelEnv(world)
+        env.reset(seed=3)
+        lanes = WorldModelVectorEnv(world, 3)
+        lanes.restore_state(env.clone_state().branch(3))
+        drawn = [env.reset()[1]["start"] for _ in range(3)]
+        for t in range(2):  # the middle lane sits these out
+            infos = lanes.reset(options={"reset_mask": np.array([True, False, True])})[1]
+            assert infos["start"][[0, 2]].tolist() == [drawn[t]] * 2
+        assert lanes.reset()[1]["start"].tolist() == [drawn[2], drawn[0], drawn[2]]
+
     def test_there_must_be_such_a_lane(self, world: WorldModel) -> None:
         env = WorldModelEnv(world)
         env.reset(seed=0)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import gymnasium
 import numpy as np
 import pytest
@@ -325,6 +327,55 @@ class TestWorldModelVectorEnv:
         for step in future:
             assert_same(envs.step(np.array([0, 1, 2])), step, tolerance=0)
 
+    @pytest.mark.parametrize("mode", AutoresetMode)
+    def test_infos_are_those_that_gymnasium_adds_lane_by_lane(
+        self, mortal_world: WorldModel, mode: AutoresetMode
+    ) -> None:
+        envs = WorldModelVectorEnv(
+            mortal_world, 3, max_episode_steps=4, max_uncertainty=math.inf, autoreset_mode=mode
+        )
+        seen = [envs.reset(seed=5)[1]]
+        for _ in range(6):
+            _, _, terminations, truncations, infos = envs.step(np.array([0, 1, 2]))
+            seen.append(infos)
+            if mode is AutoresetMode.DISABLED and (ended := terminations | truncations).any():
+                seen.append(envs.reset(options={"reset_mask": ended})[1])
+        for infos in seen:
+            added: dict = {}
+            for lane in range(3):
+                added = envs._add_info(added, lane_info(infos, lane), lane)
+            assert_same(infos, added, tolerance=0)
+        keys = {"start", "termination_prob", "uncertainty"}
+        final = {"final_obs", "final_info"} if mode is AutoresetMode.SAME_STEP else set()
+        assert {key for infos in seen for key in infos if key[0] != "_"} == keys | final
+
+    @pytest.mark.parametrize("observation", ["frames", "latents"])
+    @pytest.mark.parametrize("frame_stack", [1, 2])
+    def test_what_it_returns_belongs_to_the_caller(
+        self, mortal_world: WorldModel, observation: str, frame_stack: int
+    ) -> None:
+        ours, theirs = (
+            WorldModelVectorEnv(
+                mortal_world,
+                3,
+                observation=observation,
+                frame_stack=frame_stack,
+                autoreset_mode="SameStep",
+            )
+            for _ in range(2)
+        )
+        overwrite(ours.reset(seed=5))
+        theirs.reset(seed=5)
+        for _ in range(5):
+            step = ours.step(np.array([0, 1, 2]))
+            assert_same(step, theirs.step(np.array([0, 1, 2])), tolerance=0)
+            overwrite(step)
+            assert_same(ours.render(), theirs.render())
+            overwrite(ours.render())
+            assert np.array_equal(
+                ours.clone_state().observations, theirs.clone_state().observations
+            )
+
     @pytest.mark.parametrize(
         ("mask", "error", "words"),
         [
@@ -367,6 +418,28 @@ class TestWorldModelVectorEnv:
         envs.step(np.array([0, 0]))
         infos = envs.step(np.array([0, 0]))[-1]
         assert infos["episode"]["l"].tolist() == [2, 2]
+
+
+def lane_info(infos: dict, lane: int) -> dict:
+    """The info of one lane as its own environment would give it."""
+    return {
+        key: lane_info(values, lane)
+        if isinstance(values, dict)
+        else values[lane]
+        if values.dtype == object
+        else values[lane].item()
+        for key, values in infos.items()
+        if key[0] != "_" and infos[f"_{key}"][lane]
+    }
+
+
+def overwrite(returned: object) -> None:
+    """Set every array in what an environment has returned to 1."""
+    if isinstance(returned, np.ndarray) and returned.dtype != object:
+        returned[...] = 1
+    elif isinstance(returned, (dict, tuple, np.ndarray)):
+        for part in returned.values() if isinstance(returned, dict) else returned:
+            overwrite(part)
 
 
 def assert_same(ours: object, theirs: object, tolerance: int = 1) -> None:

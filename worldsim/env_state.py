@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 from numpy.typing import NDArray
 
 from worldsim.rollout_state import RolloutState
@@ -54,12 +54,20 @@ class EnvState:
             elapsed=self.elapsed[lanes],
             ended=self.ended[lanes],
             starts=self.starts[lanes],
-            rngs=tuple(deepcopy(self.rngs[lane]) for lane in lanes),
+            rngs=(self.rngs[lane],) * num_envs,  # each lane that is restored gets a copy
         )
 
 
-def check_state(state: Any, observations: NDArray[Any]) -> None:
-    """Raise for a state that lanes with these observations, (b …), cannot restore.
+def copy_rng(rng: np.random.Generator) -> np.random.Generator:
+    """A generator that draws the same numbers, ten times as fast as by `copy.deepcopy`."""
+    bits = rng.bit_generator
+    copied = type(bits)(bits.seed_seq)  # type: ignore[arg-type]  # of any kind
+    copied.state = bits.state
+    return np.random.Generator(copied)
+
+
+def check_state(state: Any, num_lanes: int, lane_space: spaces.Box) -> None:
+    """Raise for a state that so many lanes with observations of this space cannot restore.
 
     Raises:
         TypeError: If it is not an `EnvState`.
@@ -69,15 +77,15 @@ def check_state(state: Any, observations: NDArray[Any]) -> None:
         raise TypeError(
             f"restore_state takes the result of clone_state, got {type(state).__name__}"
         )
-    num_lanes, seen = len(observations), state.observations
+    seen = state.observations
     if len(state.elapsed) != num_lanes:
         raise ValueError(
             f"this environment has {num_lanes} lane(s), the state was cloned from one with "
             f"{len(state.elapsed)}"
         )
-    if (seen.shape, seen.dtype) != (observations.shape, observations.dtype):
+    if (seen.shape, seen.dtype) != ((num_lanes, *lane_space.shape), lane_space.dtype):
         raise ValueError(
-            f"this environment observes {observations.dtype} of shape {observations.shape[1:]}, "
+            f"this environment observes {lane_space.dtype} of shape {lane_space.shape}, "
             f"the state was cloned from one that observes {seen.dtype} of {seen.shape[1:]}"
         )
     if not len(state.ended) == len(state.starts) == len(state.rngs) == num_lanes:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,9 +18,9 @@ from gymnasium.utils import seeding
 from numpy.typing import NDArray
 
 from worldsim.data.windows import Windows
-from worldsim.env_state import EnvState, check_state
+from worldsim.env_state import EnvState, check_state, copy_rng
 from worldsim.rollout import Rollout
-from worldsim.start import check_starts, choose_start
+from worldsim.start import check_starts, choose_starts
 from worldsim.system.devices import check_memory
 from worldsim.system.options import AnySeed, Count, Limit, check_value
 from worldsim.world_folder import load
@@ -90,7 +89,10 @@ class Lanes:
         self._channel_axis = 1 if self._in_latents else 3
         space = _lane_space(self.world, observation, num_lanes, frame_stack)
         self._lane_space = space
-        self._obs: NDArray[Any] = np.zeros((num_lanes, *space.shape), space.dtype)
+        # The newest frames (b h w c) or latents (b c h w), one array for each place in the stack.
+        # Callers get copies, so these arrays may be written to.
+        empty = np.zeros((num_lanes, *space.shape), space.dtype)
+        self._recent: list[NDArray[Any]] = np.split(empty, frame_stack, self._channel_axis)
         self._elapsed = np.zeros(num_lanes, np.int64)
         self._ended = np.zeros(num_lanes, np.bool_)
         self._begun = np.zeros(num_lanes, np.bool_)
@@ -119,11 +121,11 @@ class Lanes:
         self._check_begun("clone_state")
         return EnvState(
             rollout=self._rollout.clone_state(),
-            observations=self._obs.copy(),
+            observations=self._observations(),
             elapsed=self._elapsed.copy(),
             ended=self._ended.copy(),
             starts=self._start_indices.copy(),
-            rngs=tuple(deepcopy(self._rng(lane)) for lane in range(len(self._rngs))),
+            rngs=tuple(copy_rng(self._rng(lane)) for lane in range(len(self._rngs))),
         )
 
     def restore_state(self, state: EnvState) -> None:
@@ -134,58 +136,60 @@ class Lanes:
             ValueError: If its world, device, number of lanes or observations differ. The
                 environment then stays unchanged.
         """
-        check_state(state, self._obs)
+        check_state(state, len(self._rngs), self._lane_space)
         self._rollout.restore_state(state.rollout)
-        self._obs = state.observations.copy()
+        observations = state.observations.copy()
+        self._recent = np.split(observations, self.frame_stack, self._channel_axis)
         self._elapsed = state.elapsed.copy()
         self._ended = state.ended.copy()
         self._start_indices = state.starts.copy()
         self._begun[:] = True
-        self._rngs = list(deepcopy(state.rngs))
+        self._rngs = [copy_rng(rng) for rng in state.rngs]
         self._seeds = [-1 if seed is None else seed for seed in self._seeds]  # -1: unknown
 
     def _begin(
         self,
         lanes: NDArray[np.int64],
         seeds: Sequence[int | None] | None = None,
-        options: Sequence[Mapping[str, Any] | None] | None = None,
+        options: Mapping[str, Any] | None = None,
+        indices: Sequence[Any] | None = None,
     ) -> None:
-        """Begin an episode in these lanes only; seeds and options have one entry per lane."""
-        starts = []
-        for lane in lanes:
-            if seeds is not None and seeds[lane] is not None:
-                self._rngs[lane], self._seeds[lane] = seeding.np_random(seeds[lane])
-            own = None if options is None else options[lane]
-            starts.append(choose_start(self.world, self.starts, own, self._rng(lane)))
+        """Begin an episode in these lanes only.
+
+        Args:
+            lanes: Numbers of the lanes that begin, (n,), in rising order.
+            seeds: One for each of all lanes; None leaves a lane's generator as it is.
+            options: Those of `WorldModelEnv.reset`, for all lanes that begin.
+            indices: The start window of each of the n lanes, see `choose_starts`.
+        """
+        numbers: list[int] = lanes.tolist()
+        if seeds is not None:
+            for lane in numbers:
+                if seeds[lane] is not None:
+                    self._rngs[lane], self._seeds[lane] = seeding.np_random(seeds[lane])
+        rngs = [self._rng(lane) for lane in numbers]
+        starts = choose_starts(self.world, self.starts, options, rngs, indices)
         self._rollout.reset(
-            np.stack([start.frames for start in starts]),
-            np.stack([start.actions for start in starts]),
-            [int(self._rng(lane).integers(2**62)) for lane in lanes],
-            lanes=None if len(lanes) == len(self._rngs) else [int(lane) for lane in lanes],
+            starts.frames,
+            starts.actions,
+            [int(rng.integers(2**62)) for rng in rngs],
+            lanes=None if len(lanes) == len(self._rngs) else numbers,
         )
         # A start is observed as given: its codec would change the frame.
+        first: NDArray[Any] = starts.frames[:, -1]
         if self._in_latents:
-            first = self._observe()[lanes]
-        else:
-            first = np.stack([start.frames[-1] for start in starts])
-        self._obs[lanes] = np.concatenate([first] * self.frame_stack, self._channel_axis)
+            first = self._rollout.latents[numbers].cpu().numpy()
+        for observations in self._recent:
+            observations[lanes] = first
         self._elapsed[lanes] = 0
         self._ended[lanes] = False
         self._begun[lanes] = True
-        self._start_indices[lanes] = [start.index for start in starts]
+        self._start_indices[lanes] = starts.indices
 
     def _play(self, actions: NDArray[np.int64], plays: NDArray[np.bool_]) -> LaneSteps:
         """Repeat the actions of the lanes that play for ``frame_skip`` frames, or to their end."""
-        num_lanes, noop = len(plays), self.world.game.noop_action
-        steps = LaneSteps(
-            rewards=np.zeros(num_lanes),
-            terminations=np.zeros(num_lanes, np.bool_),
-            truncations=np.zeros(num_lanes, np.bool_),
-            termination_probs=np.zeros(num_lanes, np.float32),
-            uncertainties=np.zeros(num_lanes, np.float32),
-        )
-        stacked = np.split(self._obs, self.frame_stack, self._channel_axis)
-        newest = stacked[-1].copy()
+        steps, noop = _no_steps(len(plays)), self.world.game.noop_action
+        newest = self._recent[-1]
         going = plays.copy()
         for frame in range(self.frame_skip):
             if not going.any():
@@ -201,37 +205,49 @@ class Lanes:
             after = going & ~steps.terminations & ~steps.truncations
             # Decoding costs time: only the last frame of the step or of an episode is decoded.
             if frame == self.frame_skip - 1 or (after != going).any():
-                newest[going] = self._observe()[going]
+                previous, newest = newest, self._observe()
+                if not going.all():
+                    newest[~going] = previous[~going]
             going = after
-        self._obs = np.concatenate((*stacked[1:], newest), self._channel_axis)
+        self._recent = [*self._recent[1:], newest]
         self._elapsed += plays
         limit = math.inf if self.max_episode_steps is None else self.max_episode_steps
         np.logical_or(steps.truncations, plays & (self._elapsed >= limit), out=steps.truncations)
         self._ended = steps.terminations | steps.truncations
         return steps
 
-    def _info(self, lane: int, steps: LaneSteps | None = None) -> dict[str, Any]:
-        """A lane's info after a step or a reset; some libraries need the same keys in all."""
+    def _info(self, steps: LaneSteps | None = None) -> dict[str, NDArray[Any]]:
+        """The info of all lanes after a step or a reset, (b,) each.
+
+        Some libraries need the same keys after both: what only a step gives is 0 after a reset.
+        """
+        steps = steps or _no_steps(len(self._elapsed))
         info = {
-            "start": int(self._start_indices[lane]),
-            "termination_prob": 0.0 if steps is None else float(steps.termination_probs[lane]),
+            "start": self._start_indices,
+            "termination_prob": steps.termination_probs.astype(np.float64),
         }
         if self.max_uncertainty is not None:
-            info["uncertainty"] = 0.0 if steps is None else float(steps.uncertainties[lane])
+            info["uncertainty"] = steps.uncertainties.astype(np.float64)
         return info
+
+    def _observations(self, lanes: NDArray[np.bool_] | None = None) -> NDArray[Any]:
+        """A copy of the observations of all lanes, or of those of a mask, stacked."""
+        recent = self._recent
+        if lanes is not None:
+            recent = [observations[lanes] for observations in recent]
+        return np.concatenate(recent, self._channel_axis)
 
     def _render(self) -> list[NDArray[np.uint8]]:
         """The newest frame of each lane in colour, ``uint8`` (h w 3)."""
-        channels = self.world.game.channels
-        frames = self._rollout.frames() if self._in_latents else self._obs[..., -channels:]
-        if channels == 1:
+        frames = self._rollout.frames() if self._in_latents else self._recent[-1]
+        if self.world.game.channels == 1:
             frames = repeat(frames, "b h w 1 -> b h w 3")
         return [frame.copy() for frame in frames]
 
     def _observe(self) -> NDArray[Any]:
-        """The newest frame of each lane, (b h w c), or its latent, (b c h w)."""
+        """The newest frame of each lane, (b h w c), or its latent, (b c h w), in an own array."""
         if self._in_latents:
-            return self._rollout.latents.cpu().numpy().copy()
+            return self._rollout.latents.to("cpu", copy=True).numpy()
         return self._rollout.frames()
 
     def _rng(self, lane: int) -> np.random.Generator:
@@ -248,6 +264,17 @@ class Lanes:
             lanes = np.flatnonzero(~self._begun).tolist()
             where = f" in lanes {lanes}" if len(self._begun) > 1 else ""
             raise ResetNeeded(f"Call reset() before {method}(): there is no episode yet{where}.")
+
+
+def _no_steps(num_lanes: int) -> LaneSteps:
+    """The result of lanes that did not step."""
+    return LaneSteps(
+        rewards=np.zeros(num_lanes, np.float64),
+        terminations=np.zeros(num_lanes, np.bool_),
+        truncations=np.zeros(num_lanes, np.bool_),
+        termination_probs=np.zeros(num_lanes, np.float32),
+        uncertainties=np.zeros(num_lanes, np.float32),
+    )
 
 
 def check_seed(seed: Any) -> int:

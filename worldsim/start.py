@@ -6,12 +6,11 @@ distance of an image from the recordings shows beforehand how much of it will la
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from einops import rearrange
+from einops import rearrange, repeat
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -20,19 +19,18 @@ from worldsim.media import fit_frame
 from worldsim.world_model import WorldModel
 
 
-@dataclass(frozen=True)
-class StartWindow:
-    """The frames that an episode begins from.
+class StartWindows(NamedTuple):
+    """The frames that the episodes of b lanes begin from.
 
     Attributes:
-        frames: ``uint8`` (t h w c), the newest last.
-        actions: ``int64`` (t-1), those between them, ``num_actions`` if unknown.
-        index: Of the window among the starts; -1 for custom frames.
+        frames: ``uint8`` (b t h w c), the newest last.
+        actions: ``int64`` (b t-1), those between them, ``num_actions`` if unknown.
+        indices: ``int64`` (b,), of the windows among the starts; -1 for custom frames.
     """
 
     frames: NDArray[np.uint8]
     actions: NDArray[np.int64]
-    index: int
+    indices: NDArray[np.int64]
 
 
 def check_starts(starts: Windows | None, world: WorldModel) -> Windows:
@@ -55,13 +53,27 @@ def check_starts(starts: Windows | None, world: WorldModel) -> Windows:
     return starts
 
 
-def choose_start(
+def choose_starts(
     world: WorldModel,
     starts: Windows,
     options: Mapping[str, Any] | None,
-    rng: np.random.Generator,
-) -> StartWindow:
-    """Return the start that a reset's options name, or else draw one of the windows."""
+    rngs: Sequence[np.random.Generator],
+    indices: Sequence[Any] | None = None,
+) -> StartWindows:
+    """Return the starts that a reset's options name, or else draw windows.
+
+    Args:
+        world: The world.
+        starts: The windows to choose from.
+        options: Those of the reset, for all lanes.
+        rngs: The generator of each lane that begins.
+        indices: The window of each of these lanes, or None to draw it. They replace the option
+            ``start``.
+
+    Raises:
+        ValueError: If an option is unknown, out of range or of the wrong shape.
+        TypeError: If an option has the wrong type.
+    """
     check_options(options)
     options = options or {}
     unknown = sorted(set(options) - {"start", "actions"})
@@ -69,29 +81,45 @@ def choose_start(
         raise ValueError(f"reset takes the options 'start' and 'actions', got {unknown}")
     start = options.get("start")
     if isinstance(start, np.ndarray) and start.ndim > 0:
-        return _own_start(world, start, options.get("actions"))
+        frames, actions = _own_start(world, start, options.get("actions"))
+        return StartWindows(
+            frames=repeat(frames, "t h w c -> b t h w c", b=len(rngs)),
+            actions=repeat(actions, "t -> b t", b=len(rngs)),
+            indices=np.full(len(rngs), -1),
+        )
     if options.get("actions") is not None:
         raise ValueError("the option 'actions' needs frames in the option 'start'")
     num_starts = len(starts.frames)
-    if start is None:
-        index = int(rng.integers(num_starts))
-    elif isinstance(start, (int, np.integer)) and not isinstance(start, bool):
-        index = int(start)
-    else:
+    wanted = [start] * len(rngs) if indices is None else indices
+    chosen = np.array(
+        [
+            int(rng.integers(num_starts)) if index is None else _check_index(index, num_starts)
+            for rng, index in zip(rngs, wanted, strict=True)
+        ],
+        np.int64,
+    )
+    return StartWindows(starts.frames[chosen], starts.actions[chosen], chosen)
+
+
+def _check_index(index: Any, num_starts: int) -> int:
+    """Validate and return the index of a start window."""
+    if not isinstance(index, (int, np.integer)) or isinstance(index, bool):
         raise TypeError(
             "the option 'start' is the index of a start window or an array of uint8 frames "
-            f"(t h w c), got {type(start).__name__}"
+            f"(t h w c), got {type(index).__name__}"
         )
     if not 0 <= index < num_starts:
         raise ValueError(
             f"there are {num_starts} start windows: start must be 0 .. {num_starts - 1}, "
             f"got {index}"
         )
-    return StartWindow(starts.frames[index], starts.actions[index], index)
+    return int(index)
 
 
-def _own_start(world: WorldModel, frames: NDArray[Any], actions: Any) -> StartWindow:
-    """Validate custom frames and the actions between them."""
+def _own_start(
+    world: WorldModel, frames: NDArray[Any], actions: Any
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Validate custom frames (t h w c) and the actions between them, and cut them to the window."""
     frame_shape = (*world.game.frame_size, world.game.channels)
     if frames.dtype != np.uint8:
         raise TypeError(f"the frames of 'start' must be uint8 in 0..255, got {frames.dtype}")
@@ -104,8 +132,8 @@ def _own_start(world: WorldModel, frames: NDArray[Any], actions: Any) -> StartWi
         actions = np.full(len(frames) - 1, world.game.num_actions)  # unknown
     else:
         actions = check_actions(actions, world, len(frames) - 1)
-    newest = slice(-min(len(frames), world.window), None)
-    return StartWindow(frames[newest].copy(), actions[len(actions) + 1 - len(frames[newest]) :], -1)
+    newest = min(len(frames), world.window)
+    return frames[-newest:], actions[len(actions) + 1 - newest :]
 
 
 def check_actions(actions: Any, world: WorldModel, count: int) -> NDArray[np.int64]:

@@ -17,7 +17,7 @@ from worldsim.data.windows import Windows
 from worldsim.env_state import EnvState
 from worldsim.game.emulator import Emulator
 from worldsim.game.keys import key_codes
-from worldsim.lanes import Lanes, World, check_seed
+from worldsim.lanes import Lanes, LaneSteps, World, check_seed
 from worldsim.start import check_actions
 from worldsim.world_model_vector_env import WorldModelVectorEnv
 
@@ -110,8 +110,8 @@ class WorldModelEnv(Lanes, Env[NDArray[Any], np.int64]):
             ValueError: If an option is unknown, out of range or of the wrong shape.
             TypeError: If an option has the wrong type.
         """
-        self._begin(np.arange(1), [None if seed is None else check_seed(seed)], [options])
-        return self._obs[0].copy(), self._info(0)
+        self._begin(np.arange(1), [None if seed is None else check_seed(seed)], options)
+        return self._observations()[0], self._lane_info()
 
     def step(
         self, action: np.int64 | int
@@ -136,11 +136,11 @@ class WorldModelEnv(Lanes, Env[NDArray[Any], np.int64]):
             )
         steps = self._play(check_actions([action], self.world, 1), np.ones(1, np.bool_))
         return (
-            self._obs[0].copy(),
+            self._observations()[0],
             float(steps.rewards[0]),
             bool(steps.terminations[0]),
             bool(steps.truncations[0]),
-            self._info(0, steps),
+            self._lane_info(steps),
         )
 
     def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
@@ -173,6 +173,10 @@ class WorldModelEnv(Lanes, Env[NDArray[Any], np.int64]):
     @_np_random_seed.setter
     def _np_random_seed(self, seed: int | None) -> None:
         self._seeds[0] = seed
+
+    def _lane_info(self, steps: LaneSteps | None = None) -> dict[str, Any]:
+        """The info of the only lane."""
+        return {key: values.item() for key, values in self._info(steps).items()}
 
     def _screen(self) -> NDArray[np.uint8]:
         """The newest frame in colour, ``uint8`` (h w 3)."""

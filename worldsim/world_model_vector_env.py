@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from worldsim.data.windows import Windows
-from worldsim.lanes import Lanes, World, check_seed
+from worldsim.lanes import Lanes, LaneSteps, World, check_seed
 from worldsim.start import check_actions, check_options
 from worldsim.system.options import Count, check_value
 
@@ -134,15 +134,15 @@ class WorldModelVectorEnv(Lanes, VectorEnv[NDArray[Any], NDArray[np.int64], NDAr
         """
         seeds = self._lane_seeds(seed)
         check_options(options)
-        lanes = np.arange(self.num_envs)
-        if options is not None and "reset_mask" in options:
-            lanes = lanes[_check_mask(options["reset_mask"], self.num_envs)]
-            options = {key: value for key, value in options.items() if key != "reset_mask"}
-        self._begin(lanes, seeds, self._lane_options(options))
-        infos: dict[str, Any] = {}
-        for lane in lanes:
-            infos = self._add_info(infos, self._info(int(lane)), int(lane))
-        return self._obs.copy(), infos
+        options = dict(options or {})
+        resets = np.ones(self.num_envs, np.bool_)
+        if "reset_mask" in options:
+            resets = _check_mask(options.pop("reset_mask"), self.num_envs)
+        lanes, indices = np.flatnonzero(resets), None
+        if _is_per_lane(options.get("start")):
+            indices = self._lane_starts(options.pop("start"), lanes)
+        self._begin(lanes, seeds, options, indices)
+        return self._observations(), self._infos(resets)
 
     def step(
         self, actions: NDArray[np.int64]
@@ -166,22 +166,16 @@ class WorldModelVectorEnv(Lanes, VectorEnv[NDArray[Any], NDArray[np.int64], NDAr
         mode = self.autoreset_mode
         resets = self._ended & (mode is AutoresetMode.NEXT_STEP)
         steps = self._play(actions, ~resets)
-        step_infos = [self._info(lane, steps) for lane in range(self.num_envs)]
-        final_obs = self._obs
+        infos: dict[str, Any] = {}
         if mode is AutoresetMode.SAME_STEP and self._ended.any():
-            resets, final_obs = self._ended.copy(), self._obs.copy()
+            resets = self._ended.copy()
+            infos = self._final_infos(resets, steps)
         if resets.any():
             self._begin(np.flatnonzero(resets))
-
-        infos: dict[str, Any] = {}
-        for lane, info in enumerate(step_infos):
-            if resets[lane]:
-                if mode is AutoresetMode.SAME_STEP:
-                    final = {"final_obs": final_obs[lane], "final_info": info}
-                    infos = self._add_info(infos, final, lane)
-                info = self._info(lane)
-            infos = self._add_info(infos, info, lane)
-        return self._obs.copy(), steps.rewards, steps.terminations, steps.truncations, infos
+            steps.termination_probs[resets] = steps.uncertainties[resets] = 0.0
+        infos |= self._infos(np.ones(self.num_envs, np.bool_), steps)
+        obs = self._observations()
+        return obs, steps.rewards, steps.terminations, steps.truncations, infos
 
     def render(self) -> tuple[NDArray[np.uint8], ...] | None:  # type: ignore[override]
         """Each lane's newest frame in colour, ``uint8`` (h w 3); None without a render mode."""
@@ -199,19 +193,35 @@ class WorldModelVectorEnv(Lanes, VectorEnv[NDArray[Any], NDArray[np.int64], NDAr
             )
         return [None if one is None else check_seed(one) for one in seed]
 
-    def _lane_options(
-        self, options: Mapping[str, Any] | None
-    ) -> Sequence[Mapping[str, Any] | None]:
-        """The options of each lane: ``start`` may have one index per lane."""
-        start = None if options is None else options.get("start")
-        if not isinstance(start, (np.ndarray, list, tuple)) or np.ndim(start) != 1:
-            return [options] * self.num_envs
+    def _lane_starts(self, start: Sequence[Any], lanes: NDArray[np.int64]) -> list[Any]:
+        """The indices of these lanes in an option ``start`` with one index per lane."""
         if len(start) != self.num_envs:
             raise ValueError(
                 f"the option 'start' has one index per lane: expected {self.num_envs}, got "
                 f"{len(start)}"
             )
-        return [{**(options or {}), "start": index} for index in start]
+        return [start[lane] for lane in lanes]
+
+    def _infos(self, lanes: NDArray[np.bool_], steps: LaneSteps | None = None) -> dict[str, Any]:
+        """The infos of the lanes of a mask in Gymnasium's form: arrays of all lanes, and masks."""
+        infos: dict[str, Any] = {}
+        for key, values in self._info(steps).items():
+            infos[key] = np.where(lanes, values, np.zeros_like(values))
+            infos[f"_{key}"] = lanes.copy()
+        return infos
+
+    def _final_infos(self, ended: NDArray[np.bool_], steps: LaneSteps) -> dict[str, Any]:
+        """The last observations and infos of the lanes whose episodes have ended."""
+        final_obs = np.full(self.num_envs, None, dtype=object)
+        # One by one: NumPy would spread an array over the lanes, not put a frame into each.
+        for lane, obs in zip(np.flatnonzero(ended), self._observations(ended), strict=True):
+            final_obs[lane] = obs
+        return {
+            "final_obs": final_obs,
+            "_final_obs": ended.copy(),
+            "final_info": self._infos(ended, steps),
+            "_final_info": ended.copy(),
+        }
 
     def _check_ready(self) -> None:
         self._check_begun("step")
@@ -221,6 +231,11 @@ class WorldModelVectorEnv(Lanes, VectorEnv[NDArray[Any], NDArray[np.int64], NDAr
                 f"the episodes of lanes {lanes} are over and automatic resets are disabled: call "
                 'reset(options={"reset_mask": mask}) with the mask True for these lanes'
             )
+
+
+def _is_per_lane(start: Any) -> bool:
+    """Whether an option ``start`` has one index per lane, rather than one for all, or frames."""
+    return isinstance(start, (np.ndarray, list, tuple)) and np.ndim(start) == 1
 
 
 def _check_mask(mask: Any, num_envs: int) -> NDArray[np.bool_]:
