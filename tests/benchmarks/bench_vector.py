@@ -2,16 +2,18 @@
 
 python tests/benchmarks/bench_vector.py [WORLD] [--batch-sizes 1 8 32 128] [--seconds 4]
 
-Steps of a `WorldModelVectorEnv` and of the bare `Rollout` in it are timed in turn, on one thread;
-the overhead is the median over pairs. A lane's bytes are its memory of the past, of its newest
-frames and of its generator, as a snapshot holds them; branching is what copying one lane into all
-of them costs.
+In each step of a `WorldModelVectorEnv` the calls of its rollout are timed, on one thread. The rest
+of the step is overhead, given as the least and the median over steps without a reset. Then every
+fourth lane is reset, and the same is given for each lane that begins. A lane's bytes are its memory
+of the past, of its newest frames and of its generator, as a snapshot holds them; branching is what
+copying one lane into all of them costs.
 """
 
 from __future__ import annotations
 
-import statistics
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +22,30 @@ import tyro
 from worldsim.rollout import Rollout
 from worldsim.world_folder import load
 from worldsim.world_model_env import WorldModelEnv, WorldModelVectorEnv
+
+
+class Stopwatch:
+    """Adds up the seconds that some methods of a rollout take, and times what calls them."""
+
+    def __init__(self, rollout: Rollout) -> None:
+        self.inside = 0.0
+        for name in ("advance", "frames", "reset"):
+            setattr(rollout, name, self._timed(getattr(rollout, name)))
+
+    def split(self, call: Callable[..., Any], **arguments: Any) -> tuple[float, float, Any]:
+        """The seconds of a call outside and inside the rollout, and its result."""
+        self.inside, before = 0.0, time.perf_counter()
+        result = call(**arguments)
+        return time.perf_counter() - before - self.inside, self.inside, result
+
+    def _timed(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            before = time.perf_counter()
+            result = method(*args, **kwargs)
+            self.inside += time.perf_counter() - before
+            return result
+
+        return timed
 
 
 def main(
@@ -31,22 +57,24 @@ def main(
     rng = np.random.default_rng(0)
     for batch_size in batch_sizes:
         envs = WorldModelVectorEnv(world, batch_size, autoreset_mode="SameStep")
+        watch = Stopwatch(envs._rollout)
         envs.reset(seed=0)
-        rollout = Rollout(world, batch_size)
-        rollout.restore_state(envs.clone_state().rollout)
-        pairs: list[tuple[float, float]] = []
+        steps: list[tuple[float, float]] = []
         begun = time.perf_counter()
-        while time.perf_counter() - begun < seconds or len(pairs) < 5:
+        while time.perf_counter() - begun < seconds or len(steps) < 5:
             actions = rng.integers(world.game.num_actions, size=batch_size)
-            times = []
-            for step in (envs.step, rollout.step) if len(pairs) % 2 else (rollout.step, envs.step):
-                before = time.perf_counter()
-                step(actions)
-                times.append(time.perf_counter() - before)
-            pairs.append((times[0], times[1]) if len(pairs) % 2 else (times[1], times[0]))
-        env, bare = (statistics.median(times) for times in zip(*pairs, strict=True))
-        overhead = statistics.median(ours / theirs - 1 for ours, theirs in pairs)
-        state = rollout.clone_state()
+            outside, inside, step = watch.split(envs.step, actions=actions)
+            if "final_obs" not in step[-1]:
+                steps.append((outside, inside))
+        outsides, insides = np.array(steps).T
+        step_time, least = np.median(outsides + insides), outsides.min() / insides.min()
+
+        options = {"reset_mask": np.arange(batch_size) % 4 == 0}
+        resets = [watch.split(envs.reset, options=options)[:2] for _ in range(3)]
+        num_resets = np.count_nonzero(options["reset_mask"])
+        reset_outside, reset_inside = np.min(resets, axis=0) / num_resets
+
+        state = envs.clone_state().rollout
         tensors = (state.cache.keys, state.cache.values, state.history, *state.rng_states)
         size = sum(tensor.nbytes for tensor in tensors) / batch_size
         single = WorldModelEnv(world)
@@ -55,9 +83,12 @@ def main(
         envs.restore_state(single.clone_state().branch(batch_size))
         branched = 1000 * (time.perf_counter() - before)
         print(
-            f"batch {batch_size:>4}: {batch_size / env:7.0f} steps/s, {1000 * env:7.1f} ms a step "
-            f"(bare {1000 * bare:7.1f}, overhead {overhead:+.1%}); {size / 2**20:.2f} MiB a lane; "
-            f"branching {branched:.1f} ms"
+            f"batch {batch_size:>4}: {batch_size / step_time:7.0f} steps/s, "
+            f"{1000 * step_time:7.1f} ms a step (overhead {1000 * outsides.min():.2f} ms, "
+            f"{least:.2%}, median {np.median(outsides / insides):.2%}); a reset lane "
+            f"{1e6 * reset_outside:.0f} µs on top of {1e6 * reset_inside:,.0f}; "
+            f"{size / 2**20:.2f} MiB a lane; branching {branched:.1f} ms",
+            flush=True,
         )
 
 
