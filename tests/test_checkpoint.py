@@ -16,7 +16,7 @@ import worldsim
 from tests.edits import edit_json
 from tests.tiny_worlds import make_tiny_world
 from worldsim.system.files import checksum
-from worldsim.train.checkpoint import check_finite, load_checkpoint, save_checkpoint
+from worldsim.train.checkpoint import load_checkpoint, read_losses, save_checkpoint
 from worldsim.train.config import TrainConfig, resumed_config
 from worldsim.train.objective import Losses
 from worldsim.train.optimizers import make_optimizers
@@ -328,9 +328,14 @@ def test_what_to_resume_is_found_or_explained(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_value_that_is_no_number_names_step_and_checkpoint(value: float) -> None:
-    check_finite(torch.tensor(1.0), 3, None)
-    with pytest.raises(FloatingPointError, match=r"at step 3, .* no checkpoint was saved yet"):
-        check_finite(torch.tensor(value), 3, None)
-    with pytest.raises(FloatingPointError, match="last good checkpoint is runs/step_1: continue"):
-        check_finite(torch.tensor(value), 3, Path("runs/step_1"))
+def test_the_first_loss_that_is_no_number_names_its_step_and_the_checkpoint(value: float) -> None:
+    unread = [torch.tensor(pair) for pair in ((2.0, 1.0), (3.0, 1.0))]
+    assert read_losses(unread, 5, None) == [2.0, 3.0]
+    assert unread == read_losses(unread, 5, None) == []
+    for bad in ((1.0, value), (value, 1.0)):
+        pairs = ((2.0, 1.0), bad, (value, value), (2.0, 1.0))
+        unread = [torch.tensor(pair) for pair in pairs]
+        with pytest.raises(FloatingPointError, match=r"at step 6, .* no checkpoint was saved yet"):
+            read_losses(unread, 9, None)
+        with pytest.raises(FloatingPointError, match="last good checkpoint is runs/step_1: cont"):
+            read_losses(unread, 9, Path("runs/step_1"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -44,8 +45,24 @@ def test_the_first_line_of_training_has_no_remaining_time(
 ) -> None:
     monkeypatch.setattr(progress, "SECONDS_TO_FIRST_LINE", 0.0)
     with TrainProgress() as bar:
-        bar.show(1e-9, 1, 0.25, 48)
+        bar.show(1e-9, 1, [0.25], 48)
     assert capsys.readouterr().err == "  0%  step 1, loss 0.2500\n"
+
+
+def test_losses_are_shown_as_they_become_known_with_the_frames_of_all_their_steps(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(progress, "SECONDS_TO_FIRST_LINE", 0.0)
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    with TrainProgress() as bar:
+        for step, values in enumerate(([1.0], [], [], [math.nan, 4.0, 1.0]), 1):
+            bar.show(1e-9, step, values, 10)
+            now += 0.5
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[2] == "  0%  step 3, loss 1.0000"
+    assert lines[3] == "  0%  step 4, loss 2.0000, 20 frames/s"
 
 
 def test_the_last_evaluation_shows_its_progress(

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,8 +100,8 @@ def send_at(
     """Let real signals arrive at the end of a step; returns what takes that back."""
 
     class Interrupting(TrainProgress):
-        def show(self, fraction: float, at: int, loss: float, num_frames: int) -> None:
-            super().show(fraction, at, loss, num_frames)
+        def show(self, fraction: float, at: int, values: Sequence[float], frames: int) -> None:
+            super().show(fraction, at, values, frames)
             if at == step:
                 for signum in signals:
                     signal.raise_signal(signum)
@@ -146,6 +146,7 @@ def test_a_stopped_run_continues_bit_for_bit_like_one_that_was_not(
     monkeypatch: pytest.MonkeyPatch,
     signum: signal.Signals,
 ) -> None:
+    monkeypatch.setattr(dynamics, "CODE_SHARE_STEPS", 2)
     whole = train(make_config(recording, tmp_path / "whole"))
     let_run = send_at(monkeypatch, 5, signum)
     stopped = train(make_config(recording, tmp_path / "parts"))

@@ -239,7 +239,7 @@ class _Callback(BaseCallback):
         if finished:
             self._log.log({"return/learning": float(np.mean(finished))}, steps)
         mean = float(np.mean(finished)) if finished else math.nan
-        self._bar.show(steps / self._config.steps, steps, mean, BATCH * self._config.frame_skip)
+        self._bar.show(steps / self._config.steps, steps, [mean], BATCH * self._config.frame_skip)
 
     def _evals_due(self) -> int:
         return self.model.num_timesteps * self._config.num_evals // self._config.steps

@@ -36,20 +36,38 @@ from .run_folder import REMEDY, STATE, RunProgress, list_checkpoints, read_state
 TENSORS = "training.safetensors"
 
 
-def check_finite(value: torch.Tensor, step: int, checkpoint: Path | None) -> None:
+def read_losses(unread: list[torch.Tensor], num_steps: int, checkpoint: Path | None) -> list[float]:
+    """Read the losses of the last steps from the device, which waits for it, and forget them.
+
+    Args:
+        unread: Loss and norm of the gradient (2) of each step that was not read; emptied.
+        num_steps: Steps done.
+        checkpoint: The last checkpoint, for the error.
+
+    Raises:
+        FloatingPointError: At the first one that is not finite.
+    """
+    pairs = torch.stack(unread).tolist() if unread else []
+    for step, (loss, norm) in enumerate(pairs, num_steps - len(pairs)):
+        check_finite(loss + norm, step, checkpoint)
+    unread.clear()
+    return [loss for loss, _ in pairs]
+
+
+def check_finite(value: float, step: int, checkpoint: Path | None) -> None:
     """Check that a loss or gradient is finite.
 
     Raises:
         FloatingPointError: If it is not; names the last good checkpoint.
     """
-    if not math.isfinite(value.item()):
+    if not math.isfinite(value):
         advice = (
             f"the last good checkpoint is {checkpoint}: continue from it with --resume"
             if checkpoint
             else "no checkpoint was saved yet: start again in another --out"
         )
         raise FloatingPointError(
-            f"the loss or its gradient is {value.item()} at step {step}, so the run stops; "
+            f"the loss or its gradient is {value} at step {step}, so the run stops; "
             f"{advice} and a lower --optim.lr"
         )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import itertools
 import time
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -27,11 +26,11 @@ from .card import (
     summarize,
     write_card,
 )
-from .checkpoint import check_finite, load_checkpoint, save_checkpoint
+from .checkpoint import check_finite, load_checkpoint, read_losses, save_checkpoint
 from .config import TrainConfig, check, resumed_config
 from .draws import draw
 from .objective import Losses, encode, objective
-from .optimizers import has_fast_bfloat16, make_optimizers
+from .optimizers import has_fast_bfloat16, make_optimizers, set_lr
 from .presets import begin_from, build_world
 from .progress import TrainProgress, duration
 from .run_folder import RunProgress, alone, find_checkpoint, read_progress, read_split
@@ -40,6 +39,7 @@ from .run_log import RunLog, open_log
 FEW_WINDOWS, MANY_WINDOWS = 16, 64  # of an evaluation
 SHORT_RUN_SECONDS = 600.0  # shorter runs are evaluated on few windows, to take less than the run
 LONGEST_EVALUATION = 0.1  # of the run, for an evaluation before its end
+READ_SECONDS = 1.0  # between two looks at the loss
 CODE_SHARE_STEPS = 50  # between two looks at how many batches need chance codes
 DRAWS_KEY = 1  # keeps the draws of a step apart from those of its windows
 
@@ -117,6 +117,14 @@ class Run:
         with torch.autocast(world.device.type, torch.bfloat16, enabled=bfloat16):
             return objective(world, batch, recipe, draws, self.ema_world)
 
+    def advance(self, progress: RunProgress) -> RunProgress:
+        """The progress after one more step; now and then it looks how many batches need codes."""
+        progress = progress._replace(step=progress.step + 1)
+        chance = self.world.dit.chance
+        if chance is None or progress.step % CODE_SHARE_STEPS:
+            return progress
+        return progress._replace(code_share=chance.needed())
+
     def save(self, progress: RunProgress, unlogged: list[Losses], older: Path | None) -> Path:
         """Write a checkpoint if the loss is finite, since it replaces a good one.
 
@@ -126,7 +134,7 @@ class Run:
         """
         with torch.no_grad():
             losses = self.losses_at(progress)
-        check_finite(losses.total(), progress.step, older)
+        check_finite(losses.total().item(), progress.step, older)
         return save_checkpoint(
             self.config.out,
             progress,
@@ -150,7 +158,7 @@ def train(config: TrainConfig) -> TrainResult:
     Raises:
         ValueError: If settings contradict one another or the recording is unusable.
         OSError: If a checkpoint cannot be written; the one before is kept.
-        FloatingPointError: If the loss is not finite; the last checkpoint is kept.
+        FloatingPointError: If a loss is not finite, soon after; the checkpoint before it is kept.
         KeyboardInterrupt: On a second signal, at once.
     """
     # Find out how far the run is, before anything slow is built.
@@ -176,26 +184,27 @@ def train(config: TrainConfig) -> TrainResult:
         config.write()
 
         started = time.monotonic() - progress.seconds
-        last_save = last_log = time.monotonic()
+        last_save = last_log = last_read = time.monotonic()
         last_log_step = progress.step
+        unread: list[torch.Tensor] = []
+        frames = config.optim.batch_size * config.model.window
         while True:
             now = time.monotonic()
             progress = progress._replace(seconds=now - started)
             step, fraction = progress.step, config.fraction(progress)
-            done = fraction >= 1
-            last = done or stop.asked
+            last = (done := fraction >= 1) or stop.asked
 
             # Log the mean of the losses since the last log.
             if unlogged and (step % config.run.log_steps == 0 or done):
                 figures = summarize(unlogged)
-                trained = (step - last_log_step) * config.optim.batch_size * config.model.window
-                figures["frames_per_second"] = trained / (now - last_log)
+                figures["frames_per_second"] = frames * (step - last_log_step) / (now - last_log)
                 figures["lr"] = optimizers[0].param_groups[0]["lr"]
                 log.log(figures, step)
                 unlogged, last_log, last_log_step = [], now, step
 
             # Save, also before stopping.
             if last or now - last_save > 60 * config.run.save_minutes:
+                read_losses(unread, step, checkpoint)  # a run that failed keeps the one before
                 checkpoint = run.save(progress, unlogged, checkpoint)
                 last_save = now
             if last:
@@ -210,25 +219,23 @@ def train(config: TrainConfig) -> TrainResult:
                 continue
 
             # ------------------------------------------------------------------ one step
-            lr = config.optim.lr_at(step, fraction)
-            for group in itertools.chain(*(optimizer.param_groups for optimizer in optimizers)):
-                group["lr"] = lr
+            set_lr(optimizers, config.optim.lr_at(step, fraction))
             losses = run.losses_at(progress)
-            loss = losses.total()
-            loss.backward()
+            (loss := losses.total()).backward()
             norm = torch.nn.utils.clip_grad_norm_(world.parameters(), config.optim.max_grad_norm)
-            check_finite(loss.detach() + norm, step, checkpoint)
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
             update_ema(run.ema_world, world, min(config.optim.ema_decay, (1 + step) / (10 + step)))
             unlogged.append(Losses(*(part.detach() for part in losses)))
+            unread.append(torch.stack((loss.detach(), norm)))
             # ---------------------------------------------------------------------------
-            progress = progress._replace(step=step + 1)
-            if progress.step % CODE_SHARE_STEPS == 0 and world.dit.chance is not None:
-                progress = progress._replace(code_share=world.dit.chance.needed())
-            frames = config.optim.batch_size * config.model.window
-            bar.show(config.fraction(progress), progress.step, loss.item(), frames)
+            progress = run.advance(progress)
+            values: list[float] = []
+            # Looking at a loss waits for the device: only before a log, and every second or so.
+            if progress.step % config.run.log_steps == 0 or now - last_read >= READ_SECONDS:
+                values, last_read = read_losses(unread, progress.step, checkpoint), now
+            bar.show(config.fraction(progress), progress.step, values, frames)
 
         assert checkpoint is not None
         with contextlib.suppress(Interrupted):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 
 from worldsim.world_model import WorldModel
@@ -29,6 +31,13 @@ def make_optimizers(world: WorldModel, weight_decay: float) -> list[torch.optim.
         Muon(blocks, weight_decay=weight_decay, dtype=dtype),
         torch.optim.AdamW(groups, betas=(0.9, 0.95)),
     ]
+
+
+def set_lr(optimizers: Iterable[torch.optim.Optimizer], lr: float) -> None:
+    """Set the learning rate of all parameters."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = lr
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:

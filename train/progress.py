@@ -6,7 +6,7 @@ import math
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 
@@ -62,7 +62,7 @@ class TrainProgress:
         self._figure = figure
         self._left = TimeLeft()
         self._said_at = time.monotonic() + SECONDS_TO_FIRST_LINE - SECONDS_BETWEEN_LINES
-        self._shown_at: float | None = None
+        self._valued_at: float | None = None
         self._values: deque[float] = deque(maxlen=RECENT_STEPS)
         self._step_seconds: deque[float] = deque(maxlen=RECENT_STEPS)
         self._console = Console(stderr=True)
@@ -95,21 +95,22 @@ class TrainProgress:
         """Print a sentence above the bar."""
         self._console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
-    def show(self, fraction: float, step: int, value: float, num_frames: int) -> None:
+    def show(self, fraction: float, step: int, values: Sequence[float], num_frames: int) -> None:
         """Show the progress of the run; called once per step.
 
         Args:
             fraction: Finished share of the run, in [0, 1].
             step: Steps done.
-            value: The figure at this step, or nan; the mean of recent values is shown.
+            values: The figure at each step since the last one that was given, nan if it has none;
+                none, if it is not known yet. The mean of recent values is shown.
             num_frames: Frames per step.
         """
         now = time.monotonic()
-        if self._shown_at is not None:
-            self._step_seconds.append(now - self._shown_at)
-        self._shown_at = now
-        if math.isfinite(value):
-            self._values.append(value)
+        if values:
+            if self._valued_at is not None:
+                self._step_seconds.append((now - self._valued_at) / len(values))
+            self._valued_at = now
+        self._values.extend(value for value in values if math.isfinite(value))
         words = f"step {step:,}"
         if self._values:
             words += f", {self._figure} {statistics.fmean(self._values):.4f}"
