@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -169,6 +170,7 @@ def test_a_second_ctrl_c_stops_at_once(
         train(make_config(recording, tmp_path / "run"))
     assert list_checkpoints(tmp_path / "run") == []
     assert signal.getsignal(signal.SIGINT) is before
+    assert not any(each.name.startswith("read ahead") for each in threading.enumerate())
 
 
 def test_a_run_stopped_in_its_last_evaluation_only_needs_that(

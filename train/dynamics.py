@@ -29,10 +29,11 @@ from .card import (
 from .checkpoint import check_finite, load_checkpoint, read_losses, save_checkpoint
 from .config import TrainConfig, check, resumed_config
 from .draws import draw
-from .objective import Losses, encode, objective
+from .objective import Losses, encode, objective, pinned
 from .optimizers import has_fast_bfloat16, make_optimizers, set_lr
 from .presets import begin_from, build_world
 from .progress import TrainProgress, duration
+from .read_ahead import ReadAhead
 from .run_folder import RunProgress, alone, find_checkpoint, read_progress, read_split
 from .run_log import RunLog, open_log
 
@@ -69,6 +70,7 @@ class Run:
         world: The weights in training.
         ema_world: Their average, which becomes the world.
         optimizers: All optimizers, in a fixed order.
+        windows: The windows of each step, read ahead.
     """
 
     config: TrainConfig
@@ -77,6 +79,7 @@ class Run:
     world: WorldModel
     ema_world: WorldModel
     optimizers: list[torch.optim.Optimizer]
+    windows: ReadAhead[Windows]
 
     @classmethod
     def of(cls, config: TrainConfig, checkpoint: Path | None) -> Run:
@@ -93,24 +96,26 @@ class Run:
             begin_from(world, config.init)
         ema_world = copy.deepcopy(world).requires_grad_(False).eval()
         optimizers = make_optimizers(world, config.optim.weight_decay)
-        return cls(config, recording, split, world, ema_world, optimizers)
+        is_cuda, k = world.device.type == "cuda", world.num_history
 
-    def windows_at(self, step: int) -> Windows:
-        """The windows of a step, by the run's seed."""
-        config, world = self.config, self.world
-        return self.recording.sample_windows(
-            np.random.default_rng((config.seed, step)),
-            config.optim.batch_size,
-            config.model.window + world.num_history,
-            self.split.trained_on,
-            left_padding=world.num_history,
-            right_padding=config.model.window - 1,  # so that ends are as frequent as other frames
-        )
+        def windows_at(step: int) -> Windows:
+            windows = recording.sample_windows(
+                np.random.default_rng((config.seed, step)),
+                config.optim.batch_size,
+                config.model.window + k,
+                split.trained_on,
+                left_padding=k,
+                right_padding=config.model.window - 1,  # so that ends are as frequent as others
+            )
+            return pinned(windows) if is_cuda else windows
+
+        windows = ReadAhead(windows_at)
+        return cls(config, recording, split, world, ema_world, optimizers, windows)
 
     def losses_at(self, progress: RunProgress) -> Losses:
         """The losses of a step: seed and number determine its batch and all that is random."""
         world, recipe = self.world, self.config.recipe.at(self.config.fraction(progress))
-        batch = encode(world, self.windows_at(progress.step))
+        batch = encode(world, self.windows.at(progress.step))
         key = (self.config.seed, progress.step, DRAWS_KEY)
         draws = draw(world, batch.latents, recipe, key, progress.code_share)
         bfloat16 = has_fast_bfloat16(world.device)
@@ -172,6 +177,7 @@ def train(config: TrainConfig) -> TrainResult:
 
     with (
         alone(config.out),
+        run.windows,
         StopOnSignal() as stop,
         TrainProgress(config.fraction(progress)) as bar,
         open_log(config, bar.note) as log,

@@ -80,6 +80,12 @@ class Losses(NamedTuple):
         return self.mean(frame + HEAD_WEIGHT * self.head + CHANCE_WEIGHT * self.chance)
 
 
+def pinned(windows: Windows) -> Windows:
+    """The same windows in pinned memory, which a GPU copies without the host waiting for it."""
+    arrays = windows.arrays.items()
+    return Windows(**{name: torch.from_numpy(a).pin_memory().numpy() for name, a in arrays})
+
+
 def encode(world: WorldModel, windows: Windows) -> Batch:
     """Encode recorded windows of ``num_history + t`` frames on the world's device."""
     k = world.num_history
