@@ -365,5 +365,4 @@ def evaluate_at_the_end(
 def update_ema(average: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:
     """Move the averaged weights towards the model's by ``1 - decay``; buffers become equal."""
     torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
-    for kept, newest in zip(average.buffers(), model.buffers(), strict=True):
-        kept.copy_(newest)
+    torch._foreach_copy_(list(average.buffers()), list(model.buffers()))

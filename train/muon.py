@@ -59,22 +59,21 @@ class Muon(torch.optim.Optimizer):
                 if parameter.grad is not None:
                     alike[parameter.shape].append(parameter)
             for (rows, columns), parameters in alike.items():
-                updates = orthogonalize(
-                    torch.stack([self._momentum(p) for p in parameters]).to(self.dtype)
-                )
+                updates = orthogonalize(torch.stack(self._momenta(parameters)).to(self.dtype))
                 scale = -group["lr"] * 0.2 * math.sqrt(max(rows, columns))
                 torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
                 torch._foreach_add_(parameters, list(updates.to(parameters[0].dtype)), alpha=scale)
         return loss
 
-    def _momentum(self, parameter: torch.nn.Parameter) -> torch.Tensor:
-        """Nesterov momentum: a mixture of the gradient and its running mean."""
-        assert parameter.grad is not None
-        state = self.state[parameter]
-        if not state:
-            state["momentum_buffer"] = torch.zeros_like(parameter.grad)
-        state["momentum_buffer"].lerp_(parameter.grad, 1 - MOMENTUM)
-        return parameter.grad.lerp(state["momentum_buffer"], MOMENTUM)
+    def _momenta(self, parameters: list[torch.nn.Parameter]) -> list[torch.Tensor]:
+        """Nesterov momentum: mixtures of the gradients and their running means."""
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        for parameter in parameters:
+            if not self.state[parameter]:
+                self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        means = [self.state[parameter]["momentum_buffer"] for parameter in parameters]
+        torch._foreach_lerp_(means, gradients, 1 - MOMENTUM)
+        return list(torch._foreach_lerp(gradients, means, MOMENTUM))
 
 
 def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:

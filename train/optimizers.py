@@ -10,6 +10,8 @@ from worldsim.world_model import WorldModel
 
 from .muon import Muon
 
+FUSED = ("cpu", "cuda")  # devices where AdamW is one kernel; elsewhere torch chooses
+
 
 def make_optimizers(world: WorldModel, weight_decay: float) -> list[torch.optim.Optimizer]:
     """Muon (Jordan et al. 2024) for the matrices of the transformer's blocks, AdamW for the rest.
@@ -29,7 +31,7 @@ def make_optimizers(world: WorldModel, weight_decay: float) -> list[torch.optim.
     dtype = torch.bfloat16 if has_fast_bfloat16(world.device) else torch.float32
     return [
         Muon(blocks, weight_decay=weight_decay, dtype=dtype),
-        torch.optim.AdamW(groups, betas=(0.9, 0.95)),
+        torch.optim.AdamW(groups, betas=(0.9, 0.95), fused=world.device.type in FUSED or None),
     ]
 
 
