@@ -88,7 +88,7 @@ class TestRollouts:
         [
             (lambda state: None, "got NoneType"),
             (lambda state: 5, "got int"),
-            (lambda state: dataclasses.replace(state, rng_states=[]), "has 0 lanes"),
+            (lambda state: dataclasses.replace(state, keys=state.keys[:0]), "has 0 lanes"),
             (
                 lambda state: dataclasses.replace(state, history=state.history.to("meta")),
                 "the state is on meta and this world on cpu",
@@ -102,8 +102,8 @@ class TestRollouts:
                 "history is torch.float64 of shape",
             ),
             (
-                lambda state: dataclasses.replace(state, rng_states=[torch.zeros(3)]),
-                "generator is torch.float32 of shape",
+                lambda state: dataclasses.replace(state, keys=torch.zeros(1)),
+                "random keys is torch.float32 of shape",
             ),
         ],
     )

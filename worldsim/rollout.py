@@ -3,15 +3,17 @@
 Each frame takes ``num_passes`` denoising passes. The last pass leaves the frame's keys and values
 in the cache, and its features give reward and termination. Another pass over the finished frame
 brings no measurable gain. The cache has a fixed size, so a rollout has no length limit.
+
+A step changes the tensors of the lanes in place, and nothing in it waits for the device. On a CPU
+it is called. On a CUDA device it is captured in a CUDA graph for each number of passes, since a
+small world's step takes longer to launch than to compute.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
@@ -21,17 +23,22 @@ from einops import repeat
 from worldsim.model.conditions import Conditions
 from worldsim.model.dit import DiTOutput
 from worldsim.model.kv_cache import KVCache
+from worldsim.model.random import ROW, hashes, keys, normal, normal_table, uniform
 from worldsim.model.sampling import euler, pass_levels
 from worldsim.rollout_input import check_actions, check_context
 from worldsim.rollout_state import RolloutState, check_fits, fingerprint
-from worldsim.system.devices import check_memory
-from worldsim.system.files import one_line
+from worldsim.system.compiled import captured, compiled
+from worldsim.system.devices import check_memory, to_host
 from worldsim.system.options import Count, check_value
 from worldsim.system.threads import forget_lost_threads, threads_for
 from worldsim.world_model import WorldModel
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+# Rewards, probabilities of an end, ends (0 or 1) and uncertainties, float32 (4 b); and the frames,
+# uint8 (b h w c), unless the codec would have to decode them.
+_StepTensors = tuple[torch.Tensor, torch.Tensor | None]
 
 
 def _on_threads_that_pay(
@@ -136,7 +143,11 @@ class Rollout:
         self._history = torch.zeros(batch_size, channels, *self._latent_size, device=world.device)
         # Those of the newest frame, from which the chance code of the next one is drawn.
         self._features = torch.zeros(batch_size, world.dit.config.width, device=world.device)
-        self._rngs = [torch.Generator() for _ in range(batch_size)]
+        lanes = torch.zeros(batch_size, dtype=torch.int64, device=world.device)
+        self._keys, self._actions = lanes, lanes.clone()
+        self._table = normal_table(world.device)
+        self._pixels: torch.Tensor | None = None  # the newest frames, if they are decoded already
+        self._graphs: dict[int, Callable[[], _StepTensors]] = {}  # by number of passes
         self._not_begun = set(range(batch_size))
         tokens = batch_size * math.prod(self._latent_size) / world.dit.config.patch_size**2
         parameters = sum(parameter.numel() for parameter in world.dit.parameters())
@@ -195,8 +206,8 @@ class Rollout:
         newest = torch.cat((latents[:, -1:].flatten(1, 2), histories[:, -1]), dim=1)
         self._history[index] = newest[:, : self._history.shape[1]]
         self._features[index] = output.features[:, 0]
-        for lane, seed in zip(lanes, seeds, strict=True):
-            self._rngs[lane].manual_seed(int(seed))
+        self._keys[index] = keys(torch.tensor([int(seed) for seed in seeds]).to(world.device))
+        self._pixels = None
         self._not_begun.difference_update(lanes)
 
     def begin(
@@ -220,14 +231,15 @@ class Rollout:
 
     @property
     def latents(self) -> torch.Tensor:
-        """The newest frame of each lane as latents, (b c h w)."""
-        return self._history[:, : self.world.codec.latent_channels]
+        """The newest frame of each lane as latents, (b c h w), a copy."""
+        return self._history[:, : self.world.codec.latent_channels].clone()
 
     @_on_threads_that_pay
     @torch.no_grad()
     def frames(self) -> np.ndarray:
         """The newest frame of each lane, decoded, uint8 (b h w c)."""
-        return self.world.decode(self.latents[:, None])[:, 0].cpu().numpy()
+        pixels, self._pixels = self._pixels, None  # the caller may change the array
+        return to_host(self.world.decode(self.latents[:, None])[:, 0] if pixels is None else pixels)
 
     @_on_threads_that_pay
     @torch.no_grad()
@@ -249,22 +261,50 @@ class Rollout:
             raise RuntimeError(
                 f"call reset before step: lanes {sorted(self._not_begun)} have no start"
             )
-        world = self.world
-        actions = check_actions(world.game, actions, self.batch_size)
-        # Each lane has its own generator on the CPU: its noise is the same in every batch.
-        taken = torch.as_tensor(actions, dtype=torch.int64, device=world.device)
-        shape = (world.codec.latent_channels, *self._latent_size)
-        noise = torch.stack([torch.randn(shape, generator=rng) for rng in self._rngs])
-        noise = noise.to(world.device)
-        draws = torch.cat([torch.rand(1, generator=rng) for rng in self._rngs])
+        actions = check_actions(self.world.game, actions, self.batch_size)
+        self._actions.copy_(torch.as_tensor(actions, dtype=torch.int64))
+        outcomes, self._pixels = self._run_step()
+        rewards, probs, ends, uncertainties = host = to_host(outcomes)
+        if not np.isfinite(host).all():  # finite weights may give infinite products
+            raise ValueError(
+                "the world predicts numbers that are not finite: its weights are damaged, so save "
+                "it again or use another world"
+            )
+        return Outcome(rewards, ends > 0, probs, uncertainties if self.with_uncertainty else None)
 
-        code, other_code = self._draw_codes(taken)
+    def _run_step(self) -> _StepTensors:
+        """Call the step, or replay its CUDA graph."""
+        if self.world.device.type != "cuda":
+            return self._step()
+        if self.num_passes not in self._graphs:
+            state = (*self._cache.tensors(), self._history, self._features)
+            self._graphs[self.num_passes] = captured(self._step, state)
+        return self._graphs[self.num_passes]()
+
+    @torch.no_grad()
+    def _step(self) -> _StepTensors:
+        """A step as a function of tensors: the actions in, the state changed, the outcomes out."""
+        world, head, channels = self.world, self.world.head, self._history.shape[1]
+        # All random numbers follow from the lane's key and frame number.
+        shape = (world.codec.latent_channels, *self._latent_size)
+        size = math.prod(shape)
+        drawn = hashes(self._keys, self._cache.positions, 2 + -(-size // ROW))
+        ends, chances = uniform(drawn[:, :2]).unbind(1)
+        noise = normal(drawn[:, 2:], self._table)[:, :size].view(-1, *shape)
+
+        code = other_code = None
+        if world.dit.chance is not None:
+            logits = world.dit.chance.prior_logits(self._features, self._actions)
+            code = world.dit.chance.draw(logits, chances)
+            other_code = world.dit.chance.draw(logits, 1 - chances)
         outputs: list[DiTOutput] = []
 
         def denoise(
             latent: torch.Tensor, level: float, code: torch.Tensor | None = code
         ) -> torch.Tensor:
-            outputs.append(self._pass(latent, level, taken, self._history, code, self._cache))
+            outputs.append(
+                self._pass(latent, level, self._actions, self._history, code, self._cache)
+            )
             return outputs[-1].latents[:, 0]
 
         other = None
@@ -272,38 +312,22 @@ class Rollout:
             other = denoise(-noise, 0.0, other_code)
         latent = euler(denoise, noise, self._levels)
         self._cache.commit()
-        self._features = outputs[-1].features[:, 0]
-        latent = world.quantize(latent[:, None])[:, 0]  # the history equals the visible frames
-        newest = torch.cat((latent, self._history), dim=1)
-        self._history = newest[:, : self._history.shape[1]]
-        uncertainties = None
+        self._features.copy_(outputs[-1].features[:, 0])
+
+        pixels = None
+        if world.codec.exact:  # the history equals the visible frames
+            pixels = world.decode(latent[:, None])
+            latent, pixels = world.encode(pixels)[:, 0], pixels[:, 0]
+        self._history.copy_(torch.cat((latent, self._history), dim=1)[:, :channels])
+
+        predicted = head(outputs[-1].features)
+        probs = head.termination_probs(predicted)[:, 0]
+        uncertainties = torch.zeros_like(probs)
         if other is not None:
             difference = outputs[1].latents[:, 0] - other
-            uncertainties = difference.square().mean((1, 2, 3)).sqrt().cpu().numpy()
-        head = world.head(outputs[-1].features)
-        probs = world.head.termination_probs(head)[:, 0].cpu()
-        if not probs.isfinite().all():  # finite weights may give infinite products
-            raise ValueError(
-                "the world predicts numbers that are not finite: its weights are damaged, so save "
-                "it again or use another world"
-            )
-        return Outcome(
-            rewards=world.head.rewards(head, world.reward_floor)[:, 0].cpu().numpy(),
-            terminations=(draws < probs).numpy(),
-            termination_probs=probs.numpy(),
-            uncertainties=uncertainties,
-        )
-
-    def _draw_codes(
-        self, actions: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor] | tuple[None, None]:
-        """Draw the chance code of each lane's next frame, and one from the opposite number."""
-        chance = self.world.dit.chance
-        if chance is None:
-            return None, None
-        logits = chance.prior_logits(self._features, actions)
-        uniform = torch.cat([torch.rand(1, generator=rng) for rng in self._rngs]).to(logits.device)
-        return chance.draw(logits, uniform), chance.draw(logits, 1 - uniform)
+            uncertainties = difference.square().mean((1, 2, 3)).sqrt()
+        rewards = head.rewards(predicted, world.reward_floor)[:, 0]
+        return torch.stack((rewards, probs, (ends < probs).float(), uncertainties)), pixels
 
     def _pass(
         self,
@@ -330,15 +354,7 @@ class Rollout:
         bits = self.world.dit.config.chance_bits
         code = torch.zeros(self.batch_size, 1, bits, device=actions.device) if bits else None
         conditions = Conditions(actions.float(), actions, self._history[:, None], code)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # internal warnings of torch
-                compiled = torch.compile(self.world.predict, dynamic=False)
-                compiled(latents, conditions, self._cache)
-        except Exception as error:
-            warnings.warn(f"compiling failed, steps are slower: {one_line(error)}", stacklevel=5)
-            return self.world.predict
-        return compiled
+        return compiled(self.world.predict, latents, conditions, self._cache, stacklevel=6)
 
     @_on_threads_that_pay
     def clone_state(self) -> RolloutState:
@@ -351,13 +367,7 @@ class Rollout:
             raise RuntimeError(
                 f"call reset before clone_state: lanes {sorted(self._not_begun)} have no start"
             )
-        state = self._state()
-        return replace(
-            state,
-            cache=state.cache.clone(),
-            history=state.history.clone(),
-            features=state.features.clone(),
-        )
+        return self._state().clone()
 
     @_on_threads_that_pay
     def restore_state(self, state: RolloutState) -> None:
@@ -370,12 +380,11 @@ class Rollout:
             ValueError: If its world, device or number of lanes differs; nothing changes then.
         """
         check_fits(state, self._state())
-        self._cache = state.cache.clone()
-        self._history = state.history.clone()
-        self._features = state.features.clone()
+        own = self._state()
+        for kept, restored in zip(own.tensors(), state.tensors(), strict=True):
+            kept.copy_(restored)
+        self._pixels = None
         self._not_begun.clear()
-        for rng, rng_state in zip(self._rngs, state.rng_states, strict=True):
-            rng.set_state(rng_state)
 
     def _state(self) -> RolloutState:
         """The current state, without a copy."""
@@ -384,5 +393,5 @@ class Rollout:
             cache=self._cache,
             history=self._history,
             features=self._features,
-            rng_states=[rng.get_state() for rng in self._rngs],
+            keys=self._keys,
         )

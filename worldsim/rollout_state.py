@@ -23,14 +23,28 @@ class RolloutState:
         cache: The keys and values of past frames.
         history: The newest frames of each lane (b k*c h w).
         features: Those of the newest frame of each lane (b d), see `DiTOutput`.
-        rng_states: The state of each lane's generator.
+        keys: Those of the lanes' random numbers, int64 (b), see `worldsim.model.random`.
     """
 
     world: str
     cache: KVCache
     history: torch.Tensor
     features: torch.Tensor
-    rng_states: list[torch.Tensor]
+    keys: torch.Tensor
+
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """All that it holds."""
+        return self.history, self.features, *self.cache.tensors(), self.keys
+
+    def clone(self) -> RolloutState:
+        """An independent copy."""
+        return RolloutState(
+            world=self.world,
+            cache=self.cache.clone(),
+            history=self.history.clone(),
+            features=self.features.clone(),
+            keys=self.keys.clone(),
+        )
 
     def take_lanes(self, lanes: Sequence[int]) -> RolloutState:
         """A snapshot whose lane i is lane ``lanes[i]`` of this one. Lanes may repeat."""
@@ -40,7 +54,7 @@ class RolloutState:
             cache=self.cache.take_lanes(index),
             history=self.history[index],
             features=self.features[index],
-            rng_states=[self.rng_states[lane].clone() for lane in lanes],
+            keys=self.keys[index],
         )
 
 
@@ -59,10 +73,10 @@ def check_fits(state: Any, own: RolloutState) -> None:
         raise TypeError(
             f"restore_state takes the result of clone_state, got {type(state).__name__}"
         )
-    num_lanes = len(own.rng_states)
-    if len(state.rng_states) != num_lanes:
+    num_lanes = len(own.keys)
+    if len(state.keys) != num_lanes:
         raise ValueError(
-            f"the state has {len(state.rng_states)} lanes and this rollout {num_lanes}: "
+            f"the state has {len(state.keys)} lanes and this rollout {num_lanes}: "
             "restore it into a rollout of the same batch_size"
         )
     if state.history.device != own.history.device:
@@ -75,7 +89,7 @@ def check_fits(state: Any, own: RolloutState) -> None:
             "the state belongs to another world or to other weights: restore it into a rollout of "
             "the world it was cloned from"
         )
-    for name, theirs, ours in zip(_PARTS, _parts(state), _parts(own), strict=True):
+    for name, theirs, ours in zip(_PARTS, state.tensors(), own.tensors(), strict=True):
         if (theirs.shape, theirs.dtype) != (ours.shape, ours.dtype):
             raise ValueError(
                 f"the state's {name} is {theirs.dtype} of shape {tuple(theirs.shape)}, in this "
@@ -83,12 +97,7 @@ def check_fits(state: Any, own: RolloutState) -> None:
             )
 
 
-_PARTS = ("history", "features", "keys", "values", "positions", "generator")
-
-
-def _parts(state: RolloutState) -> tuple[torch.Tensor, ...]:
-    cache, generators = state.cache, torch.stack(state.rng_states)
-    return state.history, state.features, cache.keys, cache.values, cache.positions, generators
+_PARTS = ("history", "features", "keys", "values", "positions", "random keys")
 
 
 def fingerprint(world: WorldModel) -> str:

@@ -75,8 +75,7 @@ def main(
         reset_outside, reset_inside = np.min(resets, axis=0) / num_resets
 
         state = envs.clone_state().rollout
-        tensors = (state.cache.keys, state.cache.values, state.history, *state.rng_states)
-        size = sum(tensor.nbytes for tensor in tensors) / batch_size
+        size = sum(tensor.nbytes for tensor in state.tensors()) / batch_size
         single = WorldModelEnv(world)
         single.reset(seed=0)
         before = time.perf_counter()

@@ -27,6 +27,7 @@ from worldsim.eval.held_out import HeldOutWindows, choose_windows, lane_seeds
 from worldsim.eval.speed import begin, step_cost
 from worldsim.frames import MOVING_THRESHOLD, pixels_to_latents
 from worldsim.media import filmstrip
+from worldsim.model.random import keys
 from worldsim.rollout import Rollout
 from worldsim.world_model import WorldModel
 
@@ -99,16 +100,15 @@ def draw(scene: Scene, held_out: HeldOutWindows, rows: Sequence[int]) -> Frames:
     begun = Rollout(scene.world, len(used))
     begun.reset(windows.frames[:, :context], windows.actions[:, : context - 1], range(len(used)))
     state = begun.clone_state()
-    # A generator knows its state after a seed, so lanes of one context get noise of their own.
-    seeds = lane_seeds(scene.seed, len(rows))
-    rng_states = [torch.Generator().manual_seed(seed).get_state() for seed in seeds]
+    # Lanes of one context get random numbers of their own.
+    own = keys(torch.tensor(lane_seeds(scene.seed, len(rows))))
     batches = []
     for first in range(0, len(rows), LANES):
         lanes = slice(first, first + LANES)
         chosen = places[lanes]
         rollout = Rollout(scene.world, len(chosen), num_passes=scene.passes)
         taken = state.take_lanes(chosen.tolist())
-        rollout.restore_state(replace(taken, rng_states=rng_states[lanes]))
+        rollout.restore_state(replace(taken, keys=own[lanes]))
         actions = windows.actions[chosen, context - 1 :]
         batches.append(np.stack([rollout.step(now).frames for now in actions.T], axis=1))
     return np.concatenate(batches)

@@ -70,8 +70,11 @@ class KVCache:
     @property
     def num_bytes(self) -> int:
         """Bytes of its tensors."""
-        tensors = (self.keys, self.values, self.positions, self.lanes, self.slot_numbers)
-        return sum(tensor.nbytes for tensor in tensors)
+        return sum(tensor.nbytes for tensor in (*self.tensors(), self.lanes, self.slot_numbers))
+
+    def tensors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Those that steps change: keys, values and positions."""
+        return self.keys, self.values, self.positions
 
     def layers(self) -> list[LayerCache]:
         """The view of each layer, at the slots of the current frames."""

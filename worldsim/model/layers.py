@@ -48,7 +48,7 @@ def rotate(x: torch.Tensor, rotation: Rotation) -> torch.Tensor:
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
 
 
-@functools.lru_cache(maxsize=8)
+@functools.cache  # never freed, since CUDA graphs read it
 @torch.inference_mode(mode=False)  # training may use the cached tensors later
 def space_rotation(
     height: int, width: int, num_special: int, dim: int, device: torch.device
@@ -70,7 +70,7 @@ def space_rotation(
     return rotation_by(F.pad(angles, (0, 0, 0, num_special))[:, None])
 
 
-@functools.lru_cache(maxsize=8)
+@functools.cache  # never freed, since CUDA graphs read it
 @torch.inference_mode(mode=False)  # training may use the cached tensor later
 def place_features(rows: int, columns: int, device: torch.device) -> torch.Tensor:
     """The place of each patch as waves over the frame's height and width: (rows * columns 20).
