@@ -110,6 +110,6 @@ def _lane_info(infos: dict[str, Any], lane: int) -> dict[str, Any]:
     """One lane's info out of a vector environment's infos."""
     info = {}
     for key, values in infos.items():
-        if not key.startswith("_") and infos.get(f"_{key}", np.ones(lane + 1, bool))[lane]:
+        if not key.startswith("_") and (f"_{key}" not in infos or infos[f"_{key}"][lane]):
             info[key] = _lane_info(values, lane) if isinstance(values, dict) else values[lane]
     return info
