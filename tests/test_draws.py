@@ -85,6 +85,23 @@ def batch(tmp_path_factory: pytest.TempPathFactory, world: WorldModel) -> Batch:
     return encode(world, recording.windows([0, 1, 2], [5] * 3, world.num_history + 4))
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
+def test_the_objective_is_one_graph(batch: Batch) -> None:
+    """Whatever waits for numbers, or depends on them, would break the graph."""
+    one, other = (make_tiny_world(chance_bits=3).train() for _ in range(2))
+    draws = draw(one, batch.latents, RECIPE, (0,))
+    compiled = torch.compile(objective, fullgraph=True, backend="eager")
+    losses = compiled(one, batch, RECIPE, draws)
+    losses.total().backward()
+    plain = objective(other, batch, RECIPE, draws)
+    plain.total().backward()
+    for part, same in zip(losses, plain, strict=True):
+        torch.testing.assert_close(part, same)
+    for (name, weights), same in zip(one.named_parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(weights.grad, same.grad, msg=name)
+
+
 def test_the_objective_waits_for_no_device(world: WorldModel, batch: Batch) -> None:
     """Tensors of the device meta have shapes and no numbers: looking at one is an error."""
     draws = draw(world, batch.latents, RECIPE, (0,))
