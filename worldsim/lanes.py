@@ -247,7 +247,7 @@ class Lanes:
     def _observe(self) -> NDArray[Any]:
         """The newest frame of each lane, (b h w c), or its latent, (b c h w), in an own array."""
         if self._in_latents:
-            return self._rollout.latents.to("cpu", copy=True).numpy()
+            return self._rollout.latents.cpu().numpy()
         return self._rollout.frames()
 
     def _rng(self, lane: int) -> np.random.Generator:
