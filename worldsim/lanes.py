@@ -59,6 +59,7 @@ class Lanes:
         max_uncertainty: float | None,
         render_mode: str | None,
         device: str | None,
+        dtype: str,
         compiled: bool,
         frame_skip: int = 1,
         frame_stack: int = 1,
@@ -69,7 +70,7 @@ class Lanes:
         check_value("max_uncertainty", max_uncertainty, Limit | None)
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode must be 'rgb_array' or None, got {render_mode!r}")
-        self.world = _open_world(world, device)
+        self.world = _open_world(world, device, dtype)
         self.starts = check_starts(starts, self.world)
         self.max_episode_steps = max_episode_steps
         self.max_uncertainty = max_uncertainty
@@ -283,10 +284,15 @@ def check_seed(seed: Any) -> int:
     return int(seed)
 
 
-def _open_world(world: World, device: str | None) -> WorldModel:
+def _open_world(world: World, device: str | None, dtype: str) -> WorldModel:
     """Load a world given by name or path; pass a loaded one on."""
     if not isinstance(world, WorldModel):
-        return load(world, device=device)
+        return load(world, device=device, dtype=dtype)
+    if dtype != "auto":
+        raise ValueError(
+            f"dtype={dtype!r} is for a world given by name or path: load it with "
+            f"worldsim.load(..., dtype={dtype!r})"
+        )
     if device is not None:
         raise ValueError(
             f"device={device!r} is for a world given by name or path: "

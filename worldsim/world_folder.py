@@ -36,7 +36,7 @@ from worldsim.model.codec import load_codec
 from worldsim.model.dit_folder import load_dit, save_dit
 from worldsim.model.heads import RewardTerminationHead
 from worldsim.model.weights import CONFIG, REMEDY, WEIGHTS, build_network
-from worldsim.system.devices import pick_device
+from worldsim.system.devices import pick_device, pick_dtype
 from worldsim.system.files import (
     check_checksum,
     checksum,
@@ -49,7 +49,7 @@ from worldsim.system.files import (
     write_text,
 )
 from worldsim.system.hdf5 import check_dataset, open_hdf5, read_array
-from worldsim.system.options import Count, Passes, check_value
+from worldsim.system.options import Count, Passes, Precision, check_value
 from worldsim.system.threads import forget_lost_threads
 from worldsim.world_model import WorldModel
 
@@ -68,9 +68,15 @@ def save(world: WorldModel, path: str | os.PathLike[str]) -> None:
 
     Raises:
         OSError: If it cannot be written.
-        ValueError: If ``path`` holds something else, which stays unchanged.
+        ValueError: If ``path`` holds something else, which stays unchanged, or the world is in
+            bfloat16.
     """
     path = Path(path).expanduser()
+    if world.dit.dtype != torch.float32:
+        raise ValueError(
+            f"a world is saved in float32, and this one is in {world.dit.dtype}: load it with "
+            'dtype="float32"'
+        )
     if path.exists() and not (is_world(path) or (path.is_dir() and not any(path.iterdir()))):
         raise ValueError(f"{path} exists and is not a world: choose another folder")
     aside, old = (path.with_name(f"{path.name}.{word}") for word in ("writing", "replaced"))
@@ -111,21 +117,28 @@ def _write(world: WorldModel, folder: Path) -> None:
         shutil.copymode(folder / "config.json", tensors)
 
 
-def load(name: str | os.PathLike[str], device: str | torch.device | None = None) -> WorldModel:
+def load(
+    name: str | os.PathLike[str],
+    device: str | torch.device | None = None,
+    dtype: str = "auto",
+) -> WorldModel:
     """Load a world.
 
     Args:
         name: As for `find_world`.
         device: Where to put it; by default a GPU if there is one.
+        dtype: ``"float32"``, ``"bfloat16"`` for half of the memory, or ``"auto"``: bfloat16 for
+            large worlds on a GPU. A world in bfloat16 cannot be saved or trained.
 
     Returns:
         The world, in evaluation mode.
 
     Raises:
         PermissionError: If one of its files may not be read.
-        ValueError: If there is no such world or device, or its folder is damaged.
+        ValueError: If there is no such world, device or dtype, or its folder is damaged.
     """
     path, device = find_world(name), pick_device(device)
+    check_value("dtype", dtype, Precision)
     forget_lost_threads()
     with reading(path / "config.json", REMEDY) as file:
         config = read_object(file)
@@ -180,7 +193,10 @@ def load(name: str | os.PathLike[str], device: str | torch.device | None = None)
         )
         if not world.background_latents.isfinite().all():
             raise ValueError("its latents of the background are not finite")
-    return world.to(device).eval()
+    world.to(device).eval()
+    parameters = sum(parameter.numel() for parameter in dit.parameters())
+    dit.set_dtype(pick_dtype(dtype, device, parameters))
+    return world
 
 
 def _check_equal(name: str, found: Any, expected: Any) -> None:

@@ -49,6 +49,7 @@ class WorldModelEnv(Lanes, Env[NDArray[Any], np.int64]):
             `Rollout`). Above this value an episode is truncated; ``math.inf`` only measures.
         render_mode: ``"rgb_array"`` or None.
         device: Where a world given by name or path is loaded; None chooses.
+        dtype: The type of its weights, see `worldsim.load`.
         compiled: Whether to compile the network first, see `Rollout`.
 
     Raises:
@@ -74,6 +75,7 @@ class WorldModelEnv(Lanes, Env[NDArray[Any], np.int64]):
         max_uncertainty: float | None = None,
         render_mode: str | None = "rgb_array",
         device: str | None = None,
+        dtype: str = "auto",
         compiled: bool = False,
     ) -> None:
         super().__init__(
@@ -86,6 +88,7 @@ class WorldModelEnv(Lanes, Env[NDArray[Any], np.int64]):
             max_uncertainty=max_uncertainty,
             render_mode=render_mode,
             device=device,
+            dtype=dtype,
             compiled=compiled,
         )
         self.observation_space = self._lane_space

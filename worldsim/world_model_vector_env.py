@@ -44,6 +44,7 @@ class WorldModelVectorEnv(Lanes, VectorEnv[NDArray[Any], NDArray[np.int64], NDAr
         autoreset_mode: An `AutoresetMode` or its value, e.g. ``"SameStep"``.
         render_mode: ``"rgb_array"`` or None.
         device: Where a world given by name or path is loaded; None chooses.
+        dtype: As for `WorldModelEnv`.
         compiled: Whether to compile the network first, see `Rollout`.
 
     Raises:
@@ -74,6 +75,7 @@ class WorldModelVectorEnv(Lanes, VectorEnv[NDArray[Any], NDArray[np.int64], NDAr
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         render_mode: str | None = "rgb_array",
         device: str | None = None,
+        dtype: str = "auto",
         compiled: bool = False,
     ) -> None:
         check_value("num_envs", num_envs, Count)
@@ -90,6 +92,7 @@ class WorldModelVectorEnv(Lanes, VectorEnv[NDArray[Any], NDArray[np.int64], NDAr
             frame_stack=frame_stack,
             render_mode=render_mode,
             device=device,
+            dtype=dtype,
             compiled=compiled,
         )
         self.num_envs = num_envs

@@ -90,7 +90,10 @@ class DetailPath(nn.Module):
             shift: Their offset, of their shape.
         """
         modulated = torch.addcmul(features + shift, features, scale)
-        return F.pixel_shuffle(self.head(modulated), self.stride)
+        last = self.head[-1]
+        assert isinstance(last, nn.Conv2d)
+        drawn = self.head[:-1](modulated).to(last.weight.dtype)
+        return F.pixel_shuffle(last(drawn), self.stride)
 
 
 class Block(nn.Module):
@@ -240,6 +243,22 @@ class VideoDiT(nn.Module):
         """The device of the weights."""
         return self.registers.device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of weights, activations and cache."""
+        return self.registers.dtype
+
+    def set_dtype(self, dtype: torch.dtype) -> None:
+        """Change the type of weights, activations and cache.
+
+        The last layer stays in float32, since frames have finer steps than bfloat16. So do chance
+        codes, whose prior is a distribution.
+        """
+        self.to(dtype)
+        self.detail.head[-1].float()
+        if self.chance is not None:
+            self.chance.float()
+
     def new_cache(self, batch_size: int, frame_size: tuple[int, int]) -> KVCache:
         """An empty cache for lanes with latent frames of the given (h, w)."""
         rows, columns = (-(-side // self.config.patch_size) for side in frame_size)
@@ -251,6 +270,7 @@ class VideoDiT(nn.Module):
             dim=self.head_dim,
             window=self.config.window,
             device=self.device,
+            dtype=self.dtype,
         )
 
     def _level_features(self, tau: torch.Tensor) -> torch.Tensor:
@@ -286,7 +306,7 @@ class VideoDiT(nn.Module):
         if h % patch or w % patch:
             frames = F.pad(frames, (0, -w % patch, 0, -h % patch))
         rows, columns = (side // patch for side in frames.shape[-2:])
-        features = self.detail.look(frames)
+        features = self.detail.look(frames.to(self.dtype))
         x = self._tokens(features, conditions)
         # Attention over time: a mask over the sequence, or over the slots of the cache.
         space = space_rotation(rows, columns, self.num_special, self.head_dim, x.device)
@@ -329,9 +349,11 @@ class VideoDiT(nn.Module):
             ph=self.patch,
             pw=self.patch,
         )
-        place = self.place_embedding(place_features(rows, columns, features.device))
+        places = place_features(rows, columns, features.device)
+        place = self.place_embedding(places.to(self.dtype))
         action = self.action_embedding(conditions.actions)[:, :, None]
-        level = self.level_embedding(self._level_features(conditions.tau))[:, :, None]
+        levels = self._level_features(conditions.tau).to(self.dtype)
+        level = self.level_embedding(levels)[:, :, None]
         registers = repeat(self.registers, "n d -> b t n d", b=b, t=t)
         patches = self.embed(patches) + place + action + level
         special = [action, level]
@@ -339,7 +361,8 @@ class VideoDiT(nn.Module):
             code = conditions.chance
             if code is None:
                 code = torch.zeros(b, t, self.config.chance_bits, device=features.device)
-            scale, chance = self.chance.embed(code)[:, :, None].chunk(2, dim=-1)
+            embedded = self.chance.embed(code).to(self.dtype)
+            scale, chance = embedded[:, :, None].chunk(2, dim=-1)
             patches = patches * (1 + scale) + chance
             special.append(chance)
         return torch.cat((patches, *special, registers), dim=2)

@@ -47,6 +47,7 @@ class KVCache:
         dim: Channels of a head.
         window: Frames kept, the current one included.
         device: Where its tensors are.
+        dtype: The type of keys and values.
     """
 
     def __init__(
@@ -59,10 +60,11 @@ class KVCache:
         dim: int,
         window: int,
         device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         shape = (num_layers, batch_size, num_tokens, num_kv_heads, window, dim)
-        self.keys = torch.zeros(shape, device=device)
-        self.values = torch.zeros(shape, device=device)
+        self.keys = torch.zeros(shape, dtype=dtype, device=device)
+        self.values = torch.zeros(shape, dtype=dtype, device=device)
         self.positions = torch.zeros(batch_size, dtype=torch.int64, device=device)
         self.lanes = torch.arange(batch_size, device=device)
         self.slot_numbers = torch.arange(window, device=device)

@@ -154,9 +154,10 @@ class Attention(nn.Module):
         projected = self.query_key_value(self.norm(x)).unflatten(-1, (-1, self.dim))
         queries_keys, value = projected.tensor_split([sum(self.heads[:2])], dim=-2)
         # In float32, also under autocast.
-        queries_keys = rotate(self.query_key_norm(queries_keys.float()), rotation)
-        query, key = queries_keys.split(self.heads[:2], dim=-2)
-        return query, key, value
+        weight = self.query_key_norm.weight.float()
+        normalized = F.layer_norm(queries_keys.float(), (self.dim,), weight)
+        query, key = rotate(normalized, rotation).split(self.heads[:2], dim=-2)
+        return query.to(value.dtype), key.to(value.dtype), value
 
 
 class SpaceAttention(Attention):

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+LARGE = 10_000_000  # parameters from which a network is faster in bfloat16
 ALWAYS_FREE = 2**26  # bytes: with less memory nothing here runs
 
 
@@ -41,6 +42,24 @@ def pick_device(name: str | torch.device | None = None) -> torch.device:
         raise ValueError(
             f"the device {str(name)!r} cannot be used here: {one_line(error)}"
         ) from error
+
+
+def pick_dtype(name: str, device: torch.device, num_parameters: int) -> torch.dtype:
+    """Return the type of a network's weights and activations.
+
+    Args:
+        name: ``"float32"``, ``"bfloat16"`` or ``"auto"``: bfloat16 on a GPU that multiplies fast in
+            it, for networks from `LARGE` parameters on. Smaller ones wait for neither products nor
+            memory.
+        device: The device.
+        num_parameters: The network's.
+    """
+    import torch
+
+    fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    if name == "bfloat16" or (name == "auto" and fast and num_parameters >= LARGE):
+        return torch.bfloat16
+    return torch.float32
 
 
 def to_host(tensor: torch.Tensor) -> np.ndarray:

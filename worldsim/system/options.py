@@ -100,6 +100,7 @@ Threads = Annotated[int, Range(1, os.cpu_count() or 1)]  # more threads than pro
 Positive = Annotated[float, Range(0, 10**6, above=True)]  # far below the limit of float32
 NotNegative = Annotated[float, Range(0, 10**6)]
 Limit = Annotated[float, Range(0, math.inf)]
+Precision = Literal["auto", "float32", "bfloat16"]
 Fraction = Annotated[float, Range(0, 1)]
 Part = Annotated[float, Range(0, 1, above=True, below=True)]
 Seconds = Annotated[float, Range(0, 86_400, above=True)]  # a day
