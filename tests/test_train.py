@@ -150,6 +150,7 @@ def test_a_stopped_run_continues_bit_for_bit_like_one_that_was_not(
     monkeypatch.setattr(dynamics, "CODE_SHARE_STEPS", 2)
     whole = train(make_config(recording, tmp_path / "whole"))
     let_run = send_at(monkeypatch, 5, signum)
+    monkeypatch.setitem(dynamics.READ_AHEAD, "cpu", 2)  # the same windows
     stopped = train(make_config(recording, tmp_path / "parts"))
     assert (stopped.ended, stopped.progress.step) == ("stopped", 5)
     assert list(read_losses(tmp_path / "parts")) == [3]
@@ -165,6 +166,7 @@ def test_a_second_ctrl_c_stops_at_once(
     recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setitem(dynamics.READ_AHEAD, "cpu", 2)
     send_at(monkeypatch, 2, signal.SIGINT, signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         train(make_config(recording, tmp_path / "run"))

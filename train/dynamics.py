@@ -40,6 +40,7 @@ from .run_log import RunLog, open_log
 FEW_WINDOWS, MANY_WINDOWS = 16, 64  # of an evaluation
 SHORT_RUN_SECONDS = 600.0  # shorter runs are evaluated on few windows, to take less than the run
 LONGEST_EVALUATION = 0.1  # of the run, for an evaluation before its end
+READ_AHEAD = {"cuda": 2}  # steps; on a CPU reading is a five-hundredth of a step
 READ_SECONDS = 1.0  # between two looks at the loss
 CODE_SHARE_STEPS = 50  # between two looks at how many batches need chance codes
 DRAWS_KEY = 1  # keeps the draws of a step apart from those of its windows
@@ -96,7 +97,7 @@ class Run:
             begin_from(world, config.init)
         ema_world = copy.deepcopy(world).requires_grad_(False).eval()
         optimizers = make_optimizers(world, config.optim.weight_decay)
-        is_cuda, k = world.device.type == "cuda", world.num_history
+        device, k = world.device.type, world.num_history
 
         def windows_at(step: int) -> Windows:
             windows = recording.sample_windows(
@@ -107,9 +108,9 @@ class Run:
                 left_padding=k,
                 right_padding=config.model.window - 1,  # so that ends are as frequent as others
             )
-            return pinned(windows) if is_cuda else windows
+            return pinned(windows) if device == "cuda" else windows
 
-        windows = ReadAhead(windows_at)
+        windows = ReadAhead(windows_at, READ_AHEAD.get(device, 0))
         return cls(config, recording, split, world, ema_world, optimizers, windows)
 
     def losses_at(self, progress: RunProgress) -> Losses:

@@ -9,8 +9,6 @@ from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 
-NUM_AHEAD = 2  # steps; each is read by a thread of its own
-
 
 class ReadAhead(Generic[Item]):
     """Gives the item of each step, and reads those of the next steps in the background.
@@ -19,21 +17,25 @@ class ReadAhead(Generic[Item]):
 
     Args:
         read: Reads the item of a step, in any thread. Its errors are raised by `at`.
+        num_ahead: Steps to read ahead, each by a thread of its own; 0: none.
 
     Example:
-        >>> with ReadAhead(lambda step: step**2) as squares:
+        >>> with ReadAhead(lambda step: step**2, num_ahead=2) as squares:
         ...     squares.at(3), squares.at(4)
         (9, 16)
     """
 
-    def __init__(self, read: Callable[[int], Item]) -> None:
+    def __init__(self, read: Callable[[int], Item], num_ahead: int) -> None:
         self._read = read
-        self._threads = ThreadPoolExecutor(NUM_AHEAD, "read ahead")
+        self._num_ahead = num_ahead
+        self._threads = ThreadPoolExecutor(max(num_ahead, 1), "read ahead")  # begins none yet
         self._items: dict[int, Future[Item]] = {}
 
     def at(self, step: int) -> Item:
-        """The item of a step; asked twice in a row, it is not read again."""
-        wanted = range(step, step + 1 + NUM_AHEAD)
+        """The item of a step; if steps are read ahead, asking twice in a row reads once."""
+        if not self._num_ahead:
+            return self._read(step)
+        wanted = range(step, step + 1 + self._num_ahead)
         for other in self._items.keys() - set(wanted):
             self._items.pop(other).cancel()
         for each in wanted:
