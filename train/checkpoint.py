@@ -149,7 +149,7 @@ def load_checkpoint(
     """
     wanted = read_state(checkpoint)["checksums"].get(TENSORS)
     with naming_damage(f"the checkpoint {checkpoint}", REMEDY):
-        saved = load(checkpoint, device=world.device)
+        saved = load(checkpoint, world.device, "float32")
     _check_same(checkpoint, saved, world)
     with reading(checkpoint / TENSORS, REMEDY) as file:
         if wanted is not None:

@@ -73,7 +73,7 @@ def begin_from(world: WorldModel, name: str) -> None:
     Raises:
         ValueError: If there is no such world, or none of its blocks' weights fits.
     """
-    own, theirs = world.state_dict(), load(name, world.device).state_dict()
+    own, theirs = world.state_dict(), load(name, world.device, "float32").state_dict()
     fitting = {key: t for key, t in theirs.items() if key in own and t.shape == own[key].shape}
     if not any(key.startswith("dit.blocks.") for key in fitting):
         raise ValueError(f"the weights of {name} have other shapes: take its --size and --model.*")
