@@ -228,7 +228,7 @@ def _with_own_predictions(
     errors, at the cost of another forward pass. Windows are in random order, so the first are any.
     """
     k, (tau, actions, history, codes) = world.num_history, conditions
-    known = None if codes is None else codes[:num_own]
+    known = None if codes is None else codes[:num_own].detach()
     of_own = Conditions(tau[:num_own], actions[:num_own], history[:num_own], known)
     predicted = world.quantize(world.predict(noisy[:num_own], of_own).latents)
     own = torch.cat((latents[:num_own, :k], predicted.to(latents.dtype)), dim=1)
