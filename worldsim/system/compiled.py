@@ -38,7 +38,7 @@ def compiled(function: Callable[..., T], *args: object, stacklevel: int = 2) -> 
 
 
 def captured(function: Callable[[], T], state: Sequence[torch.Tensor]) -> Callable[[], T]:
-    """Capture a function of no arguments in a CUDA graph.
+    """Capture a function of no arguments in a CUDA graph, or warn and return it if that fails.
 
     The function reads and writes tensors that stay where they are. It must not wait for the
     device, and its shapes must not depend on data.
@@ -58,10 +58,16 @@ def captured(function: Callable[[], T], state: Sequence[torch.Tensor]) -> Callab
         function()
     torch.cuda.current_stream(device).wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        outputs = function()
-    for tensor, values in zip(state, kept, strict=True):
-        tensor.copy_(values)
+    try:
+        with torch.cuda.graph(graph):
+            outputs = function()
+    except RuntimeError as error:
+        words = f"no CUDA graph could be captured, steps are slower: {one_line(error)}"
+        warnings.warn(words, stacklevel=2)
+        return function
+    finally:
+        for tensor, values in zip(state, kept, strict=True):
+            tensor.copy_(values)
 
     def replay() -> T:
         graph.replay()
