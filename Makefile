@@ -37,7 +37,7 @@ speedrun: $(READY)
 	@begin=$$(date +%s); set -ex; \
 	.venv/bin/worldsim $(RECORD_PONG) --env-kwargs 'serve="play"' --out $(SPEEDRUN)/recording; \
 	.venv/bin/worldsim train $(SPEEDRUN)/recording --out $(SPEEDRUN)/world \
-	    --minutes 17 --run.num-evals 1 --wandb disabled --model.chance-bits 0 \
+	    --minutes 17 --run.num-evals 1 --wandb disabled \
 	    --recipe.object-focus 0.6 0.15 --recipe.corrupt-history 0.3; \
 	.venv/bin/worldsim eval $(SPEEDRUN)/world $(SPEEDRUN)/recording --quick; \
 	.venv/bin/worldsim demo --world $(SPEEDRUN)/world --gif $(SPEEDRUN)/play.gif; \
@@ -53,13 +53,13 @@ POLICY = random=0.2 sticky=0.4 scripted=0.4
 worlds: $(READY)
 	$(WORLDSIM) $(RECORD_PONG) --out recordings/pong
 	$(WORLDSIM) train recordings/pong --out runs/pong $(TRAIN) \
-	    --minutes 160 --recipe.object-focus 0.6 0.15 --recipe.corrupt-history 0.3
+	    --minutes 160 --model.chance-bits 6 --recipe.object-focus 0.6 0.15 --recipe.corrupt-history 0.3
 	$(WORLDSIM) record worldsim/Maze-v0 --steps 60000 --policy $(POLICY) --out recordings/maze
 	$(WORLDSIM) train recordings/maze --out runs/maze $(TRAIN) \
-	    --minutes 40 --model.chance-bits 0 --model.window 24 --optim.batch-size 2 --model.time-every 2
+	    --minutes 40 --model.window 24 --optim.batch-size 2 --model.time-every 2
 	$(WORLDSIM) record worldsim/Balls-v0 --steps 60000 --policy $(POLICY) --out recordings/balls
 	$(WORLDSIM) train recordings/balls --out runs/balls $(TRAIN) \
-	    --minutes 60 --model.chance-bits 0 --model.passes 1 --recipe.object-focus 0.6 0.15 \
+	    --minutes 60 --model.passes 1 --recipe.object-focus 0.6 0.15 \
 	    --recipe.self-rollout 0.8
 
 # Each test runs on one thread.

@@ -92,9 +92,9 @@ class Model:
     """Side of a patch in pixels: smaller is sharper and slower."""
     time_every: Annotated[int, Range(1, 12)] = 3
     """One layer in so many attends over time: 2 is slower, and better if the view scrolls."""
-    chance_bits: Annotated[int, Range(0, 12)] = 6
-    """Bits of the code that selects one of several possible next frames; 0: none, and what the game
-    draws at random is blurred."""
+    chance_bits: Annotated[int, Range(0, 12)] = 0
+    """Bits of the code that selects one of several possible next frames. With 0 (none), what the
+    game draws at random is blurred; 6 suit a game that draws lots, and hours of training."""
     passes: Passes = 2
     """Denoising passes per frame, unless `play --passes` gives another number."""
 
@@ -200,8 +200,7 @@ def resumed_config(config: TrainConfig, settings: dict[str, Any]) -> TrainConfig
     """
     remedy = "delete its newest checkpoint and resume from the one before it"
     with naming_damage(f"training.json of the run in {config.out}", remedy):
-        older = {"model.chance_bits": 0}  # of runs before there were chance codes
-        return with_values(config, older | current_names(settings, RENAMED, config), keep=PLACES)
+        return with_values(config, current_names(settings, RENAMED, config), keep=PLACES)
 
 
 def read_config(argv: Sequence[str]) -> TrainConfig:
