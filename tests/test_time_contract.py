@@ -72,7 +72,8 @@ def test_play_gives_the_network_what_training_gave_it(recording: Recording) -> N
     forward = world.dit.forward
 
     def draw_truth(noisy: torch.Tensor, conditions: Conditions, cache: KVCache) -> DiTOutput:
-        played.append((noisy, *conditions[:3], cache.positions.clone()))
+        given = (noisy, *conditions[:3], cache.positions)
+        played.append(tuple(part.clone() for part in given))  # later steps change them
         frame = int(cache.positions[0])
         return DiTOutput(truth[:, frame : frame + 1], forward(noisy, conditions, cache).features)
 
