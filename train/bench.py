@@ -100,18 +100,9 @@ def bench(config: BenchConfig) -> dict[tuple[str, int, int], StepCost]:
         markup=False,
         soft_wrap=True,
     )
-    table = Table(title="A step, reward and end included")
-    for column in (
-        "kind",
-        "batch",
-        "passes",
-        "first ms",
-        "p50 ms",
-        "p95 ms",
-        "frames/s",
-        "of the rate",
-        "MB",
-    ):
+    table = Table(title="A step, reward and end included; share of that rate")
+    columns = ("kind", "batch", "passes", "first ms", "p50 ms", "p95 ms", "frames/s", "share", "MB")
+    for column in columns:
         table.add_column(column, justify="left" if column == "kind" else "right")
     costs: dict[tuple[str, int, int], StepCost] = {}
     kinds = ("eager", "compiled") if config.compile else ("eager",)
@@ -125,7 +116,7 @@ def bench(config: BenchConfig) -> dict[tuple[str, int, int], StepCost]:
                     kind,
                     f"{size:,}",
                     str(passes),
-                    f"{cost.first:,.1f}",
+                    f"{cost.first:,.0f}",
                     f"{cost.p50:,.1f}",
                     f"{cost.p95:,.1f}",
                     f"{1000 * size / cost.p50:,.0f}",
