@@ -1,4 +1,4 @@
-"""What a GPU makes of stepping and training: one table, in about five minutes.
+"""What a GPU makes of stepping and training, as one table.
 
     python tests/benchmarks/bench_gpu.py [--device cuda] [--seconds 2]
 
@@ -26,10 +26,10 @@ import worldsim
 from worldsim.data.recording import Recording
 from worldsim.envs.record import RecordConfig, record
 from worldsim.eval.speed import begin, matrix_rate, step_cost
-from worldsim.model.dit import DiTConfig, VideoDiT
+from worldsim.model.dit import VideoDiT
 from worldsim.model.heads import RewardTerminationHead
 from worldsim.system.devices import is_out_of_memory, pick_device
-from worldsim.train.config import Model, TrainConfig
+from worldsim.train.config import TrainConfig
 from worldsim.train.dynamics import Run
 from worldsim.train.optim import Optim
 from worldsim.train.optimizers import has_fast_bfloat16
@@ -45,7 +45,7 @@ def random_world(like: WorldModel, size: dict[str, int], dtype: torch.dtype) -> 
     """A world of the same game with random weights."""
     with torch.device(like.device):
         config = replace(like.dit.config, chance_bits=0, **size)
-        dit = VideoDiT(DiTConfig(**vars(config)))
+        dit = VideoDiT(config)
         world = WorldModel(
             dit=dit,
             head=RewardTerminationHead(config.width),
@@ -81,7 +81,6 @@ def time_training(
     recording: Path, size: str, batch_size: int, device: torch.device, seconds: float
 ) -> str:
     """Training steps as in `worldsim train`, in the last fifth of a run."""
-    model = Model(chance_bits=0)
     with tempfile.TemporaryDirectory() as out:
         config = TrainConfig(
             recording=recording,
@@ -89,7 +88,6 @@ def time_training(
             size=size,  # type: ignore[arg-type]
             steps=LENGTH,
             device=str(device),
-            model=model,
             optim=Optim(batch_size=batch_size),
         )
         run = Run.of(config, None)
