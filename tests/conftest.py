@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from worldsim.world_model import WorldModel
 
 # Tests are many and small: more threads only wait for one another, long on a busy machine.
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -12,3 +19,25 @@ os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
 os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
 if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+
+
+@pytest.fixture(scope="module")
+def world() -> WorldModel:
+    from tests.tiny_worlds import make_tiny_world
+
+    return make_tiny_world()
+
+
+@pytest.fixture(scope="module")
+def mortal_world() -> WorldModel:
+    """Its episodes terminate with a probability of about one half in each step."""
+    from tests.tiny_worlds import make_tiny_world
+
+    return make_tiny_world(termination_bias=0.0)
+
+
+@pytest.fixture(scope="module")
+def world_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.tiny_worlds import save_tiny_world
+
+    return save_tiny_world(tmp_path_factory.mktemp("worlds") / "square")

@@ -21,11 +21,6 @@ from worldsim.world_model_env import WorldModelEnv, WorldModelVectorEnv
 pytestmark = pytest.mark.numeric
 
 
-@pytest.fixture(scope="module")
-def world() -> WorldModel:
-    return make_tiny_world()
-
-
 class TestBranch:
     def test_lanes_go_apart_only_when_their_actions_do(self, world: WorldModel) -> None:
         env = WorldModelEnv(world, max_episode_steps=10)

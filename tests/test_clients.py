@@ -14,22 +14,11 @@ from gymnasium.wrappers import AtariPreprocessing, RecordVideo
 from gymnasium.wrappers.vector import RecordVideo as RecordVectorVideo
 from stable_baselines3.common.env_util import make_atari_env
 
-from tests.tiny_worlds import make_tiny_world, save_tiny_world
 from worldsim.media import read_frames
 from worldsim.registration import BUNDLED_WORLDS, GAMES
 from worldsim.world_model import WorldModel
 
 ENV_ID = "worldsim/WorldModel-v0"
-
-
-@pytest.fixture(scope="module")
-def world() -> WorldModel:
-    return make_tiny_world()
-
-
-@pytest.fixture(scope="module")
-def world_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_world(tmp_path_factory.mktemp("worlds") / "square")
 
 
 class TestMaxEpisodeSteps:

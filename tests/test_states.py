@@ -20,11 +20,6 @@ from worldsim.world_model import WorldModel
 from worldsim.world_model_env import WorldModelEnv, WorldModelVectorEnv
 
 
-@pytest.fixture(scope="module")
-def world() -> WorldModel:
-    return make_tiny_world()
-
-
 def with_other(tensor: str) -> WorldModel:
     """A world in which one tensor differs."""
     world = make_tiny_world()

@@ -1,34 +1,20 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import gymnasium
 import numpy as np
 import pytest
 from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env
 
-from tests.tiny_worlds import SIDE, make_tiny_game, make_tiny_world, save_tiny_world
+from tests.tiny_worlds import SIDE, make_tiny_game, make_tiny_world
 from worldsim.world_model import WorldModel
 from worldsim.world_model_env import WorldModelEnv, WorldModelVectorEnv
 
 pytestmark = pytest.mark.numeric
 
 ENV_ID = "worldsim/WorldModel-v0"
-
-
-@pytest.fixture(scope="module")
-def world() -> WorldModel:
-    return make_tiny_world()
-
-
-@pytest.fixture(scope="module")
-def mortal_world() -> WorldModel:
-    """Its episodes terminate with a probability of about one half in each step."""
-    return make_tiny_world(termination_bias=0.0)
-
-
-@pytest.fixture(scope="module")
-def world_path(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(save_tiny_world(tmp_path_factory.mktemp("worlds") / "square"))
 
 
 def play(env: WorldModelEnv, actions: list[int]) -> list[tuple]:
@@ -40,7 +26,7 @@ def play(env: WorldModelEnv, actions: list[int]) -> list[tuple]:
 
 
 class TestWorldModelEnv:
-    def test_passes_check_env_without_a_warning(self, world_path: str) -> None:
+    def test_passes_check_env_without_a_warning(self, world_path: Path) -> None:
         env = gymnasium.make(ENV_ID, world=world_path)
         check_env(env.unwrapped)  # warnings are errors here
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -11,7 +12,7 @@ from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
-from tests.tiny_worlds import SIDE, WINDOW, make_tiny_world, save_tiny_world
+from tests.tiny_worlds import SIDE, WINDOW
 from worldsim.world_model import WorldModel
 from worldsim.world_model_env import WorldModelEnv, WorldModelVectorEnv
 
@@ -20,23 +21,7 @@ pytestmark = pytest.mark.numeric
 ENV_ID = "worldsim/WorldModel-v0"
 
 
-@pytest.fixture(scope="module")
-def world() -> WorldModel:
-    return make_tiny_world()
-
-
-@pytest.fixture(scope="module")
-def mortal_world() -> WorldModel:
-    """Its episodes terminate with a probability of about one half in each step."""
-    return make_tiny_world(termination_bias=0.0)
-
-
-@pytest.fixture(scope="module")
-def world_path(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(save_tiny_world(tmp_path_factory.mktemp("worlds") / "square"))
-
-
-def test_is_made_by_make_vec_as_one_batched_model(world_path: str) -> None:
+def test_is_made_by_make_vec_as_one_batched_model(world_path: Path) -> None:
     envs = gymnasium.make_vec(ENV_ID, world=world_path, num_envs=8)
     assert isinstance(envs, WorldModelVectorEnv)
     assert envs.metadata["autoreset_mode"] is envs.autoreset_mode is AutoresetMode.NEXT_STEP
