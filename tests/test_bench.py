@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ def test_command_prints_a_line_for_each_batch_size_and_number_of_passes(
     printed = capsys.readouterr().out
     assert "GFLOP/s" in printed
     assert "1 thread of the CPU" in printed
+    assert re.search(r"A lane keeps 0\.\d\d MB of past frames", printed)
     lines = [line.split("│") for line in printed.splitlines() if "eager" in line]
     assert [(line[2].strip(), line[3].strip()) for line in lines] == [("1", "2"), ("3", "2")]
 

@@ -17,7 +17,8 @@ from tests.tiny_worlds import (
 )
 from worldsim.data.recording import Recording
 from worldsim.model.sampling import pass_levels
-from worldsim.rollout import Rollout, RolloutStep
+from worldsim.rollout import Rollout
+from worldsim.rollout_output import RolloutStep
 from worldsim.world_model import WorldModel
 
 pytestmark = pytest.mark.numeric

@@ -109,6 +109,7 @@ def bench(config: BenchConfig) -> dict[tuple[str, int, int], StepCost]:
     with Live(table, console=console):
         for kind, size in itertools.product(kinds, config.batch_sizes):
             rollout = begin(world, size, compiled=kind == "compiled")
+            table.caption = f"A lane keeps {rollout.bytes_per_lane / 1e6:.2f} MB of past frames."
             for passes in config.passes:
                 rollout.num_passes = passes
                 cost = costs[kind, size, passes] = step_cost(rollout, config.seconds)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from worldsim.model.kv_cache import KVCache
 from worldsim.model.random import ROW, hashes, keys, normal, normal_table, uniform
 from worldsim.model.sampling import euler, pass_levels
 from worldsim.rollout_input import check_actions, check_context
+from worldsim.rollout_output import Outcome, RolloutStep
 from worldsim.rollout_state import RolloutState, check_fits, fingerprint
 from worldsim.system.compiled import captured, compiled
 from worldsim.system.devices import check_memory, to_host
@@ -52,34 +53,6 @@ def _on_threads_that_pay(
             return method(self, *args, **kwargs)
 
     return run
-
-
-class Outcome(NamedTuple):
-    """The result of a step of each lane, without its frame.
-
-    Attributes:
-        rewards: Expected reward, float32 (b). Below a twentieth of the recording's smallest reward
-            it is exactly 0.0, see `RecordedRewards`.
-        terminations: Whether the episode ended, drawn with its probability, bool (b).
-        termination_probs: That probability, float32 (b).
-        uncertainties: How much the next frame depends on the noise, float32 (b), see `Rollout`;
-            None unless measured.
-    """
-
-    rewards: np.ndarray
-    terminations: np.ndarray
-    termination_probs: np.ndarray
-    uncertainties: np.ndarray | None = None
-
-
-class RolloutStep(NamedTuple):
-    """The result of a step of each lane: its frame, uint8 (b h w c), and its `Outcome`."""
-
-    frames: np.ndarray
-    rewards: np.ndarray
-    terminations: np.ndarray
-    termination_probs: np.ndarray
-    uncertainties: np.ndarray | None = None
 
 
 class Rollout:
@@ -162,6 +135,15 @@ class Rollout:
     @num_passes.setter
     def num_passes(self, num_passes: int) -> None:
         self._levels = pass_levels(num_passes)
+
+    @property
+    def bytes_per_lane(self) -> int:
+        """Bytes that a lane keeps on the device: keys and values, newest frames, features.
+
+        What a pass computes on its way is not counted.
+        """
+        tensors = (*self._cache.tensors(), self._history, self._features, self._keys)
+        return sum(tensor.nbytes for tensor in tensors) // self.batch_size
 
     @_on_threads_that_pay
     @torch.no_grad()

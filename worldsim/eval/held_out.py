@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from worldsim.data.recording import Recording
 from worldsim.data.windows import Windows
-from worldsim.rollout import Rollout, RolloutStep
+from worldsim.rollout import Rollout
+from worldsim.rollout_output import RolloutStep
 from worldsim.world_model import WorldModel
 
 Frames = NDArray[np.uint8]
