@@ -93,9 +93,12 @@ class TestSB3VecEnv:
                 assert infos[lane]["start"] == their_infos["final_info"]["start"][lane]
         assert ended > cut > 0
 
-    def test_wants_resets_in_the_same_step(self, mortal_world: WorldModel) -> None:
+    def test_wants_resets_in_the_same_step_and_arrays(self, mortal_world: WorldModel) -> None:
         with pytest.raises(ValueError, match='autoreset_mode="SameStep", got'):
             SB3VecEnv(WorldModelVectorEnv(mortal_world, 2))
+        tensors = WorldModelVectorEnv(mortal_world, 2, autoreset_mode="SameStep", output="torch")
+        with pytest.raises(ValueError, match="output=\"numpy\", got 'torch'"):
+            SB3VecEnv(tensors)
 
     def test_options_reach_the_world(self, mortal_world: WorldModel) -> None:
         envs = SB3VecEnv(WorldModelVectorEnv(mortal_world, 2, autoreset_mode="SameStep"))

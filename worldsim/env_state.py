@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from gymnasium import spaces
+import torch
 from numpy.typing import NDArray
 
 from worldsim.rollout_state import RolloutState
@@ -18,7 +18,7 @@ class EnvState:
 
     Attributes:
         rollout: The cache of past frames and each lane's noise generator.
-        observations: The observation of each lane, (b …).
+        observations: The observation of each lane, (b …), on the world's device.
         elapsed: ``int64`` (b,), steps since each lane's reset.
         ended: ``bool`` (b,), lanes whose episode is over.
         starts: ``int64`` (b,), index of each lane's start window, or -1.
@@ -26,7 +26,7 @@ class EnvState:
     """
 
     rollout: RolloutState
-    observations: NDArray[Any]
+    observations: torch.Tensor
     elapsed: NDArray[np.int64]
     ended: NDArray[np.bool_]
     starts: NDArray[np.int64]
@@ -66,8 +66,8 @@ def copy_rng(rng: np.random.Generator) -> np.random.Generator:
     return np.random.Generator(copied)
 
 
-def check_state(state: Any, num_lanes: int, lane_space: spaces.Box) -> None:
-    """Raise for a state that so many lanes with observations of this space cannot restore.
+def check_state(state: Any, observations: torch.Tensor) -> None:
+    """Raise for a state that an environment with these observations (b …) cannot restore.
 
     Raises:
         TypeError: If it is not an `EnvState`.
@@ -77,16 +77,20 @@ def check_state(state: Any, num_lanes: int, lane_space: spaces.Box) -> None:
         raise TypeError(
             f"restore_state takes the result of clone_state, got {type(state).__name__}"
         )
-    seen = state.observations
+    num_lanes = len(observations)
     if len(state.elapsed) != num_lanes:
         raise ValueError(
             f"this environment has {num_lanes} lane(s), the state was cloned from one with "
             f"{len(state.elapsed)}"
         )
-    if (seen.shape, seen.dtype) != ((num_lanes, *lane_space.shape), lane_space.dtype):
+    own, theirs = (
+        f"{str(seen.dtype).removeprefix('torch.')} of shape {tuple(seen.shape[1:])}"
+        for seen in (observations, state.observations)
+    )
+    if own != theirs:
         raise ValueError(
-            f"this environment observes {lane_space.dtype} of shape {lane_space.shape}, "
-            f"the state was cloned from one that observes {seen.dtype} of {seen.shape[1:]}"
+            f"this environment observes {own}, the state was cloned from one that observes {theirs}"
         )
-    if not len(state.ended) == len(state.starts) == len(state.rngs) == num_lanes:
+    parts = (state.observations, state.ended, state.starts, state.rngs)
+    if any(len(part) != num_lanes for part in parts):
         raise ValueError(f"the state lacks a part of its {num_lanes} lane(s): restore it unchanged")

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from einops import repeat
+import torch
+from einops import rearrange, repeat
 from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 from gymnasium.utils import seeding
@@ -21,7 +22,7 @@ from worldsim.data.windows import Windows
 from worldsim.env_state import EnvState, check_state, copy_rng
 from worldsim.rollout import Rollout
 from worldsim.start import check_starts, choose_starts
-from worldsim.system.devices import check_memory
+from worldsim.system.devices import check_memory, to_device, to_host
 from worldsim.system.options import AnySeed, Count, Limit, check_value
 from worldsim.world_folder import load
 from worldsim.world_model import WorldModel
@@ -88,12 +89,11 @@ class Lanes:
         )
         self._in_latents = observation == "latents"
         self._channel_axis = 1 if self._in_latents else 3
-        space = _lane_space(self.world, observation, num_lanes, frame_stack)
-        self._lane_space = space
-        # The newest frames (b h w c) or latents (b c h w), one array for each place in the stack.
-        # Callers get copies, so these arrays may be written to.
-        empty = np.zeros((num_lanes, *space.shape), space.dtype)
-        self._recent: list[NDArray[Any]] = np.split(empty, frame_stack, self._channel_axis)
+        self._lane_space = _lane_space(self.world, observation, num_lanes, frame_stack)
+        # The newest frames (b h w c) or latents (b c h w) of all lanes, stacked along the channels.
+        # They stay on the world's device, and callers get copies.
+        empty = np.zeros((num_lanes, *self._lane_space.shape), self._lane_space.dtype)
+        self._stacked = to_device(empty, self.world.device)
         self._elapsed = np.zeros(num_lanes, np.int64)
         self._ended = np.zeros(num_lanes, np.bool_)
         self._begun = np.zeros(num_lanes, np.bool_)
@@ -137,10 +137,9 @@ class Lanes:
             ValueError: If its world, device, number of lanes or observations differ. The
                 environment then stays unchanged.
         """
-        check_state(state, len(self._rngs), self._lane_space)
+        check_state(state, self._stacked)
         self._rollout.restore_state(state.rollout)
-        observations = state.observations.copy()
-        self._recent = np.split(observations, self.frame_stack, self._channel_axis)
+        self._stacked.copy_(state.observations)
         self._elapsed = state.elapsed.copy()
         self._ended = state.ended.copy()
         self._start_indices = state.starts.copy()
@@ -177,11 +176,12 @@ class Lanes:
             lanes=None if len(lanes) == len(self._rngs) else numbers,
         )
         # A start is observed as given: its codec would change the frame.
-        first: NDArray[Any] = starts.frames[:, -1]
+        index = to_device(lanes, self.world.device)
         if self._in_latents:
-            first = self._rollout.latents[numbers].cpu().numpy()
-        for observations in self._recent:
-            observations[lanes] = first
+            first = self._rollout.latents[index]
+        else:
+            first = to_device(starts.frames[:, -1], self.world.device)
+        self._stacked[index] = torch.cat([first] * self.frame_stack, self._channel_axis)
         self._elapsed[lanes] = 0
         self._ended[lanes] = False
         self._begun[lanes] = True
@@ -190,7 +190,7 @@ class Lanes:
     def _play(self, actions: NDArray[np.int64], plays: NDArray[np.bool_]) -> LaneSteps:
         """Repeat the actions of the lanes that play for ``frame_skip`` frames, or to their end."""
         steps, noop = _no_steps(len(plays)), self.world.game.noop_action
-        newest = self._recent[-1]
+        newest = self._newest()
         going = plays.copy()
         for frame in range(self.frame_skip):
             if not going.any():
@@ -206,11 +206,15 @@ class Lanes:
             after = going & ~steps.terminations & ~steps.truncations
             # Decoding costs time: only the last frame of the step or of an episode is decoded.
             if frame == self.frame_skip - 1 or (after != going).any():
-                previous, newest = newest, self._observe()
+                previous = newest
+                newest = self._rollout.latents if self._in_latents else self._rollout.pixels()
                 if not going.all():
-                    newest[~going] = previous[~going]
+                    seen = to_device(going, newest.device)
+                    newest = torch.where(rearrange(seen, "b -> b 1 1 1"), newest, previous)
             going = after
-        self._recent = [*self._recent[1:], newest]
+        axis, size = self._channel_axis, newest.shape[self._channel_axis]
+        older = self._stacked.narrow(axis, size, self._stacked.shape[axis] - size)
+        self._stacked.copy_(torch.cat((older, newest), axis))
         self._elapsed += plays
         limit = math.inf if self.max_episode_steps is None else self.max_episode_steps
         np.logical_or(steps.truncations, plays & (self._elapsed >= limit), out=steps.truncations)
@@ -231,25 +235,21 @@ class Lanes:
             info["uncertainty"] = steps.uncertainties.astype(np.float64)
         return info
 
-    def _observations(self, lanes: NDArray[np.bool_] | None = None) -> NDArray[Any]:
-        """A copy of the observations of all lanes, or of those of a mask, stacked."""
-        recent = self._recent
-        if lanes is not None:
-            recent = [observations[lanes] for observations in recent]
-        return np.concatenate(recent, self._channel_axis)
-
     def _render(self) -> list[NDArray[np.uint8]]:
         """The newest frame of each lane in colour, ``uint8`` (h w 3)."""
-        frames = self._rollout.frames() if self._in_latents else self._recent[-1]
+        frames = self._rollout.frames() if self._in_latents else to_host(self._newest())
         if self.world.game.channels == 1:
             frames = repeat(frames, "b h w 1 -> b h w 3")
         return [frame.copy() for frame in frames]
 
-    def _observe(self) -> NDArray[Any]:
-        """The newest frame of each lane, (b h w c), or its latent, (b c h w), in an own array."""
-        if self._in_latents:
-            return self._rollout.latents.cpu().numpy()
-        return self._rollout.frames()
+    def _observations(self) -> torch.Tensor:
+        """A copy of the observations of all lanes, on the world's device."""
+        return self._stacked.clone()
+
+    def _newest(self) -> torch.Tensor:
+        """The part of the stack that the newest step has shown, (b h w c) or (b c h w)."""
+        size = self._stacked.shape[self._channel_axis] // self.frame_stack
+        return self._stacked.narrow(self._channel_axis, -size, size)
 
     def _rng(self, lane: int) -> np.random.Generator:
         """The generator of a lane, seeded from entropy if no seed was given."""
@@ -319,9 +319,9 @@ def _lane_space(
         shape = (frame_stack * codec.latent_channels, *codec.latent_size(game.frame_size))
         low, high = -math.inf, math.inf
         dtype = np.dtype(np.float32)
-    check_memory(
-        4 * num_lanes * math.prod(shape) * dtype.itemsize,  # the space's bounds, the batch, a copy
-        f"the observations of {num_lanes:,} lanes",
-        "take fewer lanes (num_envs) or a smaller frame_stack",
-    )
+    subject = f"the observations of {num_lanes:,} lanes"
+    remedy = "take fewer lanes (num_envs) or a smaller frame_stack"
+    num_bytes = num_lanes * math.prod(shape) * dtype.itemsize
+    check_memory(4 * num_bytes, subject, remedy)  # the space's bounds, the batch, a copy
+    check_memory(2 * num_bytes, subject, remedy, world.device)  # the batch, a copy
     return spaces.Box(low, high, shape, dtype)

@@ -218,10 +218,15 @@ class Rollout:
 
     @_on_threads_that_pay
     @torch.no_grad()
+    def pixels(self) -> torch.Tensor:
+        """The newest frame of each lane, decoded, uint8 (b h w c), a copy on the world's device."""
+        if self._pixels is None:
+            return self.world.decode(self.latents[:, None])[:, 0]
+        return self._pixels.clone()
+
     def frames(self) -> np.ndarray:
-        """The newest frame of each lane, decoded, uint8 (b h w c)."""
-        pixels, self._pixels = self._pixels, None  # the caller may change the array
-        return to_host(self.world.decode(self.latents[:, None])[:, 0] if pixels is None else pixels)
+        """`pixels` as an array."""
+        return to_host(self.pixels())
 
     @_on_threads_that_pay
     @torch.no_grad()

@@ -21,7 +21,7 @@ class SB3VecEnv(VecEnv):
             with ``autoreset_mode="SameStep"``.
 
     Raises:
-        ValueError: If it has another autoreset mode.
+        ValueError: If it has another autoreset mode, or returns tensors.
 
     Example:
         >>> from stable_baselines3 import PPO
@@ -37,6 +37,12 @@ class SB3VecEnv(VecEnv):
             raise ValueError(
                 "Stable-Baselines3 needs environments that reset in the same step: make them with "
                 f'autoreset_mode="SameStep", got {mode}'
+            )
+        output = getattr(envs.unwrapped, "output", "numpy")
+        if output != "numpy":
+            raise ValueError(
+                "Stable-Baselines3 needs environments that return arrays: make them with "
+                f'output="numpy", got {output!r}'
             )
         self.envs = envs
         super().__init__(envs.num_envs, envs.single_observation_space, envs.single_action_space)

@@ -10,12 +10,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from einops import rearrange, repeat
 from numpy.typing import NDArray
 from PIL import Image
 
 from worldsim.data.windows import Windows
 from worldsim.media import fit_frame
+from worldsim.system.devices import to_host
 from worldsim.world_model import WorldModel
 
 
@@ -137,7 +139,11 @@ def _own_start(
 
 
 def check_actions(actions: Any, world: WorldModel, count: int) -> NDArray[np.int64]:
-    """Validate actions and return them as ``int64`` (count,)."""
+    """Validate actions, an array or a tensor, and return them as ``int64`` (count,)."""
+    if isinstance(actions, torch.Tensor):
+        if actions.is_floating_point():  # NumPy lacks some of these types
+            raise TypeError(f"actions must be integers, got {actions.dtype}")
+        actions = to_host(actions)
     actions = np.asarray(actions)
     num_actions = world.game.num_actions
     if actions.shape != (count,):

@@ -19,6 +19,7 @@ from worldsim.game.emulator import Emulator
 from worldsim.game.keys import key_codes
 from worldsim.lanes import Lanes, LaneSteps, World, check_seed
 from worldsim.start import check_actions
+from worldsim.system.devices import to_host
 from worldsim.world_model_vector_env import WorldModelVectorEnv
 
 __all__ = ["EnvState", "WorldModelEnv", "WorldModelVectorEnv"]
@@ -114,7 +115,7 @@ class WorldModelEnv(Lanes, Env[NDArray[Any], np.int64]):
             TypeError: If an option has the wrong type.
         """
         self._begin(np.arange(1), [None if seed is None else check_seed(seed)], options)
-        return self._observations()[0], self._lane_info()
+        return to_host(self._observations()[0]), self._lane_info()
 
     def step(
         self, action: np.int64 | int
@@ -139,7 +140,7 @@ class WorldModelEnv(Lanes, Env[NDArray[Any], np.int64]):
             )
         steps = self._play(check_actions([action], self.world, 1), np.ones(1, np.bool_))
         return (
-            self._observations()[0],
+            to_host(self._observations()[0]),
             float(steps.rewards[0]),
             bool(steps.terminations[0]),
             bool(steps.truncations[0]),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, VectorEnv
@@ -15,10 +16,11 @@ from numpy.typing import NDArray
 from worldsim.data.windows import Windows
 from worldsim.lanes import Lanes, LaneSteps, World, check_seed
 from worldsim.start import check_actions, check_options
+from worldsim.system.devices import to_device, to_host
 from worldsim.system.options import Count, check_value
 
 
-class WorldModelVectorEnv(Lanes, VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any]]):
+class WorldModelVectorEnv(Lanes, VectorEnv[Any, Any, Any]):
     """Many lanes of one learned world in one batched model.
 
     Lane i seeded with s equals a `WorldModelEnv` seeded with s, up to the rounding of batched
@@ -27,6 +29,11 @@ class WorldModelVectorEnv(Lanes, VectorEnv[NDArray[Any], NDArray[np.int64], NDAr
     Finished lanes follow Gymnasium's autoreset modes. ``NEXT_STEP`` resets them in the next step.
     ``SAME_STEP`` resets at once, with ``final_obs`` and ``final_info``. ``DISABLED`` leaves them
     to ``reset(options={"reset_mask": mask})``.
+
+    With ``output="torch"`` an agent on a GPU never leaves it: `reset` and `step` return tensors on
+    the world's device, as Gymnasium's ``NumpyToTorch`` would give, but frames are never copied to
+    the host. Only actions, rewards and ends are. Floats are ``float32``. ``final_obs`` is one
+    tensor (b …), in which lanes outside the mask ``_final_obs`` have their newest observation.
 
     Args:
         world: As for `WorldModelEnv`; the lanes share it.
@@ -42,6 +49,8 @@ class WorldModelVectorEnv(Lanes, VectorEnv[NDArray[Any], NDArray[np.int64], NDAr
         frame_stack: Observations per lane, at least 1: those of its last steps, concatenated along
             the channels, newest last. An episode begins with its first one repeated.
         autoreset_mode: An `AutoresetMode` or its value, e.g. ``"SameStep"``.
+        output: ``"numpy"`` or ``"torch"``: what `reset` and `step` return. Actions and options may
+            be arrays or tensors with both.
         render_mode: ``"rgb_array"`` or None.
         device: Where a world given by name or path is loaded; None chooses.
         dtype: As for `WorldModelEnv`.
@@ -73,12 +82,16 @@ class WorldModelVectorEnv(Lanes, VectorEnv[NDArray[Any], NDArray[np.int64], NDAr
         frame_skip: int = 1,
         frame_stack: int = 1,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        output: str = "numpy",
         render_mode: str | None = "rgb_array",
         device: str | None = None,
         dtype: str = "auto",
         compiled: bool = False,
     ) -> None:
         check_value("num_envs", num_envs, Count)
+        if output not in ("numpy", "torch"):
+            raise ValueError(f"output must be 'numpy' or 'torch', got {output!r}")
+        self.output = output
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         super().__init__(
             world,
@@ -119,7 +132,7 @@ class WorldModelVectorEnv(Lanes, VectorEnv[NDArray[Any], NDArray[np.int64], NDAr
         *,
         seed: int | Sequence[int | None] | None = None,
         options: dict[str, Any] | None = None,
-    ) -> tuple[NDArray[Any], dict[str, Any]]:
+    ) -> tuple[Any, dict[str, Any]]:
         """Begin an episode in every lane, or in those of a mask.
 
         Args:
@@ -137,7 +150,10 @@ class WorldModelVectorEnv(Lanes, VectorEnv[NDArray[Any], NDArray[np.int64], NDAr
         """
         seeds = self._lane_seeds(seed)
         check_options(options)
-        options = dict(options or {})
+        options = {
+            name: to_host(option) if isinstance(option, torch.Tensor) else option
+            for name, option in (options or {}).items()
+        }
         resets = np.ones(self.num_envs, np.bool_)
         if "reset_mask" in options:
             resets = _check_mask(options.pop("reset_mask"), self.num_envs)
@@ -145,16 +161,14 @@ class WorldModelVectorEnv(Lanes, VectorEnv[NDArray[Any], NDArray[np.int64], NDAr
         if _is_per_lane(options.get("start")):
             indices = self._lane_starts(options.pop("start"), lanes)
         self._begin(lanes, seeds, options, indices)
-        return self._observations(), self._infos(resets)
+        return self._returned(self._observations()), self._returned(self._infos(resets))
 
-    def step(
-        self, actions: NDArray[np.int64]
-    ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Imagine the next frame of every lane, or the next ``frame_skip`` frames.
 
         Args:
-            actions: ``int`` (b,), each in 0 .. number of actions - 1. Those of lanes that this
-                step resets (``NEXT_STEP``) are ignored.
+            actions: ``int`` (b,), each in 0 .. number of actions - 1, an array or a tensor on any
+                device. Those of lanes that this step resets (``NEXT_STEP``) are ignored.
 
         Returns:
             Frames ``uint8`` (b h w c) (or latents), rewards ``float64`` (b,), terminations and
@@ -177,8 +191,13 @@ class WorldModelVectorEnv(Lanes, VectorEnv[NDArray[Any], NDArray[np.int64], NDAr
             self._begin(np.flatnonzero(resets))
             steps.termination_probs[resets] = steps.uncertainties[resets] = 0.0
         infos |= self._infos(np.ones(self.num_envs, np.bool_), steps)
-        obs = self._observations()
-        return obs, steps.rewards, steps.terminations, steps.truncations, infos
+        return (
+            self._returned(self._observations()),
+            self._returned(steps.rewards),
+            self._returned(steps.terminations),
+            self._returned(steps.truncations),
+            self._returned(infos),
+        )
 
     def render(self) -> tuple[NDArray[np.uint8], ...] | None:  # type: ignore[override]
         """Each lane's newest frame in colour, ``uint8`` (h w 3); None without a render mode."""
@@ -213,12 +232,28 @@ class WorldModelVectorEnv(Lanes, VectorEnv[NDArray[Any], NDArray[np.int64], NDAr
             infos[f"_{key}"] = lanes.copy()
         return infos
 
+    def _returned(self, value: Any) -> Any:
+        """What callers get of an array or a tensor, or of those in a dictionary: see ``output``."""
+        if isinstance(value, dict):
+            return {key: self._returned(part) for key, part in value.items()}
+        if self.output == "numpy":
+            return to_host(value) if isinstance(value, torch.Tensor) else value
+        if isinstance(value, torch.Tensor):
+            return value
+        if value.dtype == np.float64:  # which Apple's GPUs lack
+            value = value.astype(np.float32)
+        return to_device(value, self.world.device)
+
     def _final_infos(self, ended: NDArray[np.bool_], steps: LaneSteps) -> dict[str, Any]:
         """The last observations and infos of the lanes whose episodes have ended."""
-        final_obs = np.full(self.num_envs, None, dtype=object)
-        # One by one: NumPy would spread an array over the lanes, not put a frame into each.
-        for lane, obs in zip(np.flatnonzero(ended), self._observations(ended), strict=True):
-            final_obs[lane] = obs
+        final_obs: Any = self._observations()
+        if self.output == "numpy":
+            lanes = np.flatnonzero(ended)
+            last = to_host(final_obs[to_device(lanes, self.world.device)])
+            final_obs = np.full(self.num_envs, None, dtype=object)
+            # One by one: NumPy would spread an array over the lanes, not put a frame into each.
+            for lane, obs in zip(lanes, last, strict=True):
+                final_obs[lane] = obs
         return {
             "final_obs": final_obs,
             "_final_obs": ended.copy(),

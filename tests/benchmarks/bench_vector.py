@@ -1,11 +1,10 @@
 """What the environment costs on top of the model, and what a lane weighs.
 
-python tests/benchmarks/bench_vector.py [WORLD] [--batch-sizes 1 8 32 128] [--seconds 4]
+python tests/benchmarks/bench_vector.py [WORLD] [--batch-sizes 1 8 32 128] [--output torch]
 
 In each step of a `WorldModelVectorEnv` the calls of its rollout are timed, on one thread. The rest
 of the step is overhead, given as the least and the median over steps without a reset. Then every
-fourth lane is reset, and the same is given for each lane that begins. A lane's bytes are its memory
-of the past, of its newest frames and of its generator, as a snapshot holds them; branching is what
+fourth lane is reset, and the same is given for each lane that begins. Branching is what
 copying one lane into all of them costs.
 """
 
@@ -13,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,7 +28,7 @@ class Stopwatch:
 
     def __init__(self, rollout: Rollout) -> None:
         self.inside = 0.0
-        for name in ("advance", "frames", "reset"):
+        for name in ("advance", "pixels", "reset"):
             setattr(rollout, name, self._timed(getattr(rollout, name)))
 
     def split(self, call: Callable[..., Any], **arguments: Any) -> tuple[float, float, Any]:
@@ -49,14 +48,18 @@ class Stopwatch:
 
 
 def main(
-    world_name: str = "pong", /, batch_sizes: tuple[int, ...] = (1, 8, 32, 128), seconds: float = 4
+    world_name: str = "pong",
+    /,
+    batch_sizes: tuple[int, ...] = (1, 8, 32, 128),
+    seconds: float = 4,
+    output: Literal["numpy", "torch"] = "numpy",
 ) -> None:
     world = load(world_name)
     if world.device.type == "cpu":
         torch.set_num_threads(1)
     rng = np.random.default_rng(0)
     for batch_size in batch_sizes:
-        envs = WorldModelVectorEnv(world, batch_size, autoreset_mode="SameStep")
+        envs = WorldModelVectorEnv(world, batch_size, autoreset_mode="SameStep", output=output)
         watch = Stopwatch(envs._rollout)
         envs.reset(seed=0)
         steps: list[tuple[float, float]] = []
@@ -74,8 +77,7 @@ def main(
         num_resets = np.count_nonzero(options["reset_mask"])
         reset_outside, reset_inside = np.min(resets, axis=0) / num_resets
 
-        state = envs.clone_state().rollout
-        size = sum(tensor.nbytes for tensor in state.tensors()) / batch_size
+        envs.clone_state()  # the first one hashes the weights
         single = WorldModelEnv(world)
         single.reset(seed=0)
         before = time.perf_counter()
@@ -86,7 +88,7 @@ def main(
             f"{1000 * step_time:7.1f} ms a step (overhead {1000 * outsides.min():.2f} ms, "
             f"{least:.2%}, median {np.median(outsides / insides):.2%}); a reset lane "
             f"{1e6 * reset_outside:.0f} µs on top of {1e6 * reset_inside:,.0f}; "
-            f"{size / 2**20:.2f} MiB a lane; branching {branched:.1f} ms",
+            f"{envs._rollout.bytes_per_lane / 2**20:.2f} MiB a lane; branching {branched:.1f} ms",
             flush=True,
         )
 

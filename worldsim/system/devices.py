@@ -75,6 +75,16 @@ def to_host(tensor: torch.Tensor) -> np.ndarray:
     return host.copy_(tensor).numpy()
 
 
+def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """An array as a tensor, without a copy if the device is the CPU.
+
+    A CUDA device is not waited for: the array has been read when this returns.
+    """
+    import torch
+
+    return torch.from_numpy(array).to(device, non_blocking=device.type == "cuda")
+
+
 def free_memory(device: str | torch.device = "cpu") -> int:
     """Free bytes of the machine, or of a GPU."""
     if str(device).startswith("cuda"):
