@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import gymnasium
@@ -178,7 +179,8 @@ def test_frames_stay_on_the_device(output: str) -> None:
     envs = WorldModelVectorEnv(world, LANES, output=output, autoreset_mode="SameStep")
     envs.reset(seed=0)
     actions = torch.zeros(LANES, dtype=torch.int64, device=world.device)
-    envs.step(actions)  # captures a CUDA graph
+    first = envs.step(actions)[0]  # captures a CUDA graph
+    kept = copy.deepcopy(first)
     for _ in range(4):
         with CopiesToHost() as copied:
             obs = envs.step(actions)[0]
@@ -188,3 +190,4 @@ def test_frames_stay_on_the_device(output: str) -> None:
             assert 0 < copied.num_bytes <= LANES * (8 + 4 * 4)  # actions and outcomes
         else:
             assert copied.num_bytes > frames
+    assert (first == kept).all()
