@@ -86,7 +86,6 @@ def batch(tmp_path_factory: pytest.TempPathFactory, world: WorldModel) -> Batch:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
 def test_the_objective_is_one_graph(batch: Batch) -> None:
     """Whatever waits for numbers, or depends on them, would break the graph."""
     one, other = (make_tiny_world(chance_bits=3).train() for _ in range(2))

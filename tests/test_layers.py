@@ -6,7 +6,6 @@ import torch.nn.functional as F
 
 from worldsim.model.kv_cache import LayerCache
 from worldsim.model.layers import (
-    Rotation,
     SpaceAttention,
     SwiGLU,
     TimeAttention,
@@ -28,9 +27,8 @@ def fixed_seed() -> None:
     torch.manual_seed(0)
 
 
-def row(rotation: Rotation, index: int) -> Rotation:
-    cos, sin = rotation
-    return cos[index], sin[index]
+def row(rotation: torch.Tensor, index: int) -> torch.Tensor:
+    return rotation[:, index]
 
 
 class TestRotary:
@@ -60,7 +58,7 @@ class TestRotary:
 
     def test_space_is_relative_in_rows_and_columns(self) -> None:
         width = 9
-        rotation = space_rotation(7, width, 0, DIM, CPU)
+        rotation = space_rotation(CPU, 7, width, 0, DIM)
         query, key = torch.randn(2, 1, DIM)
 
         def score(query_at: tuple[int, int], key_at: tuple[int, int]) -> torch.Tensor:
@@ -73,7 +71,7 @@ class TestRotary:
         assert not torch.isclose(score((0, 0), (2, 3)), score((0, 0), (2, 4)))
 
     def test_tokens_without_a_place_do_not_turn(self) -> None:
-        cos, sin = space_rotation(3, 2, 4, DIM, CPU)
+        cos, sin = space_rotation(CPU, 3, 2, 4, DIM)
         assert cos.shape == sin.shape == (3 * 2 + 4, 1, DIM)
         assert (cos[-4:] == 1).all()
         assert (sin[-4:] == 0).all()
@@ -119,7 +117,7 @@ class TestGroupedAttention:
 class TestSpaceAttention:
     def test_frames_do_not_see_one_another(self) -> None:
         layer = SpaceAttention(32, 2, 1)
-        rotation = space_rotation(2, 2, 1, DIM, CPU)
+        rotation = space_rotation(CPU, 2, 2, 1, DIM)
         x = torch.randn(2, 3, 5, 32)
         before = layer(x, rotation)
         x[1, 2, 0] += 1
@@ -131,9 +129,9 @@ class TestSpaceAttention:
     def test_an_image_moved_by_a_patch_is_attended_alike(self) -> None:
         layer = SpaceAttention(32, 2, 1)
         x = torch.randn(1, 1, 4, 32)
-        small = layer(x, space_rotation(2, 2, 0, DIM, CPU))
-        cos, sin = (a.unflatten(0, (4, 5)) for a in space_rotation(4, 5, 0, DIM, CPU))
-        elsewhere = cos[2:4, 3:5].flatten(0, 1), sin[2:4, 3:5].flatten(0, 1)
+        small = layer(x, space_rotation(CPU, 2, 2, 0, DIM))
+        larger = space_rotation(CPU, 4, 5, 0, DIM).unflatten(1, (4, 5))
+        elsewhere = larger[:, 2:4, 3:5].flatten(1, 2)
         torch.testing.assert_close(layer(x, elsewhere), small)
 
 
@@ -162,8 +160,7 @@ class TestTimeAttention:
         for i in range(t):
             ring.slots[:] = i
             seen = (torch.arange(t) <= i).expand(b, t)
-            cos, sin = (part[:, i : i + 1] for part in rotation)
-            out = layer(x[:, i : i + 1], (cos, sin), seen, ring)
+            out = layer(x[:, i : i + 1], rotation[:, :, i : i + 1], seen, ring)
             torch.testing.assert_close(out[:, 0], whole[:, i])
 
 

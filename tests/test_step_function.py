@@ -43,7 +43,6 @@ def test_without_data_it_gives_shapes(world: WorldModel) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
 def test_it_is_one_graph() -> None:
     world = WORLDS["codes"]()
     plain, traced = begun(world), begun(world)

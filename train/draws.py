@@ -86,8 +86,10 @@ def draw(
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=generator, device=device)
 
-    # A number of windows is rounded up or down by lot, so that its mean is right.
-    num_own = int(recipe.self_rollout * b + rng.random())
+    # A number of windows is rounded up or down by lot, so that its mean is right. It is one of few
+    # numbers, since the network is compiled for each.
+    quarter = -(-b // 4)
+    num_own = min(b, quarter * int(recipe.self_rollout * b / quarter + rng.random()))
     codes = None
     if chance is not None and recipe.unknown_codes < 1 and rng.random() < code_share:
         codes = CodeDraws(

@@ -135,7 +135,7 @@ class ChanceCodes(nn.Module):
         )
         rows, columns = features.shape[-2:]
         features = rearrange(features, "b c rows columns -> b (rows columns) c")
-        features = self.mix(features + self.place(place_features(rows, columns, features.device)))
+        features = self.mix(features + self.place(place_features(features.device, rows, columns)))
         # Places count by their squared residual: elsewhere the next frame is certain.
         energy = frames[:, : latents.shape[2]].square().mean(1, keepdim=True)
         energy = F.avg_pool2d(energy, patch).flatten(1)

@@ -27,7 +27,6 @@ from worldsim.model.chance import ChanceCodes
 from worldsim.model.conditions import Conditions
 from worldsim.model.kv_cache import KVCache, LayerCache
 from worldsim.model.layers import (
-    Rotation,
     SpaceAttention,
     SwiGLU,
     TimeAttention,
@@ -110,8 +109,8 @@ class Block(nn.Module):
     def forward(
         self,
         x: torch.Tensor,
-        space: Rotation,
-        time: Rotation,
+        space: torch.Tensor,
+        time: torch.Tensor,
         mask: torch.Tensor,
         cache: LayerCache | None,
     ) -> torch.Tensor:
@@ -309,7 +308,7 @@ class VideoDiT(nn.Module):
         features = self.detail.look(frames.to(self.dtype))
         x = self._tokens(features, conditions)
         # Attention over time: a mask over the sequence, or over the slots of the cache.
-        space = space_rotation(rows, columns, self.num_special, self.head_dim, x.device)
+        space = space_rotation(x.device, rows, columns, self.num_special, self.head_dim)
         layer_caches: Iterator[LayerCache | None]
         if cache is None:
             positions = torch.arange(t, device=x.device)[None]
@@ -349,7 +348,7 @@ class VideoDiT(nn.Module):
             ph=self.patch,
             pw=self.patch,
         )
-        places = place_features(rows, columns, features.device)
+        places = place_features(features.device, rows, columns)
         place = self.place_embedding(places.to(self.dtype))
         action = self.action_embedding(conditions.actions)[:, :, None]
         levels = self._level_features(conditions.tau).to(self.dtype)

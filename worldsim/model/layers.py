@@ -9,16 +9,15 @@ CPU.
 
 from __future__ import annotations
 
-import functools
-
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import nn
 
 from worldsim.model.kv_cache import LayerCache
+from worldsim.model.tables import keep
 
-Rotation = tuple[torch.Tensor, torch.Tensor]  # cos and signed sin, each (... dim), see rotate
+TURNS = 4096  # positions in a table of rotations over time
 
 
 def rotary_angles(positions: torch.Tensor, dim: int, base: float = 10_000.0) -> torch.Tensor:
@@ -36,65 +35,79 @@ def rotary_angles(positions: torch.Tensor, dim: int, base: float = 10_000.0) -> 
     return positions.double()[..., None] * base**-exponents
 
 
-def rotation_by(angles: torch.Tensor) -> Rotation:
-    """The rotation of channel pairs by the given angles (... dim / 2), for `rotate`."""
+def rotation_by(angles: torch.Tensor) -> torch.Tensor:
+    """The rotation of channel pairs by angles (... dim / 2): cos and signed sin (2 ... dim)."""
     cos, sin = angles.cos(), angles.sin()
-    return torch.cat((cos, cos), dim=-1).float(), torch.cat((-sin, sin), dim=-1).float()
+    return torch.stack((torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1))).float()
 
 
-def rotate(x: torch.Tensor, rotation: Rotation) -> torch.Tensor:
-    """Rotate channel pairs (i, i + dim / 2) of ``x``; the rotation broadcasts."""
-    cos, sin = rotation
+def rotate(x: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
+    """Rotate channel pairs (i, i + dim / 2) of ``x``; the rotation (2 ... dim) broadcasts."""
+    cos, sin = rotation.unbind()
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
 
 
-@functools.cache  # never freed, since CUDA graphs read it
-@torch.inference_mode(mode=False)  # training may use the cached tensors later
-def space_rotation(
-    height: int, width: int, num_special: int, dim: int, device: torch.device
-) -> Rotation:
+@keep
+def space_rotation(height: int, width: int, num_special: int, dim: int) -> torch.Tensor:
     """Two-dimensional rotation for a grid of patches followed by tokens without a place.
 
     Half of the channel pairs rotate with the row and half with the column. The ``num_special``
     tokens (action, level, registers) do not rotate.
 
     Returns:
-        A rotation (n 1 dim) with n = height * width + num_special.
+        A rotation (2 n 1 dim) with n = height * width + num_special.
     """
-    places = torch.meshgrid(
-        torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij"
-    )
+    places = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     angles = torch.cat(
         [rotary_angles(place.flatten(), dim // 2, base=100.0) for place in places], dim=-1
     )
     return rotation_by(F.pad(angles, (0, 0, 0, num_special))[:, None])
 
 
-@functools.cache  # never freed, since CUDA graphs read it
-@torch.inference_mode(mode=False)  # training may use the cached tensor later
-def place_features(rows: int, columns: int, device: torch.device) -> torch.Tensor:
+@keep
+def place_features(rows: int, columns: int) -> torch.Tensor:
     """The place of each patch as waves over the frame's height and width: (rows * columns 20).
 
     Rotary positions encode the distance between patches. These encode the absolute place in the
     frame, which the background depends on, for any frame size.
     """
     places = torch.meshgrid(
-        (torch.arange(rows, device=device) + 0.5) / rows,
-        (torch.arange(columns, device=device) + 0.5) / columns,
+        (torch.arange(rows) + 0.5) / rows,
+        (torch.arange(columns) + 0.5) / columns,
         indexing="ij",
     )
-    angles = (
-        torch.stack(places, dim=-1)[..., None] * torch.pi * 2.0 ** torch.arange(5, device=device)
-    )
+    angles = torch.stack(places, dim=-1)[..., None] * torch.pi * 2.0 ** torch.arange(5)
     return rearrange(
         torch.stack((angles.sin(), angles.cos())),
         "wave rows columns side k -> (rows columns) (wave side k)",
     )
 
 
-def time_rotation(positions: torch.Tensor, dim: int) -> Rotation:
-    """Rotation by frame number, (b t 1 1 dim) for positions (b t)."""
-    return rotation_by(rotary_angles(positions, dim, base=1_000.0)[:, :, None, None])
+@keep
+def time_tables(dim: int) -> torch.Tensor:
+    """Rotations by the first `TURNS` frame numbers, and by their multiples of it.
+
+    Returns:
+        Rotations (2 2 `TURNS` dim): of the numbers, then of the multiples.
+    """
+    numbers = torch.arange(TURNS)
+    both = (rotation_by(rotary_angles(n, dim, base=1_000.0)) for n in (numbers, numbers * TURNS))
+    return torch.stack(tuple(both))
+
+
+def time_rotation(positions: torch.Tensor, dim: int) -> torch.Tensor:
+    """Rotation by frame number, (2 b t 1 1 dim) for positions (b t).
+
+    It joins two rotations from tables, by a multiple of `TURNS` and by the rest. So it is exact for
+    late frames without float64, which some devices lack. After ``TURNS ** 2`` frames, 12 days of
+    play, the numbers begin again.
+    """
+    rests, multiples = time_tables(positions.device, dim)
+    cos_a, sin_a = rests[:, positions % TURNS].unbind()
+    cos_b, sin_b = multiples[:, positions // TURNS % TURNS].unbind()
+    cos = torch.addcmul(cos_a * cos_b, sin_a, sin_b, value=-1)
+    sin = torch.addcmul(sin_a * cos_b, cos_a, sin_b)
+    return torch.stack((cos, sin))[:, :, :, None, None]
 
 
 def grouped_attention(
@@ -102,9 +115,9 @@ def grouped_attention(
 ) -> torch.Tensor:
     """Scaled dot-product attention in which several query heads share a key head.
 
-    The queries of a group are put along the query axis, so keys and values are not copied. On a CPU
-    attention is written out. The fused kernel's backward pass takes ten times as long in bfloat16,
-    and gains nothing in float32 for so few tokens.
+    The queries of a group are put along the query axis, so keys and values are not copied.
+    Attention is written out where fused kernels are slow. On a CPU, their backward pass takes ten
+    times as long in bfloat16. On a GPU, a single query over a window takes four times as long.
 
     Args:
         query: (b q heads dim).
@@ -115,11 +128,11 @@ def grouped_attention(
     Returns:
         (b q heads * dim).
     """
-    groups = query.shape[2] // key.shape[1]
+    length, groups = query.shape[1], query.shape[2] // key.shape[1]
     query = rearrange(query, "b q (kv g) dim -> b kv (g q) dim", g=groups)
     if mask is not None and groups > 1:
         mask = repeat(mask, "... q k -> ... (g q) k", g=groups)
-    if query.device.type == "cpu":
+    if query.device.type == "cpu" or length == 1:
         scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
         if mask is not None:
             scores = scores.masked_fill(~mask, -torch.inf)
@@ -148,7 +161,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width, bias=False)
 
     def project(
-        self, x: torch.Tensor, rotation: Rotation
+        self, x: torch.Tensor, rotation: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Queries, keys (both rotated) and values of tokens (b t n d), each (b t n heads dim)."""
         projected = self.query_key_value(self.norm(x)).unflatten(-1, (-1, self.dim))
@@ -163,7 +176,7 @@ class Attention(nn.Module):
 class SpaceAttention(Attention):
     """Attention among the tokens of one frame."""
 
-    def forward(self, x: torch.Tensor, rotation: Rotation) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
         """Map tokens (b t n d) to their residuals."""
         b = x.shape[0]
         query, key, value = self.project(x, rotation)
@@ -179,7 +192,7 @@ class TimeAttention(Attention):
     def forward(
         self,
         x: torch.Tensor,
-        rotation: Rotation,
+        rotation: torch.Tensor,
         mask: torch.Tensor,
         cache: LayerCache | None = None,
     ) -> torch.Tensor:

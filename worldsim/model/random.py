@@ -7,11 +7,11 @@ rows of one fixed table of normal numbers. All lanes are drawn at once, by few o
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 import torch
 import torch.nn.functional as F
+
+from worldsim.model.tables import keep
 
 NUM_ROWS, ROW = 2**14, 64  # of the table: 4 MiB
 
@@ -53,16 +53,15 @@ def normal(hashes: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
     return numbers.view(len(hashes), -1)
 
 
-@functools.cache  # never freed, since CUDA graphs read it
-@torch.inference_mode(mode=False)
-def normal_table(device: torch.device) -> torch.Tensor:
+@keep
+def normal_table() -> torch.Tensor:
     """Normal numbers of variance 1/2, the same on every device: (`NUM_ROWS` `ROW`)."""
     # NumPy's generator gives the same numbers on every processor.
     rng = np.random.Generator(np.random.PCG64(0))
     numbers = rng.standard_normal((NUM_ROWS, ROW), dtype=np.float32)
     numbers -= numbers.mean()
     numbers *= 0.5**0.5 / numbers.std()
-    return torch.from_numpy(numbers).to(device)
+    return torch.from_numpy(numbers)
 
 
 def _mix(x: torch.Tensor) -> torch.Tensor:

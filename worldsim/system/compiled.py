@@ -18,13 +18,14 @@ T = TypeVar("T")
 
 
 def compiled(function: Callable[..., T], *args: object, stacklevel: int = 2) -> Callable[..., T]:
-    """Compile a function and call it once, or warn and return it as it is if that fails.
+    """Compile a function and call it, or warn and return it as it is if that fails.
 
     Args:
         function: A function of tensors.
         args: Those of the call; later calls have tensors of the same shapes.
         stacklevel: That of the warning, see `warnings.warn`.
     """
+    function(*args)  # keeps the tables that it reads, so that they are not compiled
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # internal warnings of torch
