@@ -6,6 +6,7 @@ import contextlib
 import copy
 import dataclasses
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -18,32 +19,30 @@ from worldsim.data.windows import Windows
 from worldsim.system.interrupt import Interrupted, StopOnSignal
 from worldsim.world_model import WorldModel
 
-from .card import (
-    describe_recording,
-    describe_run,
-    evaluate_run,
-    has_card,
-    summarize,
-    write_card,
-)
+from .card import describe_run, has_card, summarize
 from .checkpoint import check_finite, load_checkpoint, read_losses, save_checkpoint
 from .config import TrainConfig, check, resumed_config
 from .draws import draw
+from .evaluations import evaluate_at_the_end, evaluate_on_the_way
 from .objective import Losses, encode, objective, pinned
-from .optimizers import has_fast_bfloat16, make_optimizers, set_lr
+from .optimizers import has_fast_bfloat16, make_optimizers, set_lr, update_ema
 from .presets import begin_from, build_world
-from .progress import TrainProgress, duration
+from .progress import TrainProgress
 from .read_ahead import ReadAhead
 from .run_folder import RunProgress, alone, find_checkpoint, read_progress, read_split
-from .run_log import RunLog, open_log
+from .run_log import open_log
 
-FEW_WINDOWS, MANY_WINDOWS = 16, 64  # of an evaluation
-SHORT_RUN_SECONDS = 600.0  # shorter runs are evaluated on few windows, to take less than the run
-LONGEST_EVALUATION = 0.1  # of the run, for an evaluation before its end
 READ_AHEAD = {"cuda": 2}  # steps; on a CPU reading is a five-hundredth of a step
 READ_SECONDS = 1.0  # between two looks at the loss
 CODE_SHARE_STEPS = 50  # between two looks at how many batches need chance codes
 DRAWS_KEY = 1  # keeps the draws of a step apart from those of its windows
+
+Mark = Callable[[str], None]
+"""Is called at the end of each phase of a step, with its name."""
+
+
+def no_mark(phase: str) -> None:
+    """Do nothing at the end of a phase, so that a device works without a pause."""
 
 
 class TrainResult(NamedTuple):
@@ -113,15 +112,41 @@ class Run:
         windows = ReadAhead(windows_at, READ_AHEAD.get(device, 0))
         return cls(config, recording, split, world, ema_world, optimizers, windows)
 
-    def losses_at(self, progress: RunProgress) -> Losses:
+    def losses_at(self, progress: RunProgress, mark: Mark = no_mark) -> Losses:
         """The losses of a step: seed and number determine its batch and all that is random."""
         world, recipe = self.world, self.config.recipe.at(self.config.fraction(progress))
         batch = encode(world, self.windows.at(progress.step))
         key = (self.config.seed, progress.step, DRAWS_KEY)
         draws = draw(world, batch.latents, recipe, key, progress.code_share)
+        mark("data")
         bfloat16 = has_fast_bfloat16(world.device)
         with torch.autocast(world.device.type, torch.bfloat16, enabled=bfloat16):
             return objective(world, batch, recipe, draws, self.ema_world)
+
+    def take_step(self, progress: RunProgress, mark: Mark = no_mark) -> tuple[Losses, torch.Tensor]:
+        """Train by one step, in which the host never waits for the device.
+
+        Args:
+            progress: The progress before it.
+            mark: Called at the end of each phase with its name: data, forward, backward, optimizer.
+
+        Returns:
+            The losses of each target, and the loss with the norm of its gradient (2).
+        """
+        step, optim = progress.step, self.config.optim
+        set_lr(self.optimizers, optim.lr_at(step, self.config.fraction(progress)))
+        losses = self.losses_at(progress, mark)
+        loss = losses.total()
+        mark("forward")
+        loss.backward()
+        mark("backward")
+        norm = torch.nn.utils.clip_grad_norm_(self.world.parameters(), optim.max_grad_norm)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        update_ema(self.ema_world, self.world, min(optim.ema_decay, (1 + step) / (10 + step)))
+        mark("optimizer")
+        return Losses(*(part.detach() for part in losses)), torch.stack((loss.detach(), norm))
 
     def advance(self, progress: RunProgress) -> RunProgress:
         """The progress after one more step; now and then it looks how many batches need codes."""
@@ -174,7 +199,6 @@ def train(config: TrainConfig) -> TrainResult:
     if checkpoint and config.fraction(progress) >= 1 and has_card(checkpoint):
         return TrainResult("finished before", checkpoint, progress)
     run = Run.of(config, checkpoint)
-    world, optimizers = run.world, run.optimizers
 
     with (
         alone(config.out),
@@ -186,7 +210,7 @@ def train(config: TrainConfig) -> TrainResult:
         # Resume. Settings that do not fit the checkpoint or the recording replace none on disk.
         unlogged: list[Losses] = []
         if checkpoint:
-            unlogged = load_checkpoint(checkpoint, world, run.ema_world, optimizers)
+            unlogged = load_checkpoint(checkpoint, run.world, run.ema_world, run.optimizers)
         bar.note(describe_begin(run, progress))
         config.write()
 
@@ -205,7 +229,7 @@ def train(config: TrainConfig) -> TrainResult:
             if unlogged and (step % config.run.log_steps == 0 or done):
                 figures = summarize(unlogged)
                 figures["frames_per_second"] = frames * (step - last_log_step) / (now - last_log)
-                figures["lr"] = optimizers[0].param_groups[0]["lr"]
+                figures["lr"] = run.optimizers[0].param_groups[0]["lr"]
                 log.log(figures, step)
                 unlogged, last_log, last_log_step = [], now, step
 
@@ -225,18 +249,9 @@ def train(config: TrainConfig) -> TrainResult:
                 last_log += time.monotonic() - now
                 continue
 
-            # ------------------------------------------------------------------ one step
-            set_lr(optimizers, config.optim.lr_at(step, fraction))
-            losses = run.losses_at(progress)
-            (loss := losses.total()).backward()
-            norm = torch.nn.utils.clip_grad_norm_(world.parameters(), config.optim.max_grad_norm)
-            for optimizer in optimizers:
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-            update_ema(run.ema_world, world, min(config.optim.ema_decay, (1 + step) / (10 + step)))
-            unlogged.append(Losses(*(part.detach() for part in losses)))
-            unread.append(torch.stack((loss.detach(), norm)))
-            # ---------------------------------------------------------------------------
+            losses, loss_and_norm = run.take_step(progress)
+            unlogged.append(losses)
+            unread.append(loss_and_norm)
             progress = run.advance(progress)
             values: list[float] = []
             # Looking at a loss waits for the device: only before a log, and every second or so.
@@ -283,87 +298,3 @@ def describe_begin(run: Run, progress: RunProgress) -> str:
     new = run.split.num_new(run.recording)
     left_out = f"\n{new:,} episodes recorded since this run began are left out" if new else ""
     return f"{run.config.out}, {begins}: {about}{left_out}"
-
-
-def evaluate_on_the_way(
-    run: Run,
-    log: RunLog,
-    bar: TrainProgress,
-    stop: StopOnSignal,
-    step: int,
-    started: float,
-    evals_due: int,
-) -> int:
-    """Evaluate on a few windows, and stop if that takes over a tenth of the run.
-
-    Returns:
-        The number of evaluations that count as done.
-    """
-    config = run.config
-
-    def fraction() -> float:
-        return config.fraction(RunProgress(step, time.monotonic() - started))
-
-    until = fraction() + LONGEST_EVALUATION
-    with bar.evaluating() as show:
-
-        def on_step(part: float) -> None:
-            show(part)
-            stop.raise_if_asked()
-            if fraction() >= until:
-                raise Interrupted
-
-        try:
-            evaluation = evaluate_run(run.ema_world, run.recording, log, step, FEW_WINDOWS, on_step)
-        except Interrupted:
-            if stop.asked:
-                return evals_due - 1
-            bar.note(
-                f"step {step:,}: an evaluation takes over a tenth of the run, so only the one at "
-                "the end is done"
-            )
-            return config.run.num_evals
-    bar.note(f"step {step:,}: {evaluation.summary()}")
-    return evals_due
-
-
-def evaluate_at_the_end(
-    run: Run,
-    log: RunLog,
-    bar: TrainProgress,
-    stop: StopOnSignal,
-    progress: RunProgress,
-    checkpoint: Path,
-) -> None:
-    """Evaluate the final world and write its card.
-
-    Raises:
-        Interrupted: On Ctrl-C; the world is saved, but has no card.
-    """
-    bar.note("the world is saved; evaluating it on held-out episodes (Ctrl-C skips that)")
-    num_windows = FEW_WINDOWS if progress.seconds < SHORT_RUN_SECONDS else MANY_WINDOWS
-    with bar.evaluating() as show:
-
-        def on_step(part: float) -> None:
-            show(part)
-            stop.raise_if_asked()
-
-        evaluation = evaluate_run(
-            run.ema_world, run.recording, log, progress.step, num_windows, on_step
-        )
-    bar.note(evaluation.summary())
-    threads = torch.get_num_threads()
-    facts = {
-        "recording": describe_recording(run.recording),
-        "command": f"`{run.config.command()}`",
-        "length": f"{progress.step:,} steps in {duration(progress.seconds)} on "
-        f"{run.world.device.type}, {threads} thread{'s' * (threads > 1)}",
-    }
-    write_card(checkpoint, run.ema_world, evaluation, facts)
-
-
-@torch.no_grad()
-def update_ema(average: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:
-    """Move the averaged weights towards the model's by ``1 - decay``; buffers become equal."""
-    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
-    torch._foreach_copy_(list(average.buffers()), list(model.buffers()))

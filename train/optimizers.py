@@ -1,4 +1,4 @@
-"""The optimizers of a world, and the fastest precision of its device."""
+"""The optimizers of a world, its averaged weights, and the fastest precision of its device."""
 
 from __future__ import annotations
 
@@ -40,6 +40,13 @@ def set_lr(optimizers: Iterable[torch.optim.Optimizer], lr: float) -> None:
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = lr
+
+
+@torch.no_grad()
+def update_ema(average: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:
+    """Move the averaged weights towards the model's by ``1 - decay``; buffers become equal."""
+    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+    torch._foreach_copy_(list(average.buffers()), list(model.buffers()))
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:

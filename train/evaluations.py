@@ -1,0 +1,100 @@
+"""The evaluations of a run: a few on the way, and one at its end, which writes the world's card."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from worldsim.system.interrupt import Interrupted, StopOnSignal
+
+from .card import describe_recording, evaluate_run, write_card
+from .progress import TrainProgress, duration
+from .run_folder import RunProgress
+from .run_log import RunLog
+
+if TYPE_CHECKING:
+    from .dynamics import Run
+
+FEW_WINDOWS, MANY_WINDOWS = 16, 64  # of an evaluation
+SHORT_RUN_SECONDS = 600.0  # shorter runs are evaluated on few windows, to take less than the run
+LONGEST_EVALUATION = 0.1  # of the run, for an evaluation before its end
+
+
+def evaluate_on_the_way(
+    run: Run,
+    log: RunLog,
+    bar: TrainProgress,
+    stop: StopOnSignal,
+    step: int,
+    started: float,
+    evals_due: int,
+) -> int:
+    """Evaluate on a few windows, and stop if that takes over a tenth of the run.
+
+    Returns:
+        The number of evaluations that count as done.
+    """
+    config = run.config
+
+    def fraction() -> float:
+        return config.fraction(RunProgress(step, time.monotonic() - started))
+
+    until = fraction() + LONGEST_EVALUATION
+    with bar.evaluating() as show:
+
+        def on_step(part: float) -> None:
+            show(part)
+            stop.raise_if_asked()
+            if fraction() >= until:
+                raise Interrupted
+
+        try:
+            evaluation = evaluate_run(run.ema_world, run.recording, log, step, FEW_WINDOWS, on_step)
+        except Interrupted:
+            if stop.asked:
+                return evals_due - 1
+            bar.note(
+                f"step {step:,}: an evaluation takes over a tenth of the run, so only the one at "
+                "the end is done"
+            )
+            return config.run.num_evals
+    bar.note(f"step {step:,}: {evaluation.summary()}")
+    return evals_due
+
+
+def evaluate_at_the_end(
+    run: Run,
+    log: RunLog,
+    bar: TrainProgress,
+    stop: StopOnSignal,
+    progress: RunProgress,
+    checkpoint: Path,
+) -> None:
+    """Evaluate the final world and write its card.
+
+    Raises:
+        Interrupted: On Ctrl-C; the world is saved, but has no card.
+    """
+    bar.note("the world is saved; evaluating it on held-out episodes (Ctrl-C skips that)")
+    num_windows = FEW_WINDOWS if progress.seconds < SHORT_RUN_SECONDS else MANY_WINDOWS
+    with bar.evaluating() as show:
+
+        def on_step(part: float) -> None:
+            show(part)
+            stop.raise_if_asked()
+
+        evaluation = evaluate_run(
+            run.ema_world, run.recording, log, progress.step, num_windows, on_step
+        )
+    bar.note(evaluation.summary())
+    threads = torch.get_num_threads()
+    facts = {
+        "recording": describe_recording(run.recording),
+        "command": f"`{run.config.command()}`",
+        "length": f"{progress.step:,} steps in {duration(progress.seconds)} on "
+        f"{run.world.device.type}, {threads} thread{'s' * (threads > 1)}",
+    }
+    write_card(checkpoint, run.ema_world, evaluation, facts)
