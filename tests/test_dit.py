@@ -178,7 +178,7 @@ class TestRing:
             past = {name: value[:, :age] for name, value in lane(inputs, b).items()}
             if age:
                 play(dit, past, single)
-            together.copy_lanes(single, torch.tensor([b]))
+            together.copy_lanes(single, torch.tensor([b]), torch.tensor([0]))
             singles.append(single)
         assert together.positions.tolist() == list(ages)
         newest = {name: value[:, -4:] for name, value in inputs.items()}
@@ -186,6 +186,21 @@ class TestRing:
         for b, single in enumerate(singles):
             alone = play(dit, lane(newest, b), single)
             assert_equal(alone, DiTOutput(*(part[b : b + 1] for part in outputs)))
+
+    @pytest.mark.parametrize("frames", [2, WINDOW])
+    @torch.no_grad()
+    def test_first_frames_at_once_fill_it_as_one_by_one(self, dit: VideoDiT, frames: int) -> None:
+        inputs = make_inputs(dit, 2, frames + 2)
+        first = {name: value[:, :frames] for name, value in inputs.items()}
+        newest = {name: value[:, frames:] for name, value in inputs.items()}
+        one_by_one, at_once = dit.new_cache(2, (16, 16)), dit.new_cache(2, (16, 16))
+        outputs = play(dit, first, one_by_one)
+        assert_equal(predict(dit, first, at_once), outputs)
+        at_once.commit(frames)
+        torch.testing.assert_close(at_once.keys, one_by_one.keys)
+        torch.testing.assert_close(at_once.values, one_by_one.values)
+        assert torch.equal(at_once.positions, one_by_one.positions)
+        assert_equal(play(dit, newest, at_once), play(dit, newest, one_by_one))
 
     def test_new_cache_counts_tokens_and_layers(self, dit: VideoDiT) -> None:
         cache = dit.new_cache(2, (20, 28))  # 3 x 4 patches of 8, action, level, 2 registers

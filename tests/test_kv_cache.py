@@ -90,7 +90,7 @@ def test_copy_lanes_overwrites_the_named_lanes_only() -> None:
     source.commit()
     source.keys[:, 1] += 1
     source.values[:, 1] -= 1
-    cache.copy_lanes(source, torch.tensor([2, 0]))
+    cache.copy_lanes(source, torch.tensor([2, 0]), torch.tensor([0, 1]))
     assert cache.positions.tolist() == [1, 3, 1]
     assert held(cache, 2) == [50, 0, 0, 0]
     assert held(cache, 0) == [51, 1, 1, 1]

@@ -8,11 +8,12 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
-from tests.tiny_worlds import SIDE, WINDOW
+from tests.tiny_worlds import SIDE, WINDOW, make_tiny_world
 from worldsim.world_model import WorldModel
 from worldsim.world_model_env import WorldModelEnv, WorldModelVectorEnv
 
@@ -114,6 +115,28 @@ def test_start_may_be_one_index_a_lane(world: WorldModel) -> None:
     assert np.array_equal(obs, world.starts.frames[[2, 0, 1], -1])
     with pytest.raises(ValueError, match="expected 3, got 2"):
         envs.reset(options={"start": [0, 1]})
+
+
+def test_among_many_lanes_an_episode_begins_as_it_does_alone() -> None:
+    world = make_tiny_world()
+    num_starts = len(world.starts.frames)
+    many, alone = WorldModelVectorEnv(world, num_starts + 2), WorldModelVectorEnv(world, 1)
+
+    def check_each_plays_as_alone() -> None:
+        starts = [*range(num_starts), 0, num_starts - 1]
+        many.reset(seed=7, options={"start": starts})
+        frames = [many.step(np.ones(len(starts), np.int64))[0] for _ in range(3)]
+        for lane in (0, num_starts - 1, num_starts + 1):
+            alone.reset(seed=7 + lane, options={"start": starts[lane]})
+            for frame in frames:
+                own = alone.step(np.array([1]))[0][0]
+                assert np.abs(own.astype(int) - frame[lane]).max() <= 1
+
+    check_each_plays_as_alone()
+    with torch.no_grad():  # a start is read anew when the weights have changed
+        world.dit.blocks[-1].feed_forward.down.weight.mul_(3.0)
+        world.dit.action_embedding.weight.add_(1.0)
+    check_each_plays_as_alone()
 
 
 def test_restored_state_repeats_the_future_with_its_resets(mortal_world: WorldModel) -> None:

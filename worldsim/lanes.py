@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from worldsim.data.windows import Windows
 from worldsim.env_state import EnvState, check_state, copy_rng
 from worldsim.rollout import Rollout
+from worldsim.rollout_state import Context, weight_versions
 from worldsim.start import check_starts, choose_starts
 from worldsim.system.devices import check_memory, to_device, to_host
 from worldsim.system.options import AnySeed, Count, Limit, check_value
@@ -94,6 +95,7 @@ class Lanes:
         # They stay on the world's device, and callers get copies.
         empty = np.zeros((num_lanes, *self._lane_space.shape), self._lane_space.dtype)
         self._stacked = to_device(empty, self.world.device)
+        self._read: tuple[list[tuple[int, int]], Context] | None = None
         self._elapsed = np.zeros(num_lanes, np.int64)
         self._ended = np.zeros(num_lanes, np.bool_)
         self._begun = np.zeros(num_lanes, np.bool_)
@@ -169,12 +171,11 @@ class Lanes:
                     self._rngs[lane], self._seeds[lane] = seeding.np_random(seeds[lane])
         rngs = [self._rng(lane) for lane in numbers]
         starts = choose_starts(self.world, self.starts, options, rngs, indices)
-        self._rollout.reset(
-            starts.frames,
-            starts.actions,
-            [int(rng.integers(2**62)) for rng in rngs],
-            lanes=None if len(lanes) == len(self._rngs) else numbers,
-        )
+        noise = [int(rng.integers(2**62)) for rng in rngs]
+        if len(self._rngs) >= len(self.starts.frames) and (starts.indices >= 0).all():
+            self._rollout.enter(self._read_starts(), starts.indices.tolist(), noise, numbers)
+        else:
+            self._rollout.reset(starts.frames, starts.actions, noise, numbers)
         # A start is observed as given: its codec would change the frame.
         index = to_device(lanes, self.world.device)
         if self._in_latents:
@@ -186,6 +187,13 @@ class Lanes:
         self._ended[lanes] = False
         self._begun[lanes] = True
         self._start_indices[lanes] = starts.indices
+
+    def _read_starts(self) -> Context:
+        """All start windows, read once, since some of many lanes begin in nearly every step."""
+        versions = weight_versions(self.world)
+        if self._read is None or self._read[0] != versions:
+            self._read = versions, self._rollout.read(self.starts.frames, self.starts.actions)
+        return self._read[1]
 
     def _play(self, actions: NDArray[np.int64], plays: NDArray[np.bool_]) -> LaneSteps:
         """Repeat the actions of the lanes that play for ``frame_skip`` frames, or to their end."""

@@ -22,20 +22,21 @@ from einops import repeat
 
 from worldsim.model.conditions import Conditions
 from worldsim.model.dit import DiTOutput
-from worldsim.model.kv_cache import KVCache
 from worldsim.model.random import ROW, hashes, keys, normal, normal_table, uniform
 from worldsim.model.sampling import euler, pass_levels
 from worldsim.rollout_input import check_actions, check_context
 from worldsim.rollout_output import Outcome, RolloutStep
-from worldsim.rollout_state import RolloutState, check_fits, fingerprint
+from worldsim.rollout_state import Context, RolloutState, check_fits, fingerprint
 from worldsim.system.compiled import captured, compiled
-from worldsim.system.devices import check_memory, to_host
+from worldsim.system.devices import check_memory, to_device, to_host
 from worldsim.system.options import Count, check_value
 from worldsim.system.threads import forget_lost_threads, threads_for
 from worldsim.world_model import WorldModel
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+READ_AT_ONCE = {"cpu": 64}  # frames; more at once are slower, since they leave the CPU's caches
 
 # Rewards, probabilities of an end, ends (0 or 1) and uncertainties, float32 (4 b); and the frames,
 # uint8 (b h w c), unless the codec would have to decode them.
@@ -166,29 +167,46 @@ class Rollout:
             ValueError: If shapes do not fit the world or one another, or actions, lanes or seeds
                 are out of range.
         """
-        world, game = self.world, self.world.game
         lanes = range(self.batch_size) if lanes is None else lanes
-        check_context(game, frames, actions, seeds, lanes, self.batch_size)
+        check_context(self.world.game, frames, actions, seeds, lanes, self.batch_size)
+        self.enter(self.read(frames, actions), range(len(frames)), seeds, lanes)
+
+    @_on_threads_that_pay
+    @torch.no_grad()
+    def read(self, frames: np.ndarray, actions: np.ndarray) -> Context:
+        """Read windows, for `enter`; arguments are those of `reset`, unchecked."""
+        world = self.world
         b, t = frames.shape[:2]
         # Before the first frame there is no history: that frame is repeated.
         keep, k = min(t, world.window), world.num_history
         latents = world.encode(torch.from_numpy(frames[:, -keep:]).to(world.device))
         first = repeat(latents[:, 0], "b c h w -> b k c h w", k=k)
         histories = world.history(torch.cat((first, latents), dim=1))
-        unknown = np.full((b, 1), game.num_actions)
+        unknown = np.full((b, 1), world.game.num_actions)
         into = torch.from_numpy(np.concatenate((unknown, actions), axis=1)[:, -keep:])
         into = into.long().to(world.device)
-        # A separate cache, since only these lanes take the steps of the context.
         cache = world.dit.new_cache(b, self._latent_size)
-        for i in range(keep):
-            output = self._pass(latents[:, i], 1.0, into[:, i], histories[:, i], None, cache)
-            cache.commit()
-        index = torch.as_tensor(list(lanes), device=world.device)
-        self._cache.copy_lanes(cache, index)
+        features = []
+        at_once = max(1, READ_AT_ONCE.get(world.device.type, 1024) // keep)
+        for part in (slice(i, i + at_once) for i in range(0, b, at_once)):
+            clean = torch.ones_like(into[part], dtype=torch.float32)
+            conditions = Conditions(clean, into[part], histories[part])
+            features.append(world.predict(latents[part], conditions, cache.view(part)).features)
+        cache.commit(keep)
         newest = torch.cat((latents[:, -1:].flatten(1, 2), histories[:, -1]), dim=1)
-        self._history[index] = newest[:, : self._history.shape[1]]
-        self._features[index] = output.features[:, 0]
-        self._keys[index] = keys(torch.tensor([int(seed) for seed in seeds]).to(world.device))
+        return Context(cache, newest[:, : self._history.shape[1]], torch.cat(features)[:, -1])
+
+    @torch.no_grad()
+    def enter(
+        self, context: Context, rows: Sequence[int], seeds: Sequence[int], lanes: Sequence[int]
+    ) -> None:
+        """Begin lanes after the given rows of a context; arguments as in `reset`, unchecked."""
+        device = self.world.device
+        row, index = (to_device(np.asarray(i), device) for i in (rows, lanes))
+        self._cache.copy_lanes(context.cache, index, row)
+        self._history[index] = context.history[row]
+        self._features[index] = context.features[row]
+        self._keys[index] = keys(to_device(np.array(seeds, np.int64), device))
         self._pixels = None
         self._not_begun.difference_update(lanes)
 
@@ -289,9 +307,7 @@ class Rollout:
         def denoise(
             latent: torch.Tensor, level: float, code: torch.Tensor | None = code
         ) -> torch.Tensor:
-            outputs.append(
-                self._pass(latent, level, self._actions, self._history, code, self._cache)
-            )
+            outputs.append(self._pass(latent, level, code))
             return outputs[-1].latents[:, 0]
 
         other = None
@@ -316,21 +332,12 @@ class Rollout:
         rewards = head.rewards(predicted, world.reward_floor)[:, 0]
         return torch.stack((rewards, probs, (ends < probs).float(), uncertainties)), pixels
 
-    def _pass(
-        self,
-        latent: torch.Tensor,
-        level: float,
-        actions: torch.Tensor,
-        history: torch.Tensor,
-        code: torch.Tensor | None,
-        cache: KVCache,
-    ) -> DiTOutput:
-        """One forward pass over the newest frame (b c h w) of each lane."""
+    def _pass(self, latent: torch.Tensor, level: float, code: torch.Tensor | None) -> DiTOutput:
+        """One forward pass over the next frame (b c h w) of each lane."""
         tau = torch.full((len(latent), 1), level, device=latent.device)
-        predict = self._predict if len(latent) == self.batch_size else self.world.predict
         chance = None if code is None else code[:, None]
-        conditions = Conditions(tau, actions[:, None], history[:, None], chance)
-        return predict(latent[:, None], conditions, cache)
+        conditions = Conditions(tau, self._actions[:, None], self._history[:, None], chance)
+        return self._predict(latent[:, None], conditions, self._cache)
 
     @_on_threads_that_pay
     @torch.no_grad()

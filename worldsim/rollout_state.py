@@ -6,12 +6,26 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from worldsim.model.kv_cache import KVCache
 from worldsim.world_model import WorldModel
+
+
+class Context(NamedTuple):
+    """What lanes know after frames that were read, see ``Rollout.read``.
+
+    Attributes:
+        cache: The keys and values of the frames.
+        history: The newest frames of each lane (b k*c h w).
+        features: Those of the newest frame of each lane (b d), see `DiTOutput`.
+    """
+
+    cache: KVCache
+    history: torch.Tensor
+    features: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -100,14 +114,19 @@ def check_fits(state: Any, own: RolloutState) -> None:
 _PARTS = ("history", "features", "keys", "values", "positions", "random keys")
 
 
+def weight_versions(world: WorldModel) -> list[tuple[int, int]]:
+    """The address and version counter of each tensor of a world, which change with its weights."""
+    tensors = (*world.parameters(), *world.buffers())
+    return [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors]
+
+
 def fingerprint(world: WorldModel) -> str:
     """A digest of all that decides a world's frames and rewards.
 
     A world has the same one in every process and on every device.
     """
-    # Hashing takes time, so the digest is kept until an address or a version counter changes.
-    tensors_now = (*world.parameters(), *world.buffers())
-    versions = [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors_now]
+    # Hashing takes time, so the digest is kept while the weights stay as they are.
+    versions = weight_versions(world)
     known: tuple[Any, str] = world.__dict__.get("_fingerprint", ([], ""))
     if known[0] == versions:
         return known[1]

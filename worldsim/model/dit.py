@@ -286,13 +286,13 @@ class VideoDiT(nn.Module):
         """Predict clean frames.
 
         Without a cache, the frames are a sequence and each attends to the ``window - 1`` before it.
-        With a cache, they are the next frame of each lane (t = 1). Its position advances only when
-        the caller commits.
+        With a cache, they are the next frame of each lane (t = 1), or the first t of empty lanes,
+        a window at most. Positions advance only when the caller commits.
 
         Args:
             noisy_latents: (b t c h w).
             conditions: Noise level, action and history of each frame.
-            cache: Keys and values of the lanes' past frames.
+            cache: Keys and values of the lanes' past frames; those of these frames are written.
 
         Returns:
             Predicted clean latents and features.
@@ -310,15 +310,13 @@ class VideoDiT(nn.Module):
         # Attention over time: a mask over the sequence, or over the slots of the cache.
         space = space_rotation(x.device, rows, columns, self.num_special, self.head_dim)
         layer_caches: Iterator[LayerCache | None]
-        if cache is None:
+        layer_caches = itertools.repeat(None) if cache is None else iter(cache.layers())
+        if cache is not None and t == 1:
+            positions, mask = cache.positions[:, None], cache.mask()
+        else:
             positions = torch.arange(t, device=x.device)[None]
             distance = positions[0][:, None] - positions[0]
             mask = (distance >= 0) & (distance < self.config.window)
-            layer_caches = itertools.repeat(None)
-        else:
-            positions = cache.positions[:, None]
-            mask = cache.mask()
-            layer_caches = iter(cache.layers())
         time = time_rotation(positions, self.head_dim)
         for block in self.blocks:
             cached = None if block.time is None else next(layer_caches)

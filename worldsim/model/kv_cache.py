@@ -35,6 +35,11 @@ class LayerCache:
         self.values[self.lanes, :, :, self.slots] = value
         return self.keys, self.values
 
+    def fill(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Write the first frames of empty lanes: keys and values (b n kv_heads t dim)."""
+        self.keys[:, :, :, : keys.shape[3]] = keys
+        self.values[:, :, :, : values.shape[3]] = values
+
 
 class KVCache:
     """Keys and values of ``batch_size`` lanes, each at its own frame number.
@@ -90,9 +95,9 @@ class KVCache:
         """Which slots hold a frame of the lane, the current one included: (b window)."""
         return self.slot_numbers <= self.positions[:, None]
 
-    def commit(self) -> None:
-        """Keep the last pass's keys and values, and advance every lane by one frame."""
-        self.positions += 1
+    def commit(self, num_frames: int = 1) -> None:
+        """Keep the last pass's keys and values, and advance every lane by its frames."""
+        self.positions += num_frames
 
     def clone(self) -> KVCache:
         """An independent copy."""
@@ -101,6 +106,14 @@ class KVCache:
         copy.positions = self.positions.clone()
         copy.lanes, copy.slot_numbers = self.lanes, self.slot_numbers
         return copy
+
+    def view(self, lanes: slice) -> KVCache:
+        """Some of its lanes, in the same memory."""
+        view = object.__new__(KVCache)
+        view.keys, view.values = self.keys[:, lanes], self.values[:, lanes]
+        view.positions = self.positions[lanes]
+        view.lanes, view.slot_numbers = self.lanes[: len(view.positions)], self.slot_numbers
+        return view
 
     def take_lanes(self, lanes: torch.Tensor) -> KVCache:
         """An independent copy whose lane i is lane ``lanes[i]`` of this one."""
@@ -111,8 +124,9 @@ class KVCache:
         copy.slot_numbers = self.slot_numbers
         return copy
 
-    def copy_lanes(self, source: KVCache, lanes: torch.Tensor) -> None:
-        """Overwrite the given lanes by all lanes of another cache, in order."""
-        self.keys[:, lanes] = source.keys
-        self.values[:, lanes] = source.values
-        self.positions[lanes] = source.positions
+    def copy_lanes(self, source: KVCache, lanes: torch.Tensor, rows: torch.Tensor) -> None:
+        """Overwrite the given lanes by the given rows of another cache."""
+        for own, others in ((self.keys, source.keys), (self.values, source.values)):
+            for layer, other in zip(own, others, strict=True):  # one layer needs little memory
+                layer[lanes] = other[rows]
+        self.positions[lanes] = source.positions[rows]

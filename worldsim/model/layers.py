@@ -199,22 +199,23 @@ class TimeAttention(Attention):
         """Map tokens (b t n d) to their residuals.
 
         Args:
-            x: Tokens; with a cache, of one frame (t = 1).
+            x: Tokens; with a cache, of the next frame (t = 1), or of the first t of empty lanes.
             rotation: From ``time_rotation``.
-            mask: (t t) without a cache, (b window) with one; true where attention is allowed.
-            cache: Keys and values of past frames; this frame's are written into it.
+            mask: (t t) for a sequence, (b window) for the next frame of lanes with a cache; true
+                where attention is allowed.
+            cache: Keys and values of past frames; those of these frames are written into it.
         """
-        b, _, n, _ = x.shape
+        b, t, n, _ = x.shape
         query, key, value = self.project(x, rotation)
         query = rearrange(query, "b t n heads dim -> (b n) t heads dim")
-        if cache is None:
-            key, value = (rearrange(a, "b t n kv dim -> (b n) kv t dim") for a in (key, value))
-        else:
-            key, value = (
-                rearrange(a, "b n kv t dim -> (b n) kv t dim")
-                for a in cache.write(key[:, 0], value[:, 0])
-            )
+        if cache is not None and t == 1:
+            key, value = cache.write(key[:, 0], value[:, 0])
             mask = repeat(mask, "b k -> (b n) 1 1 k", n=n)
+        else:
+            key, value = (rearrange(a, "b t n kv dim -> b n kv t dim") for a in (key, value))
+            if cache is not None:
+                cache.fill(key, value)
+        key, value = key.flatten(0, 1), value.flatten(0, 1)
         attended = grouped_attention(query, key, value, mask)
         return self.out(rearrange(attended, "(b n) t d -> b t n d", b=b))
 
