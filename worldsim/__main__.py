@@ -32,7 +32,7 @@ COMMANDS = {
         "worldsim.train.probe", "train worlds on scenes of known physics, and test them"
     ),
     "agent": Command("worldsim.train.agent_config", "train a PPO agent inside a world"),
-    "bench": Command("worldsim.train.bench", "time the steps of a world on this machine"),
+    "bench": Command("worldsim.train.bench", "time the steps of a world or of training here"),
     "animate": Command("worldsim.video.animate", "animate a photo, and measure the flicker"),
     "imagine": Command("worldsim.video.imagine", "make a video from text, an image or a world"),
     "cost": Command("worldsim.video.cost", "estimate the cost of a video, whole or in windows"),

@@ -101,13 +101,14 @@ def free_memory(device: str | torch.device = "cpu") -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of NumPy or torch means too little memory."""
+    """Whether an error of NumPy, of torch or of `check_memory` means too little memory."""
     words = str(error).lower()
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"  # torch's, which is not imported here
         or (isinstance(error, RuntimeError) and "memory" in words and "alloc" in words)
         or "not enough memory" in words
+        or words.startswith("too little memory")
     )
 
 
