@@ -55,6 +55,7 @@ def make_config(recording: Path, out: Path, **changes: Any) -> TrainConfig:
     """A small run. Its settings are named as in a file: ``**{"optim.lr": 0.1}``."""
     values = {"steps": 7, "optim.batch_size": 2, "optim.warmup_steps": 2, "model.window": 4}
     values |= {"model.chance_bits": 3, "run.log_steps": 3, "run.num_evals": 0, "wandb": "disabled"}
+    values |= {"optim.lr": 4e-3}
     values = {**values, **changes}
     config = TrainConfig(recording, out)
     assert values.keys() <= {option.name for option in options_of(TrainConfig, config)}
@@ -148,14 +149,15 @@ def test_a_stopped_run_continues_bit_for_bit_like_one_that_was_not(
     signum: signal.Signals,
 ) -> None:
     monkeypatch.setattr(dynamics, "CODE_SHARE_STEPS", 2)
-    whole = train(make_config(recording, tmp_path / "whole"))
+    changes = {"engine.accumulate": 2}
+    whole = train(make_config(recording, tmp_path / "whole", **changes))
     let_run = send_at(monkeypatch, 5, signum)
     monkeypatch.setitem(dynamics.READ_AHEAD, "cpu", 2)  # the same windows
-    stopped = train(make_config(recording, tmp_path / "parts"))
+    stopped = train(make_config(recording, tmp_path / "parts", **changes))
     assert (stopped.ended, stopped.progress.step) == ("stopped", 5)
     assert list(read_losses(tmp_path / "parts")) == [3]
     let_run()
-    resumed = train(make_config(recording, tmp_path / "parts", resume=True))
+    resumed = train(make_config(recording, tmp_path / "parts", resume=True, **changes))
     assert (resumed.ended, resumed.progress.step) == ("finished", 7)
     assert_same_tensors(whole.checkpoint, resumed.checkpoint)
     assert read_losses(tmp_path / "parts") == read_losses(tmp_path / "whole")

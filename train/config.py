@@ -39,12 +39,14 @@ from worldsim.system.settings import (
     with_values,
 )
 
+from .engine import Engine
 from .optim import Optim
 from .progress import duration
 from .recipe import Recipe
 from .run_folder import RunProgress, find_checkpoint, read_progress
 from .run_log import Logging, check_log
 
+Size = Literal["tiny", "small", "base", "large", "xl"]
 PROG = "worldsim train"
 SETTINGS_FILE = "config.toml"
 PLACES = ("recording", "out", "resume", "config")  # of one run only, so not in a settings file
@@ -143,10 +145,9 @@ class TrainConfig:
     """Continue from the newest checkpoint in --out, with the settings that it began with."""
     init: Annotated[str | None, Advanced(), tyro.conf.arg(metavar="WORLD")] = None
     """World to begin from: a name or a folder. Weights that fit are taken, the others are new."""
-    size: Annotated[Literal["tiny", "small", "base"], Heading("what to train, and with what")] = (
-        "tiny"
-    )
-    """Size of the model: tiny for a CPU, small and base for a GPU."""
+    size: Annotated[Size, Heading("what to train, and with what")] = "tiny"
+    """Size of the model: tiny (1 M parameters) for a CPU; small (6 M), base (33 M), large
+    (250 M) and xl (1 G) for a GPU."""
     seed: Seed = 0
     """Seed of the weights, of the order of the data and of all noise."""
     device: str | None = None
@@ -155,6 +156,7 @@ class TrainConfig:
     recipe: Recipe = field(default_factory=Recipe)
     optim: Optim = field(default_factory=Optim)
     model: Model = field(default_factory=Model)
+    engine: Engine = field(default_factory=Engine)
     run: RunOptions = field(default_factory=RunOptions)
 
     def command(self) -> str:
@@ -189,6 +191,11 @@ def check(config: TrainConfig) -> None:
     if config.steps is not None and config.minutes is not None:
         raise ValueError(
             f"give --steps or --minutes, not both (got {config.steps} and {config.minutes})"
+        )
+    if (config.optim.batch_size or config.engine.accumulate) % config.engine.accumulate:
+        raise ValueError(
+            "--engine.accumulate must divide --optim.batch-size, got "
+            f"{config.engine.accumulate} and {config.optim.batch_size}"
         )
 
 

@@ -21,12 +21,13 @@ from worldsim.world_model import WorldModel
 
 from .card import describe_run, has_card, summarize
 from .checkpoint import check_finite, load_checkpoint, read_losses, save_checkpoint
+from .compiling import compile_layers
 from .config import TrainConfig, check, resumed_config
 from .draws import draw
 from .evaluations import evaluate_at_the_end, evaluate_on_the_way
 from .objective import Losses, encode, objective, pinned
 from .optimizers import has_fast_bfloat16, make_optimizers, set_lr, update_ema
-from .presets import begin_from, build_world
+from .presets import begin_from, build_world, complete
 from .progress import TrainProgress
 from .read_ahead import ReadAhead
 from .run_folder import RunProgress, alone, find_checkpoint, read_progress, read_split
@@ -89,6 +90,7 @@ class Run:
             ValueError: If the settings contradict the checkpoint or the recording is unusable.
         """
         recording = Recording(config.recording)
+        config = complete(config, recording.game.frame_size)
         split = pick_split(config, recording, checkpoint)
         torch.manual_seed(config.seed)
         world = build_world(config, recording, split)
@@ -96,12 +98,14 @@ class Run:
             begin_from(world, config.init)
         ema_world = copy.deepcopy(world).requires_grad_(False).eval()
         optimizers = make_optimizers(world, config.optim.weight_decay)
-        device, k = world.device.type, world.num_history
+        device, k, parts = world.device.type, world.num_history, config.engine.accumulate
+        part_size = (config.optim.batch_size or parts) // parts
 
-        def windows_at(step: int) -> Windows:
+        def windows_at(number: int) -> Windows:
+            step, part = divmod(number, parts)
             windows = recording.sample_windows(
-                np.random.default_rng((config.seed, step)),
-                config.optim.batch_size,
+                np.random.default_rng((config.seed, step, 0, part)),
+                part_size,
                 config.model.window + k,
                 split.trained_on,
                 left_padding=k,
@@ -112,11 +116,11 @@ class Run:
         windows = ReadAhead(windows_at, READ_AHEAD.get(device, 0))
         return cls(config, recording, split, world, ema_world, optimizers, windows)
 
-    def losses_at(self, progress: RunProgress, mark: Mark = no_mark) -> Losses:
-        """The losses of a step: seed and number determine its batch and all that is random."""
+    def losses_at(self, progress: RunProgress, part: int = 0, mark: Mark = no_mark) -> Losses:
+        """The losses of a part of a step: seed and numbers determine all that is random."""
         world, recipe = self.world, self.config.recipe.at(self.config.fraction(progress))
-        batch = encode(world, self.windows.at(progress.step))
-        key = (self.config.seed, progress.step, DRAWS_KEY)
+        batch = encode(world, self.windows.at(progress.step * self.config.engine.accumulate + part))
+        key = (self.config.seed, progress.step, DRAWS_KEY, part)
         draws = draw(world, batch.latents, recipe, key, progress.code_share)
         mark("data")
         bfloat16 = has_fast_bfloat16(world.device)
@@ -133,20 +137,26 @@ class Run:
         Returns:
             The losses of each target, and the loss with the norm of its gradient (2).
         """
-        step, optim = progress.step, self.config.optim
+        step, optim, parts = progress.step, self.config.optim, self.config.engine.accumulate
         set_lr(self.optimizers, optim.lr_at(step, self.config.fraction(progress)))
-        losses = self.losses_at(progress, mark)
-        loss = losses.total()
-        mark("forward")
-        loss.backward()
-        mark("backward")
+        done: list[Losses] = []
+        loss = torch.zeros((), device=self.world.device)
+        for part in range(parts):
+            losses = self.losses_at(progress, part, mark)
+            total = losses.total() / parts
+            mark("forward")
+            total.backward()
+            mark("backward")
+            loss += total.detach()
+            done.append(Losses(*(each.detach() for each in losses)))
         norm = torch.nn.utils.clip_grad_norm_(self.world.parameters(), optim.max_grad_norm)
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         update_ema(self.ema_world, self.world, min(optim.ema_decay, (1 + step) / (10 + step)))
         mark("optimizer")
-        return Losses(*(part.detach() for part in losses)), torch.stack((loss.detach(), norm))
+        losses = Losses(*(torch.cat(parts) for parts in zip(*done, strict=True)))
+        return losses, torch.stack((loss, norm))
 
     def advance(self, progress: RunProgress) -> RunProgress:
         """The progress after one more step; now and then it looks how many batches need codes."""
@@ -199,6 +209,7 @@ def train(config: TrainConfig) -> TrainResult:
     if checkpoint and config.fraction(progress) >= 1 and has_card(checkpoint):
         return TrainResult("finished before", checkpoint, progress)
     run = Run.of(config, checkpoint)
+    config = run.config
 
     with (
         alone(config.out),
@@ -213,12 +224,16 @@ def train(config: TrainConfig) -> TrainResult:
             unlogged = load_checkpoint(checkpoint, run.world, run.ema_world, run.optimizers)
         bar.note(describe_begin(run, progress))
         config.write()
+        compiles = {"auto": run.world.device.type == "cuda", "on": True, "off": False}
+        if compiles[config.engine.compile] and config.fraction(progress) < 1:
+            bar.note("compiling the layers, about a minute (--engine.compile off: without)")
+            bar.note(compile_layers(run, progress))
 
         started = time.monotonic() - progress.seconds
         last_save = last_log = last_read = time.monotonic()
         last_log_step = progress.step
         unread: list[torch.Tensor] = []
-        frames = config.optim.batch_size * config.model.window
+        frames = (config.optim.batch_size or 1) * config.model.window
         while True:
             now = time.monotonic()
             progress = progress._replace(seconds=now - started)

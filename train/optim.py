@@ -14,10 +14,10 @@ from worldsim.system.options import Count, Fraction, NotNegative, Number, Positi
 class Optim:
     """Batches, learning rate and averaged weights."""
 
-    batch_size: Count = 4
-    """Windows in a step."""
-    lr: Positive = 4e-3
-    """Peak learning rate, of Muon and of AdamW."""
+    batch_size: Count | None = None
+    """Windows in a step. If not given: 4 on a CPU; on a GPU 32, or as many as its memory holds."""
+    lr: Positive | None = None
+    """Peak learning rate, of Muon and of AdamW; that of the size if not given."""
     warmup_steps: Number = 100
     """Steps in which the learning rate rises to its peak."""
     decay_fraction: Fraction = 0.4
@@ -36,6 +36,7 @@ class Optim:
             step: Steps done.
             fraction: How much of the run is done, from 0 to 1.
         """
+        assert self.lr is not None, "see worldsim.train.presets.complete"
         warmup = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
         return self.lr * warmup * self._decay(fraction)
 

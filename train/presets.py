@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
-import torch
 
 from worldsim.data.recording import Recording
 from worldsim.data.rewards import RecordedRewards
@@ -15,7 +15,7 @@ from worldsim.data.windows import Windows
 from worldsim.model.codec import PixelCodec
 from worldsim.model.dit import DiTConfig, VideoDiT
 from worldsim.model.heads import RewardTerminationHead
-from worldsim.system.devices import check_memory, pick_device
+from worldsim.system.devices import check_memory, free_memory, pick_device
 from worldsim.world_folder import load
 from worldsim.world_model import WorldModel
 
@@ -25,9 +25,14 @@ SIZES = {
     "tiny": {"width": 128, "depth": 4, "num_heads": 4, "num_kv_heads": 2},
     "small": {"width": 256, "depth": 9, "num_heads": 8, "num_kv_heads": 4},
     "base": {"width": 512, "depth": 12, "num_heads": 8, "num_kv_heads": 4},
+    "large": {"width": 1024, "depth": 24, "num_heads": 16, "num_kv_heads": 8},
+    "xl": {"width": 2048, "depth": 24, "num_heads": 16, "num_kv_heads": 8},
 }
+LEARNING_RATES = {"tiny": 4e-3, "small": 4e-3, "base": 2e-3, "large": 1e-3, "xl": 7e-4}
 
+BATCH_SIZES = {"cpu": 4, "cuda": 32}  # windows in a step, at most
 ACTIVATION_BYTES = 50  # per token, layer and channel: a lower bound; measured are 100 to 130
+WEIGHT_BYTES = 20  # per parameter: weights, their average, gradients, two moments
 
 
 def build_world(config: TrainConfig, recording: Recording, split: Split) -> WorldModel:
@@ -39,8 +44,15 @@ def build_world(config: TrainConfig, recording: Recording, split: Split) -> Worl
         ValueError: If the device cannot be used, or a step does not fit into its memory.
     """
     device = pick_device(config.device)
-    check_step_fits(config, recording.game.frame_size, device)
     game = recording.game
+    frames = (config.optim.batch_size or 1) // config.engine.accumulate * config.model.window
+    check_memory(
+        step_bytes(config, game.frame_size, frames),
+        f"a step of {frames:,} frames",
+        "take a smaller --optim.batch-size or --model.window, a larger --engine.accumulate, or "
+        "--engine.activation-checkpointing",
+        device,
+    )
     codec = PixelCodec(game.channels)
     dit = VideoDiT(
         DiTConfig(
@@ -53,6 +65,7 @@ def build_world(config: TrainConfig, recording: Recording, split: Split) -> Worl
             **SIZES[config.size],
         )
     )
+    dit.activation_checkpointing = config.engine.activation_checkpointing
     world = WorldModel(
         dit=dit,
         head=RewardTerminationHead(dit.config.width),
@@ -80,21 +93,34 @@ def begin_from(world: WorldModel, name: str) -> None:
     world.load_state_dict(own | fitting)
 
 
-def check_step_fits(config: TrainConfig, frame_size: tuple[int, int], device: torch.device) -> None:
-    """Check that the activations of a batch can fit into memory.
+def complete(config: TrainConfig, frame_size: tuple[int, int]) -> TrainConfig:
+    """Fill in the batch size, which suits the device, and the learning rate, which suits the size.
 
-    Raises:
-        ValueError: If they cannot.
+    On a GPU a step takes about half of the memory that is free beside the weights, at most.
     """
+    device, optim = pick_device(config.device), config.optim
+    batch_size = optim.batch_size
+    if batch_size is None:
+        batch_size = BATCH_SIZES.get(device.type, BATCH_SIZES["cpu"])
+        if device.type != "cpu":
+            size = SIZES[config.size]
+            parameters = 11 * size["depth"] * size["width"] ** 2  # about
+            room = 0.2 * (free_memory(device) - WEIGHT_BYTES * parameters)  # of a lower bound
+            window = step_bytes(config, frame_size, config.model.window)
+            while batch_size > 1 and batch_size * window > room:
+                batch_size //= 2
+        batch_size = max(batch_size, config.engine.accumulate)
+        batch_size -= batch_size % config.engine.accumulate
+    lr = LEARNING_RATES[config.size] if optim.lr is None else optim.lr
+    return replace(config, optim=replace(optim, batch_size=batch_size, lr=lr))
+
+
+def step_bytes(config: TrainConfig, frame_size: tuple[int, int], frames: int) -> int:
+    """Bytes of the activations of so many frames, at least."""
     size = SIZES[config.size]
     tokens = math.prod(-(-side // config.model.patch_size) for side in frame_size)
-    frames = config.optim.batch_size * config.model.window
-    check_memory(
-        frames * tokens * size["depth"] * size["width"] * ACTIVATION_BYTES,
-        f"a step of {config.optim.batch_size:,} windows of {config.model.window:,} frames",
-        "take a smaller --optim.batch-size or --model.window",
-        device,
-    )
+    layers = 1 if config.engine.activation_checkpointing else size["depth"]
+    return frames * tokens * layers * size["width"] * ACTIVATION_BYTES
 
 
 def pick_starts(

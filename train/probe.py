@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -31,7 +31,7 @@ from worldsim.system.devices import pick_device
 from worldsim.system.files import write_json, write_text
 from worldsim.system.options import Count, OutFolder, Range, Rule, Seed
 
-from .config import Model, RunOptions, TrainConfig
+from .config import Model, RunOptions, Size, TrainConfig
 from .run_log import Logging
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class ProbeConfig:
     """Optimizer steps of each training; about six minutes on one core."""
     episodes: tuple[SeveralEpisodes, ...] = (32, 512)
     """Training episodes: one world for each number, to show the effect of more data."""
-    size: Literal["tiny", "small", "base"] = "tiny"
+    size: Size = "tiny"
     """Size of the model."""
     questions: SeveralEpisodes = 64
     """Test episodes inside the range, and as many outside."""

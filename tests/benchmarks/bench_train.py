@@ -68,7 +68,9 @@ def step_flops(config: TrainConfig) -> float:
     recording = Recording(config.recording)
     world = build_world(config, recording, Split.of(recording, config.run.held_out))
     length = config.model.window + world.num_history
-    windows = recording.sample_windows(np.random.default_rng(0), config.optim.batch_size, length)
+    windows = recording.sample_windows(
+        np.random.default_rng(0), config.optim.batch_size or 1, length
+    )
     counts = []
     for self_rollout in (0.0, 1.0):
         with FlopCounterMode(display=False) as counter:
@@ -97,7 +99,7 @@ def measure(config: TrainConfig) -> dict[str, float]:
         train(config)
     except Enough:
         rates.append(rate_of_core())
-    frames = config.optim.batch_size * config.model.window * (len(walls) - WARM_UP)
+    frames = (config.optim.batch_size or 1) * config.model.window * (len(walls) - WARM_UP)
     wall, cpu = (times[-1] - times[WARM_UP - 1] for times in (walls, cpus))
     steps = len(walls) - WARM_UP
     return {
@@ -122,7 +124,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("recording", nargs="?", type=Path)
     parser.add_argument("--size", choices=SIZES, default="tiny")
-    parser.add_argument("--batch-size", type=int, default=Optim.batch_size)
+    parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--steps", type=int, default=45)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from worldsim.model.chance import ChanceCodes
 from worldsim.model.conditions import Conditions
@@ -195,6 +196,7 @@ class VideoDiT(nn.Module):
         self.config = config
         width, num_heads, patch_size = config.width, config.num_heads, config.patch_size
         detail_width, latent_channels = config.detail_width, config.latent_channels
+        self.activation_checkpointing = False  # whether layers are computed again when training
         self.head_dim = width // num_heads
         self.num_special = 2 + config.num_registers + bool(config.chance_bits)
         stride = 1 if patch_size % 2 else 2
@@ -320,7 +322,10 @@ class VideoDiT(nn.Module):
         time = time_rotation(positions, self.head_dim)
         for block in self.blocks:
             cached = None if block.time is None else next(layer_caches)
-            x = block(x, space, time, mask, cached)
+            if self.activation_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, space, time, mask, cached, use_reentrant=False)
+            else:
+                x = block(x, space, time, mask, cached)
         # Each patch's token modulates its features, from which the clean frame is drawn.
         x = self.norm(x)
         scale, shift = rearrange(

@@ -1,0 +1,26 @@
+"""How a training step is computed on a device.
+
+Nothing here needs torch, so that `worldsim train --help` answers at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from worldsim.system.options import Count
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Speed and memory of a training step."""
+
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Compile the layers (torch.compile): faster steps, after a minute in which they are compiled.
+    auto: on an NVIDIA GPU."""
+    accumulate: Count = 1
+    """Parts of a step, computed in turn (gradient accumulation), which takes so many times less
+    memory. A divisor of --optim.batch-size."""
+    activation_checkpointing: bool = False
+    """Compute activations again in the backward pass. That takes a quarter more time, and memory
+    for one layer instead of all."""
