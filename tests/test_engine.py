@@ -81,7 +81,7 @@ def test_layers_computed_again_give_the_same_gradients(recording: Path, tmp_path
 def test_compiled_layers_train_as_the_others_do(recording: Path, tmp_path: Path) -> None:
     plain, compiled = make_run(recording, tmp_path), make_run(recording, tmp_path)
     buffers = [buffer.clone() for buffer in compiled.world.buffers()]
-    assert compile_layers(compiled, LATE) == "the layers are compiled"
+    assert not compile_layers(compiled, LATE)
     for now, before in zip(compiled.world.buffers(), buffers, strict=True):
         assert torch.equal(now, before)
     assert all(parameter.grad is None for parameter in compiled.world.parameters())

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -16,6 +16,8 @@ from worldsim.find_world import find_world
 from worldsim.system.command_line import parse
 from worldsim.system.options import Count, Heading, Passes, Precision, Rule, Seconds, Threads
 
+from .config import Size
+
 if TYPE_CHECKING:
     import torch
 
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
 
     from .speed import TrainStepCost
 
-Size = Literal["tiny", "small", "base"]
 AtLeastOne = Rule("one or more", bool)
 BATCH_SIZES = (1, 8, 32, 128)
 TRAIN_BATCH_SIZES = (4, 32)
@@ -71,8 +72,9 @@ class BenchConfig:
     """Denoising passes per frame; each number is a line of the table."""
     dtype: Precision = "auto"
     """Type of weights, cache and activations; auto takes bfloat16 for large worlds on a GPU."""
-    compile: bool = False
-    """Time the compiled network as well; compiling takes about a minute."""
+    compile: Annotated[bool, Heading("of either")] = False
+    """Time the compiled network as well, or with --train compiled layers instead, with which
+    `worldsim train` trains on a GPU. Compiling takes about a minute for each batch size."""
     sizes: Annotated[tuple[Size, ...], AtLeastOne, Heading("of training only")] = ("tiny", "small")
     """Sizes of the model; each is a line for each batch size."""
 
@@ -167,7 +169,7 @@ def bench_training(config: BenchConfig) -> dict[tuple[Size, int], TrainStepCost]
         raise ValueError("training is timed on a recording: give --train RECORDING")
     if config.world is not None:
         raise ValueError(f"give a world ({config.world}) or --train {config.train}, not both")
-    refuse(config, ("passes", "dtype", "compile"), "leave it out with --train")
+    refuse(config, ("passes", "dtype"), "leave it out with --train")
     read_metadata(config.train)
     import torch  # takes seconds
 
@@ -184,7 +186,8 @@ def bench_training(config: BenchConfig) -> dict[tuple[Size, int], TrainStepCost]
     dtype = torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
     rate = matrix_rate(device, dtype)
     print(
-        f"Training on {config.train}, {describe_rate(device, dtype, rate)}"
+        f"Training on {config.train}, {'compiled' if config.compile else 'eager'} layers, "
+        f"{describe_rate(device, dtype, rate)}"
         "Milliseconds of a step: each phase alone, and the whole, where phases overlap.\n"
     )
     print_line(TRAIN_COLUMNS, TRAIN_COLUMNS)
@@ -192,9 +195,8 @@ def bench_training(config: BenchConfig) -> dict[tuple[Size, int], TrainStepCost]
     batch_sizes = config.batch_sizes or TRAIN_BATCH_SIZES
     for size, batch_size in itertools.product(config.sizes, batch_sizes):
         try:
-            cost = train_step_cost(
-                begin_run(config.train, size, batch_size, config.device), config.seconds
-            )
+            run = begin_run(config.train, size, batch_size, config.device, compiled=config.compile)
+            cost = train_step_cost(run, config.seconds)
         except (MemoryError, RuntimeError, ValueError) as error:
             if not is_out_of_memory(error):
                 raise

@@ -28,7 +28,7 @@ def compile_layers(run: Run, progress: RunProgress) -> str:
         progress: Its progress.
 
     Returns:
-        What happened, in a sentence.
+        Why it failed, in a sentence, or nothing.
     """
     dynamo = torch._dynamo.config
     dynamo.recompile_limit = max(dynamo.recompile_limit, NUM_SHAPES)
@@ -48,4 +48,4 @@ def compile_layers(run: Run, progress: RunProgress) -> str:
         run.world.zero_grad(set_to_none=True)
         for buffer, values in buffers:
             buffer.copy_(values)
-    return "the layers are compiled"
+    return ""

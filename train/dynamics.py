@@ -227,7 +227,8 @@ def train(config: TrainConfig) -> TrainResult:
         compiles = {"auto": run.world.device.type == "cuda", "on": True, "off": False}
         if compiles[config.engine.compile] and config.fraction(progress) < 1:
             bar.note("compiling the layers, about a minute (--engine.compile off: without)")
-            bar.note(compile_layers(run, progress))
+            if failure := compile_layers(run, progress):
+                bar.note(failure)
 
         started = time.monotonic() - progress.seconds
         last_save = last_log = last_read = time.monotonic()

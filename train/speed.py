@@ -12,9 +12,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from worldsim.eval.speed import peak_memory
 
-from .bench import Size
-from .config import TrainConfig, check
+from .compiling import compile_layers
+from .config import Size, TrainConfig, check
 from .dynamics import Mark, Run, no_mark
+from .engine import Engine
 from .optim import Optim
 from .run_folder import RunProgress
 
@@ -73,14 +74,28 @@ def now_after(device: torch.device) -> float:
     return 1000 * time.perf_counter()
 
 
-def begin_run(recording: Path, size: Size, batch_size: int, device: str | None = None) -> Run:
+def begin_run(
+    recording: Path,
+    size: Size,
+    batch_size: int,
+    device: str | None = None,
+    *,
+    compiled: bool = False,
+) -> Run:
     """A run of `worldsim train` with fresh weights, which writes nothing.
 
     Raises:
         ValueError: If the recording or the device is unusable, or a step does not fit into memory.
     """
-    optim = Optim(batch_size=batch_size)
-    config = TrainConfig(recording, Path(), steps=LENGTH, size=size, device=device, optim=optim)
+    config = TrainConfig(
+        recording,
+        Path(),
+        steps=LENGTH,
+        size=size,
+        device=device,
+        optim=Optim(batch_size=batch_size),
+        engine=Engine(compile="on" if compiled else "off"),
+    )
     check(config)
     return Run.of(config, None)
 
@@ -116,6 +131,8 @@ def train_step_cost(run: Run, seconds: float) -> TrainStepCost:
     with run.windows:
         with FlopCounterMode(display=False) as counter:
             frames = take_step()
+        if run.config.engine.compile == "on" and (note := compile_layers(run, progress)):
+            raise RuntimeError(note)
         for _ in range(WARM_UP):
             if (ms := take_steps(1)) > 1000 * seconds:
                 break

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import copy
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -52,14 +53,20 @@ def random_world(like: WorldModel, size: dict[str, int], dtype: torch.dtype) -> 
 
 
 def time_steps(
-    name: str, world: WorldModel, lanes: list[int], passes: list[int], seconds: float
+    name: str,
+    world: WorldModel,
+    lanes: list[int],
+    passes: list[int],
+    seconds: float,
+    *,
+    compiled: bool = False,
 ) -> Iterator[str]:
     """A line for each number of lanes and passes."""
     parameters = sum(parameter.numel() for parameter in world.parameters())
     kind = str(world.dit.dtype).removeprefix("torch.")
     rate = matrix_rate(world.device, world.dit.dtype)
     for b in lanes:
-        rollout = begin(world, b)
+        rollout = begin(world, b, compiled=compiled)
         for rollout.num_passes in passes:
             cost = step_cost(rollout, seconds)
             share = cost.gflop / (cost.p50 / 1000) / rate
@@ -68,6 +75,26 @@ def time_steps(
                 f"{rollout.num_passes} passes {cost.p50:9.2f} ms {1000 * b / cost.p50:10,.0f} "
                 f"frames/s {share:7.2%} {cost.peak_mb:8,.0f} MB, first {cost.first:,.0f} ms"
             )
+
+
+def time_env(world: WorldModel, b: int, seconds: float) -> str:
+    """A line for the environment and its rollout, one pass; episodes end and begin on the way."""
+    envs = worldsim.WorldModelVectorEnv(world, b, num_passes=1, output="torch")
+    envs.reset(seed=0)
+    actions = envs.action_space.sample()
+    rollout = begin(world, b)
+    rollout.num_passes = 1
+    times: dict[str, list[float]] = {"env": [], "rollout": []}
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        for kind, step in (("rollout", rollout.step), ("env", envs.step)):
+            begun = time.perf_counter()
+            step(actions)
+            if world.device.type == "cuda":
+                torch.cuda.synchronize(world.device)
+            times[kind].append(1000 * (time.perf_counter() - begun))
+    env, alone = (sum(times[kind][5:]) / len(times[kind][5:]) for kind in ("env", "rollout"))
+    return f"pong   {b:5} lanes 1 pass: {env:.2f} ms, the rollout alone with frames {alone:.2f} ms"
 
 
 def main() -> None:
@@ -89,6 +116,14 @@ def main() -> None:
     small = [1, 32, 256, 1024, 4096] if is_gpu else [1, 4]
     for line in time_steps("pong", pong, small, [1, 2], seconds):
         print(line, flush=True)
+    some = [1, 1024] if is_gpu else [1]
+    print("compiled:", flush=True)
+    for world in (pong, worldsim.load("pong", device=device, dtype="bfloat16")):
+        for line in time_steps("pong", world, some, [1, 2], seconds, compiled=True):
+            print(line, flush=True)
+    print("WorldModelVectorEnv, observations on the device:", flush=True)
+    for b in some:
+        print(time_env(pong, b, seconds), flush=True)
     large = [
         ("base", SIZES["base"], torch.float32, [1, 32, 256]),
         ("base", SIZES["base"], torch.bfloat16, [1, 32, 256]),
@@ -109,15 +144,17 @@ def main() -> None:
         recording = Path(folder) / "pong"
         record(RecordConfig("worldsim/Pong-v0", steps=20_000 if is_gpu else 500), recording)
         assert len(Recording(recording))
-        bench_training(
-            BenchConfig(
-                train=recording,
-                sizes=("tiny", "base") if is_gpu else ("tiny",),
-                batch_sizes=(4, 32, 128) if is_gpu else (4,),
-                seconds=seconds,
-                device=str(device),
+        for compiled in (False, True):
+            bench_training(
+                BenchConfig(
+                    train=recording,
+                    sizes=("tiny", "base") if is_gpu else ("tiny",),
+                    batch_sizes=((32,) if compiled else (4, 32, 128)) if is_gpu else (4,),
+                    seconds=seconds,
+                    device=str(device),
+                    compile=compiled,
+                )
             )
-        )
 
 
 if __name__ == "__main__":
