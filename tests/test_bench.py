@@ -10,6 +10,7 @@ from tests.tiny_worlds import save_tiny_world, write_tiny_recording
 from worldsim.system import threads
 from worldsim.train import presets
 from worldsim.train.bench import BenchConfig, bench, main
+from worldsim.train.engine import Engine
 from worldsim.train.speed import begin_run, train_step_cost
 
 
@@ -79,7 +80,7 @@ def test_training_is_a_line_for_each_size_and_batch_size_also_where_memory_is_sh
 
 @pytest.mark.usefixtures("_tiny_is_tinier")
 def test_steps_that_are_timed_train_as_in_the_last_fifth_of_a_run(recording: Path) -> None:
-    run = begin_run(recording, "tiny", 2, "cpu")
+    run = begin_run(recording, "tiny", 2, torch.device("cpu"), Engine(accumulate=2))
     before = {name: weights.clone() for name, weights in run.ema_world.named_parameters()}
     cost = train_step_cost(run, 0.01)
     assert list(cost.phases) == ["data", "forward", "backward", "optimizer"]
@@ -115,6 +116,8 @@ def test_settings_that_make_no_sense(options: list[str], sentence: str) -> None:
         ([], "needs a world, such as pong, or --train RECORDING"),
         (["--train", "nowhere"], "nowhere is not a recording: "),
         (["pong", "--train", "data"], r"give a world \(pong\) or --train data, not both"),
+        (["pong", "--engine.accumulate", "2"], "--engine.accumulate has no effect here: give"),
+        (["--train", "data", "--engine.accumulate", "3"], "must divide --batch-sizes, got 3 and 4"),
         (["pong", "--sizes", "base"], "--sizes has no effect here: give --train RECORDING"),
         (["--train", "data", "--passes", "1"], "--passes has no effect here: leave it out"),
         (["--train", "data", "--sizes"], r"--sizes must be one or more, got \(\)"),

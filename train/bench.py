@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated
@@ -14,9 +14,19 @@ import tyro
 from worldsim.data.metadata import read_metadata
 from worldsim.find_world import find_world
 from worldsim.system.command_line import parse
-from worldsim.system.options import Count, Heading, Passes, Precision, Rule, Seconds, Threads
+from worldsim.system.options import (
+    Count,
+    Heading,
+    Passes,
+    Precision,
+    Rule,
+    Seconds,
+    Threads,
+    options_of,
+)
 
 from .config import Size
+from .engine import Engine
 
 if TYPE_CHECKING:
     import torch
@@ -72,11 +82,11 @@ class BenchConfig:
     """Denoising passes per frame; each number is a line of the table."""
     dtype: Precision = "auto"
     """Type of weights, cache and activations; auto takes bfloat16 for large worlds on a GPU."""
-    compile: Annotated[bool, Heading("of either")] = False
-    """Time the compiled network as well, or with --train compiled layers instead, with which
-    `worldsim train` trains on a GPU. Compiling takes about a minute for each batch size."""
+    compile: bool = False
+    """Time the compiled network as well; compiling takes about a minute."""
     sizes: Annotated[tuple[Size, ...], AtLeastOne, Heading("of training only")] = ("tiny", "small")
     """Sizes of the model; each is a line for each batch size."""
+    engine: Engine = field(default_factory=Engine)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -113,7 +123,7 @@ def bench(config: BenchConfig) -> dict[tuple[str, int, int], StepCost]:
     """
     if config.world is None:
         raise ValueError("worldsim bench needs a world, such as pong, or --train RECORDING")
-    refuse(config, ("sizes",), "give --train RECORDING as well, or leave it out")
+    refuse(config, ("sizes", "engine"), "give --train RECORDING as well, or leave it out")
     find_world(config.world)
     from worldsim.eval.speed import begin, matrix_rate, step_cost  # torch takes seconds
     from worldsim.system.threads import use_threads
@@ -170,6 +180,12 @@ def bench_training(config: BenchConfig) -> dict[tuple[Size, int], TrainStepCost]
     if config.world is not None:
         raise ValueError(f"give a world ({config.world}) or --train {config.train}, not both")
     refuse(config, ("passes", "dtype"), "leave it out with --train")
+    refuse(config, ("compile",), "give --engine.compile on or off with --train")
+    batch_sizes, parts = config.batch_sizes or TRAIN_BATCH_SIZES, config.engine.accumulate
+    if uneven := [size for size in batch_sizes if size % parts]:
+        raise ValueError(
+            f"--engine.accumulate must divide --batch-sizes, got {parts} and {uneven[0]}"
+        )
     read_metadata(config.train)
     import torch  # takes seconds
 
@@ -185,18 +201,19 @@ def bench_training(config: BenchConfig) -> dict[tuple[Size, int], TrainStepCost]
     device = pick_device(config.device)
     dtype = torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
     rate = matrix_rate(device, dtype)
+    layers = "compiled" if config.engine.compiles_on(device.type) else "eager"
     print(
-        f"Training on {config.train}, {'compiled' if config.compile else 'eager'} layers, "
+        f"Training on {config.train}, {layers} layers, "
         f"{describe_rate(device, dtype, rate)}"
         "Milliseconds of a step: each phase alone, and the whole, where phases overlap.\n"
     )
     print_line(TRAIN_COLUMNS, TRAIN_COLUMNS)
     costs: dict[tuple[Size, int], TrainStepCost] = {}
-    batch_sizes = config.batch_sizes or TRAIN_BATCH_SIZES
     for size, batch_size in itertools.product(config.sizes, batch_sizes):
         try:
-            run = begin_run(config.train, size, batch_size, config.device, compiled=config.compile)
-            cost = train_step_cost(run, config.seconds)
+            cost = train_step_cost(
+                begin_run(config.train, size, batch_size, device, config.engine), config.seconds
+            )
         except (MemoryError, RuntimeError, ValueError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -214,6 +231,8 @@ def bench_training(config: BenchConfig) -> dict[tuple[Size, int], TrainStepCost]
             f"{cost.peak_mb:,.0f}",
         )
         print_line(TRAIN_COLUMNS, cells)
+        if cost.not_compiled is not None:
+            print(f"      ({cost.not_compiled})", flush=True)
     return costs
 
 
@@ -243,12 +262,13 @@ def print_line(columns: Mapping[str, int], cells: Iterable[str]) -> None:
     print(" ".join(f"{cell:>{width}}" for width, cell in pairs), flush=True)
 
 
-def refuse(config: BenchConfig, names: Iterable[str], remedy: str) -> None:
+def refuse(config: BenchConfig, names: Sequence[str], remedy: str) -> None:
     """Refuse options that have no effect.
 
     Raises:
         ValueError: If one of them was given.
     """
-    for name in names:
-        if getattr(config, name) != BenchConfig.__dataclass_fields__[name].default:
-            raise ValueError(f"--{name} has no effect here: {remedy}")
+    pairs = zip(options_of(BenchConfig, config), options_of(BenchConfig), strict=True)
+    for given, default in pairs:
+        if given.path[0] in names and given.value != default.value:
+            raise ValueError(f"{given.flag} has no effect here: {remedy}")

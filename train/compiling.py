@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 NUM_SHAPES = 16
 
 
-def compile_layers(run: Run, progress: RunProgress) -> str:
+def compile_layers(run: Run, progress: RunProgress) -> str | None:
     """Compile the layers of the world in training, for the shapes of the step that comes next.
 
     Args:
@@ -28,7 +28,7 @@ def compile_layers(run: Run, progress: RunProgress) -> str:
         progress: Its progress.
 
     Returns:
-        Why it failed, in a sentence, or nothing.
+        Why it failed, in a sentence; None if it did not.
     """
     dynamo = torch._dynamo.config
     dynamo.recompile_limit = max(dynamo.recompile_limit, NUM_SHAPES)
@@ -48,4 +48,4 @@ def compile_layers(run: Run, progress: RunProgress) -> str:
         run.world.zero_grad(set_to_none=True)
         for buffer, values in buffers:
             buffer.copy_(values)
-    return ""
+    return None

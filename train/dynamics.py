@@ -224,8 +224,7 @@ def train(config: TrainConfig) -> TrainResult:
             unlogged = load_checkpoint(checkpoint, run.world, run.ema_world, run.optimizers)
         bar.note(describe_begin(run, progress))
         config.write()
-        compiles = {"auto": run.world.device.type == "cuda", "on": True, "off": False}
-        if compiles[config.engine.compile] and config.fraction(progress) < 1:
+        if config.engine.compiles_on(run.world.device.type) and config.fraction(progress) < 1:
             bar.note("compiling the layers, about a minute (--engine.compile off: without)")
             if failure := compile_layers(run, progress):
                 bar.note(failure)

@@ -24,3 +24,7 @@ class Engine:
     activation_checkpointing: bool = False
     """Compute activations again in the backward pass. That takes a quarter more time, and memory
     for one layer instead of all."""
+
+    def compiles_on(self, device_type: str) -> bool:
+        """Whether layers are compiled on a device of this type, such as ``"cuda"``."""
+        return {"auto": device_type == "cuda", "on": True, "off": False}[self.compile]

@@ -35,8 +35,10 @@ class TrainStepCost(NamedTuple):
         whole: Median time in ms of a step in which the host does not wait for the device. On a GPU
             it is less than the sum of the phases, since they overlap.
         frames: Frames that the step trains on.
-        gflop: Operations of the step's matrix products and convolutions, in 10^9.
+        gflop: Operations of the step's matrix products and convolutions, in 10^9. Activations that
+            are computed again count again.
         peak_mb: Peak memory in MB: of these steps on a GPU, else of the process so far.
+        not_compiled: Why layers that should be could not be compiled, in a sentence; else None.
     """
 
     parameters: int
@@ -45,6 +47,7 @@ class TrainStepCost(NamedTuple):
     frames: int
     gflop: float
     peak_mb: float
+    not_compiled: str | None
 
 
 class PhaseClock:
@@ -75,12 +78,7 @@ def now_after(device: torch.device) -> float:
 
 
 def begin_run(
-    recording: Path,
-    size: Size,
-    batch_size: int,
-    device: str | None = None,
-    *,
-    compiled: bool = False,
+    recording: Path, size: Size, batch_size: int, device: torch.device, engine: Engine
 ) -> Run:
     """A run of `worldsim train` with fresh weights, which writes nothing.
 
@@ -89,12 +87,12 @@ def begin_run(
     """
     config = TrainConfig(
         recording,
-        Path(),
+        out=Path(),
         steps=LENGTH,
         size=size,
-        device=device,
+        device=str(device),
         optim=Optim(batch_size=batch_size),
-        engine=Engine(compile="on" if compiled else "off"),
+        engine=engine,
     )
     check(config)
     return Run.of(config, None)
@@ -131,8 +129,10 @@ def train_step_cost(run: Run, seconds: float) -> TrainStepCost:
     with run.windows:
         with FlopCounterMode(display=False) as counter:
             frames = take_step()
-        if run.config.engine.compile == "on" and (note := compile_layers(run, progress)):
-            raise RuntimeError(note)
+        not_compiled = None
+        if run.config.engine.compiles_on(device.type):
+            torch.compiler.reset()  # it keeps few shapes, all configurations together
+            not_compiled = compile_layers(run, progress)
         for _ in range(WARM_UP):
             if (ms := take_steps(1)) > 1000 * seconds:
                 break
@@ -157,4 +157,5 @@ def train_step_cost(run: Run, seconds: float) -> TrainStepCost:
         frames=frames,
         gflop=1e-9 * counter.get_total_flops(),
         peak_mb=peak_memory(device),
+        not_compiled=not_compiled,
     )

@@ -29,6 +29,7 @@ from worldsim.model.dit import VideoDiT
 from worldsim.model.heads import RewardTerminationHead
 from worldsim.system.devices import is_out_of_memory, pick_device
 from worldsim.train.bench import BenchConfig, bench_training
+from worldsim.train.engine import Engine
 from worldsim.train.presets import SIZES
 from worldsim.world_model import WorldModel
 
@@ -152,7 +153,7 @@ def main() -> None:
                     batch_sizes=((32,) if compiled else (4, 32, 128)) if is_gpu else (4,),
                     seconds=seconds,
                     device=str(device),
-                    compile=compiled,
+                    engine=Engine(compile="on" if compiled else "off"),
                 )
             )
 
