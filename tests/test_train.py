@@ -53,10 +53,9 @@ def tiny_is_tinier(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def make_config(recording: Path, out: Path, **changes: Any) -> TrainConfig:
     """A small run. Its settings are named as in a file: ``**{"optim.lr": 0.1}``."""
-    values = {"steps": 7, "optim.batch_size": 2, "optim.warmup_steps": 2, "model.window": 4}
-    values |= {"model.chance_bits": 3, "run.log_steps": 3, "run.num_evals": 0, "wandb": "disabled"}
-    values |= {"optim.lr": 4e-3}
-    values = {**values, **changes}
+    values: dict[str, Any] = {"steps": 7, "model.window": 4, "optim.lr": 4e-3}
+    values |= {"optim.batch_size": 2, "optim.warmup_steps": 2, "wandb": "disabled"}
+    values |= {"model.chance_bits": 3, "run.log_steps": 3, "run.num_evals": 0, **changes}
     config = TrainConfig(recording, out)
     assert values.keys() <= {option.name for option in options_of(TrainConfig, config)}
     return with_values(config, values)
@@ -229,11 +228,8 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
     recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    config = make_config(
-        recording,
-        run,
-        **{"optim.lr": 1e6, "optim.warmup_steps": 0, "run.save_minutes": 0.0},
-    )
+    changes = {"optim.lr": 1e6, "optim.warmup_steps": 0, "run.save_minutes": 0.0}
+    config = make_config(recording, run, **changes)
     assert main(arguments(config)) == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("worldsim: the loss or its gradient is ")
