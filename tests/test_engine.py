@@ -115,7 +115,7 @@ class TestWhatIsNotGiven:
         config = TrainConfig(tmp_path, tmp_path, device="cpu")
         assert presets.complete(config, (64, 64)).optim == Optim(batch_size=4, lr=4e-3)
         large = TrainConfig(tmp_path, tmp_path, device="cpu", size="large")
-        assert presets.complete(large, (64, 64)).optim.lr == presets.LEARNING_RATES["large"]
+        assert presets.complete(large, (64, 64)).optim.lr == 1e-3
         given = TrainConfig(tmp_path, tmp_path, device="cpu", optim=Optim(batch_size=3, lr=0.1))
         assert presets.complete(given, (64, 64)) == given
 
@@ -133,7 +133,7 @@ class TestWhatIsNotGiven:
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
     def test_on_a_gpu_larger_batches_until_its_memory_ends(self, tmp_path: Path) -> None:
         config = TrainConfig(tmp_path, tmp_path, device="cuda")
-        assert presets.complete(config, (64, 64)).optim.batch_size == 32
+        assert presets.complete(config, (64, 64)).optim.batch_size == 64
         assert presets.complete(config, (4096, 4096)).optim.batch_size == 1
 
 
@@ -145,4 +145,3 @@ def test_sizes_are_on_one_dial() -> None:
                 dit = VideoDiT(DiTConfig(num_actions=6, **size))
             counts.append(sum(parameter.numel() for parameter in dit.parameters()) / 1e6)
     assert counts == pytest.approx([6, 33, 250, 1000], rel=0.1)
-    assert list(presets.SIZES) == list(presets.LEARNING_RATES)

@@ -15,7 +15,7 @@ class Optim:
     """Batches, learning rate and averaged weights."""
 
     batch_size: Count | None = None
-    """Windows in a step. If not given: 4 on a CPU; on a GPU 32, or as many as its memory holds."""
+    """Windows in a step. If not given: 4; on an NVIDIA GPU 64, or as many as fit."""
     lr: Positive | None = None
     """Peak learning rate, of Muon and of AdamW; that of the size if not given."""
     warmup_steps: Number = 100

@@ -28,10 +28,9 @@ SIZES = {
     "large": {"width": 1024, "depth": 24, "num_heads": 16, "num_kv_heads": 8},
     "xl": {"width": 2048, "depth": 24, "num_heads": 16, "num_kv_heads": 8},
 }
-LEARNING_RATES = {"tiny": 4e-3, "small": 4e-3, "base": 2e-3, "large": 1e-3, "xl": 7e-4}
 
-BATCH_SIZES = {"cpu": 4, "cuda": 32}  # windows in a step, at most
-ACTIVATION_BYTES = 50  # per token, layer and channel: a lower bound; measured are 100 to 130
+BATCH_SIZES = {"cuda": 64}  # windows in a step, at most; elsewhere 4
+ACTIVATION_BYTES = 50  # per token, layer and channel: a lower bound; measured are 60 to 130
 WEIGHT_BYTES = 20  # per parameter: weights, their average, gradients, two moments
 
 
@@ -98,21 +97,30 @@ def complete(config: TrainConfig, frame_size: tuple[int, int]) -> TrainConfig:
 
     On a GPU a step takes about half of the memory that is free beside the weights, at most.
     """
+    size = SIZES[config.size]
     device, optim = pick_device(config.device), config.optim
     batch_size = optim.batch_size
     if batch_size is None:
-        batch_size = BATCH_SIZES.get(device.type, BATCH_SIZES["cpu"])
-        if device.type != "cpu":
-            size = SIZES[config.size]
+        batch_size = BATCH_SIZES.get(device.type, 4)
+        if device.type in BATCH_SIZES:
             parameters = 11 * size["depth"] * size["width"] ** 2  # about
-            room = 0.2 * (free_memory(device) - WEIGHT_BYTES * parameters)  # of a lower bound
+            room = 0.3 * (free_memory(device) - WEIGHT_BYTES * parameters)  # of a lower bound
             window = step_bytes(config, frame_size, config.model.window)
             while batch_size > 1 and batch_size * window > room:
                 batch_size //= 2
         batch_size = max(batch_size, config.engine.accumulate)
         batch_size -= batch_size % config.engine.accumulate
-    lr = LEARNING_RATES[config.size] if optim.lr is None else optim.lr
+    lr = learning_rate(size["width"]) if optim.lr is None else optim.lr
     return replace(config, optim=replace(optim, batch_size=batch_size, lr=lr))
+
+
+def learning_rate(width: int) -> float:
+    """The peak learning rate for a width: 4e-3, and above 256 channels inversely to the width.
+
+    Steps of Muon and AdamW have the same size for each weight, so what they change in a layer's
+    output grows with the number of its inputs (muP, Yang et al. 2022).
+    """
+    return 4e-3 * min(1.0, 256 / width)
 
 
 def step_bytes(config: TrainConfig, frame_size: tuple[int, int], frames: int) -> int:

@@ -127,8 +127,6 @@ def train_step_cost(run: Run, seconds: float) -> TrainStepCost:
         return [clock.ms for clock in clocks]
 
     with run.windows:
-        with FlopCounterMode(display=False) as counter:
-            frames = take_step()
         not_compiled = None
         if run.config.engine.compiles_on(device.type):
             torch.compiler.reset()  # it keeps few shapes, all configurations together
@@ -149,6 +147,11 @@ def train_step_cost(run: Run, seconds: float) -> TrainStepCost:
             # A CPU has always finished a phase at its end: these steps are whole ones as well.
             is_cpu = device.type == "cpu"
             wholes += [sum(ms.values()) for ms in phases] if is_cpu else [take_steps(count)]
+        peak_mb = peak_memory(device)
+
+        # The counter does not see into compiled layers, and it keeps more memory than training.
+        with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
+            frames = take_step()
 
     return TrainStepCost(
         parameters=sum(weights.numel() for weights in run.world.parameters()),
@@ -156,6 +159,6 @@ def train_step_cost(run: Run, seconds: float) -> TrainStepCost:
         whole=float(np.median(wholes)),
         frames=frames,
         gflop=1e-9 * counter.get_total_flops(),
-        peak_mb=peak_memory(device),
+        peak_mb=peak_mb,
         not_compiled=not_compiled,
     )

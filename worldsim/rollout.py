@@ -337,18 +337,21 @@ class Rollout:
         tau = torch.full((len(latent), 1), level, device=latent.device)
         chance = None if code is None else code[:, None]
         conditions = Conditions(tau, self._actions[:, None], self._history[:, None], chance)
-        return self._predict(latent[:, None], conditions, self._cache)
+        latents = latent[:, None]
+        return self._predict(latents, conditions, self._cache)
 
     @_on_threads_that_pay
     @torch.no_grad()
     def _compile(self) -> Callable[..., DiTOutput]:
         """The network compiled for this batch, or the eager one if compiling fails."""
         actions = torch.zeros(self.batch_size, 1, dtype=torch.int64, device=self.world.device)
-        latents = torch.zeros_like(self._history[:, None, : self.world.codec.latent_channels])
+        latents = torch.zeros_like(self.latents, memory_format=torch.contiguous_format)[:, None]
         bits = self.world.dit.config.chance_bits
         code = torch.zeros(self.batch_size, 1, bits, device=actions.device) if bits else None
         conditions = Conditions(actions.float(), actions, self._history[:, None], code)
-        return compiled(self.world.predict, latents, conditions, self._cache, stacklevel=6)
+        predict = compiled(self.world.predict, latents, conditions, self._cache, stacklevel=6)
+        # Another memory layout, such as that of the last pass, would be compiled anew.
+        return lambda latents, *args: predict(latents.contiguous(), *args)
 
     @_on_threads_that_pay
     def clone_state(self) -> RolloutState:
