@@ -86,8 +86,8 @@ def test_compiled_layers_train_as_the_others_do(recording: Path, tmp_path: Path)
         assert torch.equal(now, before)
     assert all(parameter.grad is None for parameter in compiled.world.parameters())
     for run in (plain, compiled):
-        for step in range(3):
-            run.take_step(RunProgress(step=step + 4))
+        for _ in range(2):
+            run.take_step(LATE)
     for ours, theirs in zip(plain.world.parameters(), compiled.world.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-2)
     assert plain.world.state_dict().keys() == compiled.world.state_dict().keys()
