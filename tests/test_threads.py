@@ -51,7 +51,7 @@ envs.close()
 @pytest.fixture
 def _two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Two threads that nobody has asked for."""
-    for name in threads.SETTINGS:
+    for name in (*threads.SETTINGS, "OMP_WAIT_POLICY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(threads, "_chosen", False)
     before = torch.get_num_threads()
@@ -81,6 +81,17 @@ def test_a_small_step_takes_one_thread_and_gives_the_others_back() -> None:
 @pytest.mark.usefixtures("_two_threads")
 def test_a_large_batch_takes_those_that_torch_has(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "SMALL_PASS", 200_000)
+    assert threads_of_a_step(1) == {1}
+    assert threads_of_a_step(2) == {2}
+
+
+@pytest.mark.usefixtures("_two_threads")
+def test_where_waiting_threads_sleep_a_smaller_batch_takes_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(threads, "SMALL_PASS_ASLEEP", 200_000)
+    assert threads_of_a_step(2) == {1}
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
     assert threads_of_a_step(1) == {1}
     assert threads_of_a_step(2) == {2}
 

@@ -83,7 +83,7 @@ class BenchConfig:
     dtype: Precision = "auto"
     """Type of weights, cache and activations; auto takes bfloat16 for large worlds on a GPU."""
     compile: bool = False
-    """Time the compiled network as well; compiling takes about a minute."""
+    """Time the compiled network as well; compiling takes up to a minute."""
     sizes: Annotated[tuple[Size, ...], AtLeastOne, Heading("of training only")] = ("tiny", "small")
     """Sizes of the model; each is a line for each batch size."""
     engine: Engine = field(default_factory=Engine)

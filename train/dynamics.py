@@ -310,6 +310,8 @@ def describe_begin(run: Run, progress: RunProgress) -> str:
     """
     begins = f"from step {progress.step:,} on" if progress.step else "from the start"
     about = describe_run(run.world, run.recording, run.split)
+    optim = run.config.optim
+    about += f"; batches of {optim.batch_size} windows, learning rate {optim.lr:g}"
     new = run.split.num_new(run.recording)
     left_out = f"\n{new:,} episodes recorded since this run began are left out" if new else ""
     return f"{run.config.out}, {begins}: {about}{left_out}"

@@ -19,11 +19,11 @@ class Engine:
     """Compile the layers (torch.compile): faster steps, after a minute in which they are compiled.
     auto: on an NVIDIA GPU."""
     accumulate: Count = 1
-    """Parts of a step, computed in turn (gradient accumulation), which takes so many times less
-    memory. A divisor of --optim.batch-size."""
+    """Parts of a step, computed in turn (gradient accumulation): activations take so many times
+    less memory. A divisor of --optim.batch-size."""
     activation_checkpointing: bool = False
-    """Compute activations again in the backward pass: a step takes a third longer, in half of the
-    memory or less."""
+    """Compute the activations of each layer again in the backward pass: a step takes up to a third
+    longer, in about half of the memory."""
 
     def compiles_on(self, device_type: str) -> bool:
         """Whether layers are compiled on a device of this type, such as ``"cuda"``."""

@@ -106,14 +106,15 @@ class Rollout:
         self.num_passes = world.num_passes if num_passes is None else num_passes
         self.with_uncertainty = with_uncertainty
         self._latent_size = world.codec.latent_size(world.game.frame_size)
+        channels = world.codec.latent_channels * world.num_history
+        cache, history = world.dit.new_cache(1, self._latent_size), math.prod(self._latent_size)
         check_memory(
-            batch_size * world.dit.new_cache(1, self._latent_size).num_bytes,
+            batch_size * (cache.num_bytes + 4 * channels * history),
             f"the cache of {batch_size:,} lanes",
             "take fewer lanes",
             world.device,
         )
         self._cache = world.dit.new_cache(batch_size, self._latent_size)
-        channels = world.codec.latent_channels * world.num_history
         self._history = torch.zeros(batch_size, channels, *self._latent_size, device=world.device)
         # Those of the newest frame, from which the chance code of the next one is drawn.
         self._features = torch.zeros(batch_size, world.dit.config.width, device=world.device)

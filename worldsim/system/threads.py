@@ -3,6 +3,8 @@
 torch splits each operation among a pool of threads. The operations of a small step are too short
 for a second thread to help. On busy cores the first thread waits for the second, and a step takes
 up to 60 times as long. So small passes run on one thread; outside them the caller's number stays.
+Where waiting threads sleep, as in the ``worldsim`` commands, they cost other work nothing, so fewer
+passes are small.
 
 A thread pool does not survive a fork: the child waits without end for threads that only its parent
 has. So after a fork the child computes on one thread, like a worker of torch's DataLoader.
@@ -18,6 +20,8 @@ from contextlib import contextmanager
 SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 SMALL_PASS = 3_000_000_000
 """Multiplications, about 0.1 s of one core. 32 lanes of a bundled world need 2e9."""
+SMALL_PASS_ASLEEP = 500_000_000
+"""The same where waiting threads sleep: 8 lanes of a bundled world."""
 
 _lost = False  # whether a fork has left torch's threads behind
 _chosen = False  # whether the number of threads was chosen by `use_threads`
@@ -43,7 +47,9 @@ def threads_for(multiplications: float) -> Iterator[None]:
 
     forget_lost_threads()
     before = torch.get_num_threads()
-    if before == 1 or multiplications > SMALL_PASS or _is_chosen():
+    asleep = os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE"
+    small = SMALL_PASS_ASLEEP if asleep else SMALL_PASS
+    if before == 1 or multiplications > small or _is_chosen():
         yield
         return
     torch.set_num_threads(1)  # takes less than a microsecond
