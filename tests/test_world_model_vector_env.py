@@ -227,7 +227,7 @@ def test_wants_a_reset_of_every_lane_first(world: WorldModel) -> None:
 def test_bad_arguments(world: WorldModel) -> None:
     with pytest.raises(ValueError, match=r"num_envs must be .* from 1 to .*, got 0"):
         WorldModelVectorEnv(world, 0)
-    with pytest.raises(ValueError, match="Sometimes"):
+    with pytest.raises(ValueError, match=r"one of \['NextStep', .*\], got 'Sometimes'"):
         WorldModelVectorEnv(world, 2, autoreset_mode="Sometimes")
     envs = WorldModelVectorEnv(world, 2)
     envs.reset()

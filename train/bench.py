@@ -137,7 +137,7 @@ def bench(config: BenchConfig) -> dict[tuple[str, int, int], StepCost]:
     print(
         f"{config.world}: {parameters / 1e6:.2f} M parameters, {height}x{width}, "
         f"{describe_rate(world.device, world.dit.dtype, rate)}"
-        "Each step includes reward and end.\n"
+        "Each step includes reward and end. MB: peak memory.\n"
     )
     print_line(WORLD_COLUMNS, WORLD_COLUMNS)
     costs: dict[tuple[str, int, int], StepCost] = {}
@@ -201,11 +201,13 @@ def bench_training(config: BenchConfig) -> dict[tuple[Size, int], TrainStepCost]
     device = pick_device(config.device)
     dtype = torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
     rate = matrix_rate(device, dtype)
-    layers = "compiled" if config.engine.compiles_on(device.type) else "eager"
+    engine = "compiled layers" if config.engine.compiles_on(device.type) else "eager layers"
+    engine += f", {parts} parts a step" * (parts > 1)
+    engine += ", activation checkpointing" * config.engine.activation_checkpointing
     print(
-        f"Training on {config.train}, {layers} layers, "
-        f"{describe_rate(device, dtype, rate)}"
+        f"Training on {config.train}, {engine}, {describe_rate(device, dtype, rate)}"
         "Milliseconds of a step: each phase alone, and the whole, where phases overlap.\n"
+        "M: millions of parameters. MB: peak memory.\n"
     )
     print_line(TRAIN_COLUMNS, TRAIN_COLUMNS)
     costs: dict[tuple[Size, int], TrainStepCost] = {}

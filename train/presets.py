@@ -105,7 +105,7 @@ def complete(config: TrainConfig, frame_size: tuple[int, int]) -> TrainConfig:
         if device.type in BATCH_SIZES:
             parameters = 11 * size["depth"] * size["width"] ** 2  # about
             room = 0.3 * (free_memory(device) - WEIGHT_BYTES * parameters)  # of a lower bound
-            window = step_bytes(config, frame_size, config.model.window)
+            window = step_bytes(config, frame_size, config.model.window) / config.engine.accumulate
             while batch_size > 1 and batch_size * window > room:
                 batch_size //= 2
         batch_size = max(batch_size, config.engine.accumulate)

@@ -91,6 +91,9 @@ class WorldModelVectorEnv(Lanes, VectorEnv[Any, Any, Any]):
         check_value("num_envs", num_envs, Count)
         if output not in ("numpy", "torch"):
             raise ValueError(f"output must be 'numpy' or 'torch', got {output!r}")
+        modes = [mode.value for mode in AutoresetMode]
+        if autoreset_mode not in (*modes, *AutoresetMode):
+            raise ValueError(f"autoreset_mode must be one of {modes}, got {autoreset_mode!r}")
         self.output = output
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         super().__init__(
