@@ -338,8 +338,7 @@ class Rollout:
         tau = torch.full((len(latent), 1), level, device=latent.device)
         chance = None if code is None else code[:, None]
         conditions = Conditions(tau, self._actions[:, None], self._history[:, None], chance)
-        latents = latent[:, None]
-        return self._predict(latents, conditions, self._cache)
+        return self._predict(latent[:, None], conditions, self._cache)
 
     @_on_threads_that_pay
     @torch.no_grad()
