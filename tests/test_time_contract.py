@@ -72,10 +72,12 @@ def test_play_gives_the_network_what_training_gave_it(recording: Recording) -> N
     forward = world.dit.forward
 
     def draw_truth(noisy: torch.Tensor, conditions: Conditions, cache: KVCache) -> DiTOutput:
-        given = (noisy, *conditions[:3], cache.positions)
-        played.append(tuple(part.clone() for part in given))  # later steps change them
-        frame = int(cache.positions[0])
-        return DiTOutput(truth[:, frame : frame + 1], forward(noisy, conditions, cache).features)
+        first, count = int(cache.positions[0]), noisy.shape[1]  # the context comes at once
+        for i in range(count):
+            given = (part[:, i : i + 1] for part in (noisy, *conditions[:3]))
+            played.append((*(part.clone() for part in given), cache.positions + i))
+        features = forward(noisy, conditions, cache).features
+        return DiTOutput(truth[:, first : first + count], features)
 
     world.dit.forward = draw_truth  # type: ignore[method-assign]
     rollout = Rollout(world, 2, num_passes=2)
@@ -116,10 +118,9 @@ def test_a_context_computes_as_the_sequence_did_in_training(recording: Recording
         world.predict(latents, Conditions(torch.ones(1, 8), actions, history))
     Rollout(world).reset(windows.frames, windows.actions, [0])
     hook.remove()
-    sequence, steps = outputs[0], outputs[1:]
-    for t, step in enumerate(steps):
-        torch.testing.assert_close(step.latents[:, 0], sequence.latents[:, t])
-        torch.testing.assert_close(step.features[:, 0], sequence.features[:, t])
+    sequence, context = outputs
+    torch.testing.assert_close(context.latents, sequence.latents)
+    torch.testing.assert_close(context.features, sequence.features)
 
 
 def test_from_recording_to_training_to_play_nothing_slips_by_a_step(tmp_path: Path) -> None:

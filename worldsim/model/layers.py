@@ -84,15 +84,10 @@ def place_features(rows: int, columns: int) -> torch.Tensor:
 
 
 @keep
-def time_tables(dim: int) -> torch.Tensor:
-    """Rotations by the first `TURNS` frame numbers, and by their multiples of it.
-
-    Returns:
-        Rotations (2 2 `TURNS` dim): of the numbers, then of the multiples.
-    """
-    numbers = torch.arange(TURNS)
-    both = (rotation_by(rotary_angles(n, dim, base=1_000.0)) for n in (numbers, numbers * TURNS))
-    return torch.stack(tuple(both))
+def time_table(dim: int, step: int) -> torch.Tensor:
+    """Rotations by the first `TURNS` multiples of ``step`` frames, (`TURNS` 2*dim)."""
+    angles = rotary_angles(torch.arange(TURNS) * step, dim, base=1_000.0)
+    return torch.cat(rotation_by(angles).unbind(), dim=-1)
 
 
 def time_rotation(positions: torch.Tensor, dim: int) -> torch.Tensor:
@@ -102,9 +97,9 @@ def time_rotation(positions: torch.Tensor, dim: int) -> torch.Tensor:
     late frames without float64, which some devices lack. After ``TURNS ** 2`` frames, 12 days of
     play, the numbers begin again.
     """
-    rests, multiples = time_tables(positions.device, dim)
-    cos_a, sin_a = rests[:, positions % TURNS].unbind()
-    cos_b, sin_b = multiples[:, positions // TURNS % TURNS].unbind()
+    rests, multiples = (time_table(positions.device, dim, step) for step in (1, TURNS))
+    cos_a, sin_a = F.embedding(positions % TURNS, rests).chunk(2, dim=-1)
+    cos_b, sin_b = F.embedding(positions // TURNS % TURNS, multiples).chunk(2, dim=-1)
     cos = torch.addcmul(cos_a * cos_b, sin_a, sin_b, value=-1)
     sin = torch.addcmul(sin_a * cos_b, cos_a, sin_b)
     return torch.stack((cos, sin))[:, :, :, None, None]
