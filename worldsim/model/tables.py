@@ -27,6 +27,8 @@ def keep(build: Callable[P, torch.Tensor]) -> Callable[Concatenate[torch.device,
     @functools.wraps(build)
     def get(device: torch.device, *args: P.args, **kwargs: P.kwargs) -> torch.Tensor:
         key = (device, args)
+        if key not in kept and torch.compiler.is_compiling():  # which traces no inference mode
+            return build(*args, **kwargs).to(device)
         if key not in kept:
             with torch.inference_mode(mode=False):  # training may use it later
                 kept[key] = build(*args, **kwargs).to(device)
