@@ -41,3 +41,12 @@ def world_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.tiny_worlds import save_tiny_world
 
     return save_tiny_world(tmp_path_factory.mktemp("worlds") / "square")
+
+
+@pytest.fixture
+def tiny_is_tinier(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let runs take a second: what a run does is the same at any size."""
+    from worldsim.train import presets
+
+    size = {"width": 32, "depth": 3, "num_heads": 2, "num_kv_heads": 1}
+    monkeypatch.setitem(presets.SIZES, "tiny", size)

@@ -8,7 +8,6 @@ import torch
 
 from tests.tiny_worlds import save_tiny_world, write_tiny_recording
 from worldsim.system import threads
-from worldsim.train import presets
 from worldsim.train.bench import BenchConfig, bench, main
 from worldsim.train.engine import Engine
 from worldsim.train.speed import begin_run, train_step_cost
@@ -56,13 +55,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
-def _tiny_is_tinier(monkeypatch: pytest.MonkeyPatch) -> None:
-    size = {"width": 32, "depth": 3, "num_heads": 2, "num_kv_heads": 1}
-    monkeypatch.setitem(presets.SIZES, "tiny", size)
-
-
-@pytest.mark.usefixtures("_tiny_is_tinier")
+@pytest.mark.usefixtures("tiny_is_tinier")
 def test_training_is_a_line_for_each_size_and_batch_size_also_where_memory_is_short(
     recording: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -78,7 +71,7 @@ def test_training_is_a_line_for_each_size_and_batch_size_also_where_memory_is_sh
     assert max(map(len, printed[1:])) <= 80
 
 
-@pytest.mark.usefixtures("_tiny_is_tinier")
+@pytest.mark.usefixtures("tiny_is_tinier")
 def test_steps_that_are_timed_train_as_in_the_last_fifth_of_a_run(recording: Path) -> None:
     run = begin_run(recording, "tiny", 2, torch.device("cpu"), Engine(accumulate=2))
     before = {name: weights.clone() for name, weights in run.ema_world.named_parameters()}

@@ -19,7 +19,7 @@ from worldsim.train.engine import Engine
 from worldsim.train.optim import Optim
 from worldsim.train.run_folder import RunProgress
 
-pytestmark = pytest.mark.numeric
+pytestmark = [pytest.mark.numeric, pytest.mark.usefixtures("tiny_is_tinier")]
 
 LATE = RunProgress(step=6)  # half of the windows have the world's own history
 
@@ -29,12 +29,6 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("engine") / "square"
     write_tiny_recording(path, steps=12, episodes=6)
     return path
-
-
-@pytest.fixture(autouse=True)
-def tiny_is_tinier(monkeypatch: pytest.MonkeyPatch) -> None:
-    size = {"width": 32, "depth": 3, "num_heads": 2, "num_kv_heads": 1}
-    monkeypatch.setitem(presets.SIZES, "tiny", size)
 
 
 def make_run(recording: Path, out: Path, **changes: Any) -> Run:

@@ -12,21 +12,17 @@ import pytest
 
 from tests.test_train import arguments, make_config, read_lines
 from tests.tiny_worlds import write_tiny_recording
-from worldsim.train import dynamics, presets, progress
+from worldsim.train import dynamics, progress
 from worldsim.train.config import main
 from worldsim.train.dynamics import train
 from worldsim.train.progress import TimeLeft, TrainProgress
+
+pytestmark = pytest.mark.usefixtures("tiny_is_tinier")
 
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_recording(tmp_path_factory.mktemp("recording"), steps=12).path
-
-
-@pytest.fixture(autouse=True)
-def tiny_is_tinier(monkeypatch: pytest.MonkeyPatch) -> None:
-    size = {"width": 32, "depth": 3, "num_heads": 2, "num_kv_heads": 1}
-    monkeypatch.setitem(presets.SIZES, "tiny", size)
 
 
 def test_the_remaining_time_is_shown_once_it_is_known() -> None:

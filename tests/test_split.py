@@ -18,7 +18,6 @@ from worldsim.data.split import Split, measurable
 from worldsim.data.writer import RecordingWriter
 from worldsim.eval.unseen import unseen
 from worldsim.system.settings import with_values
-from worldsim.train import presets
 from worldsim.train.config import RunOptions, TrainConfig, main
 from worldsim.train.dynamics import train
 
@@ -162,12 +161,8 @@ class TestMeasurable:
         assert "--run.held-out 0.3" in found.sentences[0]
 
 
+@pytest.mark.usefixtures("tiny_is_tinier")
 class TestRun:
-    @pytest.fixture(autouse=True)
-    def tiny_is_tinier(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        size = {"width": 32, "depth": 3, "num_heads": 2, "num_kv_heads": 1}
-        monkeypatch.setitem(presets.SIZES, "tiny", size)
-
     def config(self, recording: Recording, out: Path, **changes: Any) -> TrainConfig:
         values = {"steps": 4, "optim.batch_size": 2, "model.window": 4, "run.num_evals": 0}
         config = TrainConfig(recording.path, out)

@@ -25,7 +25,7 @@ from tests.tiny_worlds import losses_by, make_tiny_world, write_tiny_recording
 from worldsim.data.recording import Recording
 from worldsim.system.options import options_of
 from worldsim.system.settings import with_values
-from worldsim.train import dynamics, presets
+from worldsim.train import dynamics
 from worldsim.train.config import TrainConfig, main
 from worldsim.train.dynamics import train
 from worldsim.train.objective import encode
@@ -34,7 +34,7 @@ from worldsim.train.progress import TrainProgress
 from worldsim.train.recipe import Recipe
 from worldsim.train.run_folder import list_checkpoints
 
-pytestmark = pytest.mark.numeric
+pytestmark = [pytest.mark.numeric, pytest.mark.usefixtures("tiny_is_tinier")]
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +42,6 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("train") / "square"
     write_tiny_recording(path, steps=12, episodes=6, settings={"player": "\x1b[2J a stranger"})
     return path
-
-
-@pytest.fixture(autouse=True)
-def tiny_is_tinier(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let runs take a second: what a run does is the same at any size."""
-    size = {"width": 32, "depth": 3, "num_heads": 2, "num_kv_heads": 1}
-    monkeypatch.setitem(presets.SIZES, "tiny", size)
 
 
 def make_config(recording: Path, out: Path, **changes: Any) -> TrainConfig:

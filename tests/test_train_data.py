@@ -18,18 +18,10 @@ from worldsim.data.split import Split
 from worldsim.data.writer import RecordingWriter
 from worldsim.system.options import options_of
 from worldsim.system.settings import with_values
-from worldsim.train import presets
 from worldsim.train.config import TrainConfig
 from worldsim.train.dynamics import train
 
-pytestmark = pytest.mark.numeric
-
-
-@pytest.fixture(autouse=True)
-def tiny_is_tinier(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let runs take a second: what a run learns from is the same at any size."""
-    size = {"width": 32, "depth": 3, "num_heads": 2, "num_kv_heads": 1}
-    monkeypatch.setitem(presets.SIZES, "tiny", size)
+pytestmark = [pytest.mark.numeric, pytest.mark.usefixtures("tiny_is_tinier")]
 
 
 def make_config(recording: Path, out: Path, **changes: Any) -> TrainConfig:

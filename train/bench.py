@@ -74,8 +74,7 @@ class BenchConfig:
     seconds: Seconds = 2.0
     """Seconds to measure each line, about; a slow line takes a few steps."""
     threads: Threads | None = None
-    """Threads of the CPU. Not given: 1, which is fastest for small worlds, and with --train as many
-    as `worldsim train` takes."""
+    """Threads of the CPU. Not given: 1, and with --train as many as `worldsim train` takes."""
     device: str | None = None
     """Where the world runs or trains, such as cpu or cuda; a GPU if there is one."""
     passes: Annotated[tuple[Passes, ...], Heading("of a world only")] = (1, 2, 4)

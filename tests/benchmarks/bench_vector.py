@@ -28,7 +28,7 @@ class Stopwatch:
 
     def __init__(self, rollout: Rollout) -> None:
         self.inside = 0.0
-        for name in ("advance", "pixels", "reset"):
+        for name in ("advance", "pixels", "read", "enter"):
             setattr(rollout, name, self._timed(getattr(rollout, name)))
 
     def split(self, call: Callable[..., Any], **arguments: Any) -> tuple[float, float, Any]:
