@@ -21,6 +21,7 @@ import numpy as np
 
 from worldsim.game.config import GameConfig
 from worldsim.system.files import check_regular, naming_damage, read_object
+from worldsim.system.location import Location
 
 MINARI_VERSION = "0.5.4"  # the version whose format this is
 FORMAT = 1
@@ -120,13 +121,14 @@ def describe_env(game: GameConfig) -> str | None:
         return None
 
 
-def read_metadata(path: Path) -> RecordingMetadata:
-    """Read and check the metadata of a recording, a folder.
+def read_metadata(path: Location) -> RecordingMetadata:
+    """Read and check the metadata of a recording.
 
     Raises:
         OSError: If it may not be read.
         ValueError: If it does not exist, is damaged or has another format.
     """
+    path = Path(path)
     file = data_folder(path) / "metadata.json"
     if not os.path.lexists(file):
         raise ValueError(f"{path} is not a recording: there is no {file}")

@@ -29,6 +29,7 @@ from worldsim.data.shard import (
 )
 from worldsim.game.config import GameConfig
 from worldsim.system.files import locked
+from worldsim.system.location import check_is_here
 from worldsim.system.options import Range, check_value
 
 EpisodeNumber = Annotated[int, Range(0, 99_999_999)]  # the digits of a shard's name
@@ -47,7 +48,8 @@ class RecordingWriter:
 
     Raises:
         OSError: If an existing recording may not be read.
-        ValueError: If an existing recording is damaged or has another game or other settings.
+        ValueError: If an existing recording is damaged or has another game or other settings, or
+            the path is a URL.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class RecordingWriter:
         game: GameConfig,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
+        check_is_here("path", path)
         self.path = Path(path)
         self.game = game
         self._data = data_folder(self.path)

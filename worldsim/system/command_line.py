@@ -9,12 +9,30 @@ from types import MappingProxyType
 from typing import TypeVar, get_args
 
 import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from worldsim.system.help import asks_for_help, help_text
+from worldsim.system.location import Location, as_location
 from worldsim.system.options import check_options, options_of
 
 Config = TypeVar("Config")
 NOT_RENAMED: Mapping[str, str] = MappingProxyType({})
+TYPES = ConstructorRegistry()
+"""Types of options that tyro does not know."""
+
+
+@TYPES.primitive_rule
+def _location(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Location] | None:
+    """Keep a URL as it is, which tyro would make a path."""
+    if info.type not in (Location, Location | None):
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="LOCATION",
+        instance_from_str=lambda words: as_location(words[0]),
+        is_instance=lambda value: isinstance(value, Location),
+        str_from_instance=lambda value: [str(value)],
+    )
 
 
 def parse(
@@ -43,9 +61,9 @@ def parse(
     _refuse_old_names(renamed, argv)
     _check_no_path_is_empty(config, argv)
     if default is None:
-        parsed = tyro.cli(config, args=list(argv), prog=prog)
+        parsed = tyro.cli(config, args=list(argv), prog=prog, registry=TYPES)
     else:
-        parsed = tyro.cli(config, args=list(argv), prog=prog, default=default)
+        parsed = tyro.cli(config, args=list(argv), prog=prog, default=default, registry=TYPES)
     check_options(parsed)
     return parsed
 

@@ -31,6 +31,8 @@ from typing import (
     get_type_hints,
 )
 
+from worldsim.system.location import Location, check_is_here
+
 Config = TypeVar("Config")
 
 
@@ -187,10 +189,15 @@ def check_value(name: str, value: Any, annotation: Any) -> None:
             _require(rule.holds(value), name, rule.words, value)
         if place is not None:
             check_place(name, Path(value), place)
+    elif annotation in (str, Path, Location):
+        _require(isinstance(value, annotation), name, "text", value)
+        lines = "\n\t" if annotation is str else ""  # a prompt may have several
+        is_text = not _has_controls(str(value), lines)
+        _require(is_text, name, "text without control characters", value)
     elif origin in (Union, UnionType):
         if value is not None or NoneType not in inner:
-            (kind,) = (kind for kind in inner if kind is not NoneType)
-            check_value(name, value, kind)
+            kinds = tuple(kind for kind in inner if kind is not NoneType)
+            check_value(name, value, Union[kinds])  # noqa: UP007  # of a tuple
     elif origin is Literal:
         is_one = any(value == one and type(value) is type(one) for one in inner)
         _require(is_one, name, f"one of {', '.join(map(str, inner))}", value)
@@ -198,11 +205,6 @@ def check_value(name: str, value: Any, annotation: Any) -> None:
         _check_tuple(name, value, inner)
     elif annotation in (int, float):
         _check_number(name, value, annotation, Range(-math.inf, math.inf, above=True, below=True))
-    elif annotation in (str, Path):
-        _require(isinstance(value, annotation), name, "text", value)
-        lines = "\n\t" if annotation is str else ""  # a prompt may have several
-        is_text = not _has_controls(str(value), lines)
-        _require(is_text, name, "text without control characters", value)
     elif isinstance(annotation, type):
         _require(isinstance(value, annotation), name, f"a {annotation.__name__}", value)
 
@@ -212,8 +214,10 @@ def check_place(name: str, path: Path, place: Place) -> None:
 
     Raises:
         ValueError: If it is a file instead of a folder or the reverse, does not exist, or may not
-            be read or written.
+            be read or written, or is a URL.
     """
+    if place.written:
+        check_is_here(name, path)
     try:
         exists = path.stat() is not None
     except (FileNotFoundError, NotADirectoryError):

@@ -17,6 +17,7 @@ from worldsim.data.recording import Recording
 from worldsim.find_world import find_world
 from worldsim.system.command_line import parse
 from worldsim.system.files import write_json, write_text
+from worldsim.system.location import Location
 from worldsim.system.options import (
     Count,
     Heading,
@@ -54,8 +55,8 @@ class EvalConfig:
 
     world: Annotated[tyro.conf.Positional[str], Heading("what to measure")]
     """A bundled world (pong, maze, balls), or the folder of a world or of a run."""
-    recording: tyro.conf.Positional[Path]
-    """Folder of a recording of the same game, made with the same settings."""
+    recording: tyro.conf.Positional[Location]
+    """Folder or URL of a recording of the same game, made with the same settings."""
     beside: Annotated[tuple[str, ...], tyro.conf.arg(metavar="WORLD ...")] = ()
     """More worlds of the same game, to compare with it."""
     out: OutFolder | None = None
