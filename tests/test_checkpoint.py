@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import subprocess
 import sys
@@ -16,7 +17,11 @@ import worldsim
 from tests.edits import edit_json
 from tests.tiny_worlds import make_tiny_world
 from worldsim.system.files import checksum
-from worldsim.train.checkpoint import load_checkpoint, read_losses, save_checkpoint
+from worldsim.train.checkpoint import (
+    CheckpointWriter,
+    load_checkpoint,
+    read_losses,
+)
 from worldsim.train.config import TrainConfig, resumed_config
 from worldsim.train.objective import Losses
 from worldsim.train.optimizers import make_optimizers
@@ -31,6 +36,7 @@ from worldsim.world_model import WorldModel
 
 pytestmark = pytest.mark.numeric
 
+SHARD = "training/shard-00001-model-00001-of-00001.safetensors"
 SETTINGS = {"lr": 0.001, "recording": "recordings/pong"}
 
 
@@ -60,15 +66,12 @@ class State:
 
     def save(self, run: Path, step: int) -> Path:
         progress = RunProgress(step=step, seconds=1.5 * step, evals=1)
-        return save_checkpoint(
-            run,
-            progress,
-            SETTINGS,
-            self.world,
-            self.ema_world,
-            self.optimizers,
-            self.unlogged,
-        )
+        whole = copy.deepcopy(self.ema_world)
+        with CheckpointWriter(run, self.world, self.ema_world, self.optimizers, whole) as writer:
+            writer.begin(progress, SETTINGS, self.unlogged)
+            path = writer.finish()
+        assert path is not None
+        return path
 
     def load(self, checkpoint: Path) -> list[Losses]:
         return load_checkpoint(checkpoint, self.world, self.ema_world, self.optimizers)
@@ -181,7 +184,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_checkpoint_before(tmp_path: 
     "file",
     [
         "training.json",
-        "training.safetensors",
+        SHARD,
         "head.safetensors",
         "model/diffusion_pytorch_model.safetensors",
     ],
@@ -252,22 +255,20 @@ def test_a_state_that_is_not_of_this_run_is_refused(
     tmp_path: Path, change: Callable[[torch.Tensor], torch.Tensor], words: str
 ) -> None:
     checkpoint = State(1).save(tmp_path, 5)
-    file = checkpoint / "training.safetensors"
+    file = checkpoint / SHARD
     for part in ("optimizer.0", "weights"):
         tensors = load_file(file)
         name = next(key for key in tensors if key.startswith(part) and tensors[key].ndim > 1)
         save_file({**tensors, name: change(tensors[name])}, tmp_path / "changed")
         original = file.read_bytes()
         file.write_bytes((tmp_path / "changed").read_bytes())
-        with pytest.raises(
-            ValueError, match=r"training.safetensors is damaged .its checksum differs"
-        ):
+        with pytest.raises(ValueError, match=rf"{SHARD} is damaged .its checksum differs"):
             State(2).load(checkpoint)
         edit_json(checkpoint / "training.json", lambda about: {**about, "checksums": {}})
-        with pytest.raises(ValueError, match=rf"training.safetensors is damaged .*({words})"):
+        with pytest.raises(ValueError, match=rf"{SHARD} is damaged .*({words})"):
             State(2).load(checkpoint)
         file.write_bytes(original)
-        checksums = {"training.safetensors": checksum(file)}
+        checksums = {SHARD: checksum(file)}
         edit_json(checkpoint / "training.json", lambda a, c=checksums: {**a, "checksums": c})
 
 
@@ -283,13 +284,13 @@ def test_no_link_in_a_run_is_followed(tmp_path: Path) -> None:
         State(1, num_updates=0).save(run, 1)
     assert [path.name for path in victim.iterdir()] == ["thesis"]
     checkpoint = run / "step_00000001"
-    for name in ("training.json", "training.safetensors"):
-        (checkpoint / name).rename(tmp_path / name)
-        (checkpoint / name).symlink_to(tmp_path / name)
+    for name in ("training.json", SHARD, "training"):
+        (checkpoint / name).rename(tmp_path / "away")
+        (checkpoint / name).symlink_to(tmp_path / "away")
         with pytest.raises(ValueError, match=f"{name} is a link"):
             State(1, num_updates=0).load(checkpoint)
         (checkpoint / name).unlink()
-        (tmp_path / name).rename(checkpoint / name)
+        (tmp_path / "away").rename(checkpoint / name)
 
 
 def test_another_model_is_refused_before_anything_changes(tmp_path: Path) -> None:

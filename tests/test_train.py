@@ -74,7 +74,11 @@ def read_losses(run: Path) -> dict[int, dict[str, float]]:
 
 def read_tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
     """Every tensor of a checkpoint: raw weights, optimizer state, averaged weights."""
-    files = ("training", "head", "model/diffusion_pytorch_model")
+    files = (
+        "training/shard-00001-model-00001-of-00001",
+        "head",
+        "model/diffusion_pytorch_model",
+    )
     return {
         f"{file}:{name}": tensor
         for file in files

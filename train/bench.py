@@ -180,7 +180,7 @@ def bench_training(config: BenchConfig) -> dict[tuple[Size, int], TrainStepCost]
         raise ValueError(f"give a world ({config.world}) or --train {config.train}, not both")
     refuse(config, ("passes", "dtype"), "leave it out with --train")
     refuse(config, ("compile",), "give --engine.compile on or off with --train")
-    batch_sizes, parts = config.batch_sizes or TRAIN_BATCH_SIZES, config.engine.accumulate
+    batch_sizes, parts = config.batch_sizes or TRAIN_BATCH_SIZES, config.engine.accumulate or 1
     if uneven := [size for size in batch_sizes if size % parts]:
         raise ValueError(
             f"--engine.accumulate must divide --batch-sizes, got {parts} and {uneven[0]}"

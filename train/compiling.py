@@ -37,12 +37,13 @@ def compile_layers(run: Run, progress: RunProgress) -> str | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # internal warnings of torch
-            for block in blocks:
-                block.compile(dynamic=False)
+            for block in blocks:  # not what surrounds the pass, such as the gathering of shards
+                compiled = torch.compile(block.forward, dynamic=False)
+                block.forward = compiled  # type: ignore[method-assign]
             run.losses_at(progress).total().backward()
     except Exception as error:
         for block in blocks:
-            block._compiled_call_impl = None
+            block.__dict__.pop("forward", None)
         return f"compiling failed, steps are slower: {one_line(error)}"
     finally:
         run.world.zero_grad(set_to_none=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -192,10 +193,11 @@ def check(config: TrainConfig) -> None:
         raise ValueError(
             f"give --steps or --minutes, not both (got {config.steps} and {config.minutes})"
         )
-    if (config.optim.batch_size or config.engine.accumulate) % config.engine.accumulate:
+    parts = config.engine.accumulate or 1
+    if config.optim.batch_size is not None and config.optim.batch_size % parts:
         raise ValueError(
             "--engine.accumulate must divide --optim.batch-size, got "
-            f"{config.engine.accumulate} and {config.optim.batch_size}"
+            f"{parts} and {config.optim.batch_size}"
         )
 
 
@@ -254,6 +256,8 @@ def main(argv: Sequence[str]) -> int:
     except FloatingPointError as error:
         print(f"worldsim: {error}", file=sys.stderr)
         return 1
+    if int(os.environ.get("RANK", "0")) > 0:  # of `torchrun`: the first process tells
+        return 130 if ended == "stopped" else 0
     out, length = shlex.quote(str(config.out)), f"{progress.step:,} steps"
     if ended == "stopped":
         again = shlex.join(["worldsim", "train", str(config.recording), "--out", str(config.out)])

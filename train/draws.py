@@ -64,21 +64,29 @@ def draw(
     latents: torch.Tensor,
     recipe: Recipe,
     key: Sequence[int],
+    part: int = 0,
     code_share: float = 1.0,
 ) -> Draws:
     """Draw all that is random in the objective of a batch.
+
+    How often the network runs is the same in all parts of a step, since processes that share the
+    step may gather its weights together.
 
     Args:
         world: The world in training.
         latents: Those of the batch (b num_history+t c h w); their numbers do not matter.
         recipe: The recipe at this point of the run, see `Recipe.at`.
         key: Numbers that decide every draw, such as seed and step.
+        part: Number of the batch among the parts of the step.
         code_share: Share of batches with chance codes, see `ChanceCodes.needed`.
     """
     k, device, chance = world.num_history, latents.device, world.dit.chance
     b, t, c, h, w = latents[:, k:].shape
-    rng = np.random.default_rng(key)
-    generator = torch.Generator(device).manual_seed(int(rng.integers(2**63)))
+    rng = np.random.default_rng((*key, 0))
+    seed = int(rng.integers(2**63))
+    if part:
+        seed = int(np.random.default_rng((*key, part)).integers(2**63))
+    generator = torch.Generator(device).manual_seed(seed)
 
     def uniform(*shape: int) -> torch.Tensor:
         return torch.rand(shape, generator=generator, device=device)

@@ -18,9 +18,13 @@ class Engine:
     compile: Literal["auto", "on", "off"] = "auto"
     """Compile the layers (torch.compile): faster steps, after a minute in which they are compiled.
     auto: on an NVIDIA GPU."""
-    accumulate: Count = 1
-    """Parts of a step, computed in turn (gradient accumulation): activations take so many times
-    less memory. A divisor of --optim.batch-size."""
+    accumulate: Count | None = None
+    """Parts of a step, computed in turn (gradient accumulation) or by several processes:
+    activations take so many times less memory. A divisor of --optim.batch-size; if not given, one
+    for each process."""
+    parallel: Literal["auto", "ddp", "fsdp", "hsdp"] = "auto"
+    """What each of several processes (torchrun) keeps of the weights: all (ddp), a shard (fsdp), or
+    a shard of its machine's copy (hsdp). auto: all, if that is a quarter of its memory at most."""
     activation_checkpointing: bool = False
     """Compute the activations of each layer again in the backward pass: a step takes up to a third
     longer, in about half of the memory."""

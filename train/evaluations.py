@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from worldsim.system.interrupt import Interrupted, StopOnSignal
+from worldsim.world_model import WorldModel
 
 from .card import describe_recording, evaluate_run, write_card
 from .progress import TrainProgress, duration
@@ -25,7 +26,8 @@ LONGEST_EVALUATION = 0.1  # of the run, for an evaluation before its end
 
 def evaluate_on_the_way(
     run: Run,
-    log: RunLog,
+    world: WorldModel,
+    log: RunLog | None,
     bar: TrainProgress,
     stop: StopOnSignal,
     step: int,
@@ -37,6 +39,7 @@ def evaluate_on_the_way(
     Returns:
         The number of evaluations that count as done.
     """
+    assert log is not None, "the first process evaluates"
     config = run.config
 
     def fraction() -> float:
@@ -52,7 +55,7 @@ def evaluate_on_the_way(
                 raise Interrupted
 
         try:
-            evaluation = evaluate_run(run.ema_world, run.recording, log, step, FEW_WINDOWS, on_step)
+            evaluation = evaluate_run(world, run.recording, log, step, FEW_WINDOWS, on_step)
         except Interrupted:
             if stop.asked:
                 return evals_due - 1
@@ -67,17 +70,17 @@ def evaluate_on_the_way(
 
 def evaluate_at_the_end(
     run: Run,
-    log: RunLog,
+    world: WorldModel,
+    log: RunLog | None,
     bar: TrainProgress,
     stop: StopOnSignal,
     progress: RunProgress,
     checkpoint: Path,
 ) -> None:
-    """Evaluate the final world and write its card.
-
-    Raises:
-        Interrupted: On Ctrl-C; the world is saved, but has no card.
-    """
+    """Evaluate the final world and write its card; after Ctrl-C it has none."""
+    assert log is not None, "the first process evaluates"
+    if stop.asked:
+        return
     bar.note("the world is saved; evaluating it on held-out episodes (Ctrl-C skips that)")
     num_windows = FEW_WINDOWS if progress.seconds < SHORT_RUN_SECONDS else MANY_WINDOWS
     with bar.evaluating() as show:
@@ -86,15 +89,19 @@ def evaluate_at_the_end(
             show(part)
             stop.raise_if_asked()
 
-        evaluation = evaluate_run(
-            run.ema_world, run.recording, log, progress.step, num_windows, on_step
-        )
+        try:
+            evaluation = evaluate_run(
+                world, run.recording, log, progress.step, num_windows, on_step
+            )
+        except Interrupted:
+            return
     bar.note(evaluation.summary())
     threads = torch.get_num_threads()
+    processes = f"{run.processes.size} processes of " if run.processes.size > 1 else ""
     facts = {
         "recording": describe_recording(run.recording),
         "command": f"`{run.config.command()}`",
         "length": f"{progress.step:,} steps in {duration(progress.seconds)} on "
-        f"{run.world.device.type}, {threads} thread{'s' * (threads > 1)}",
+        f"{run.world.device.type}, {processes}{threads} thread{'s' * (threads > 1)}",
     }
-    write_card(checkpoint, run.ema_world, evaluation, facts)
+    write_card(checkpoint, world, evaluation, facts)

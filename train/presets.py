@@ -20,6 +20,8 @@ from worldsim.world_folder import load
 from worldsim.world_model import WorldModel
 
 from .config import TrainConfig
+from .distributed import WEIGHT_BYTES
+from .processes import Processes
 
 SIZES = {
     "tiny": {"width": 128, "depth": 4, "num_heads": 4, "num_kv_heads": 2},
@@ -31,20 +33,26 @@ SIZES = {
 
 BATCH_SIZES = {"cuda": 64}  # windows in a step, at most; elsewhere 4
 ACTIVATION_BYTES = 50  # per token, layer and channel: a lower bound; measured are 60 to 130
-WEIGHT_BYTES = 20  # per parameter: weights, their average, gradients, two moments
 
 
-def build_world(config: TrainConfig, recording: Recording, split: Split) -> WorldModel:
-    """Build a world for a recording, with start windows from its held-out episodes.
+def build_world(
+    config: TrainConfig,
+    recording: Recording,
+    split: Split,
+    processes: Processes | None = None,
+) -> WorldModel:
+    """Build a world for a recording, on the CPU, with start windows from its held-out episodes.
 
-    The weights are drawn from torch's global generator.
+    The weights are drawn from torch's global generator. What it keeps of the recording is read by
+    the first process.
 
     Raises:
         ValueError: If the device cannot be used, or a step does not fit into its memory.
     """
     device = pick_device(config.device)
     game = recording.game
-    frames = (config.optim.batch_size or 1) // config.engine.accumulate * config.model.window
+    parts = config.engine.accumulate or 1
+    frames = (config.optim.batch_size or 1) // parts * config.model.window
     check_memory(
         step_bytes(config, game.frame_size, frames),
         f"a step of {frames:,} frames",
@@ -52,31 +60,38 @@ def build_world(config: TrainConfig, recording: Recording, split: Split) -> Worl
         "--engine.activation-checkpointing",
         device,
     )
+    window = config.model.window
+    starts, background, rewards = (processes or Processes()).first(
+        lambda: (
+            pick_starts(recording, split.held_out, window, config.seed),
+            recording.median_frame(episodes=split.trained_on),
+            RecordedRewards.of(map(recording.rewards, range(len(recording)))),
+        )
+    )
     codec = PixelCodec(game.channels)
     dit = VideoDiT(
         DiTConfig(
             num_actions=game.num_actions,
             latent_channels=codec.latent_channels,
             patch_size=config.model.patch_size,
-            window=config.model.window,
+            window=window,
             time_every=config.model.time_every,
             chance_bits=config.model.chance_bits,
             **SIZES[config.size],
         )
     )
     dit.activation_checkpointing = config.engine.activation_checkpointing
-    world = WorldModel(
+    return WorldModel(
         dit=dit,
         head=RewardTerminationHead(dit.config.width),
         codec=codec,
         game=game,
-        starts=pick_starts(recording, split.held_out, config.model.window, config.seed),
-        background=recording.median_frame(episodes=split.trained_on),
-        recorded_rewards=RecordedRewards.of(map(recording.rewards, range(len(recording)))),
+        starts=starts,
+        background=background,
+        recorded_rewards=rewards,
         num_passes=config.model.passes,
         split=split,
     )
-    return world.to(device)
 
 
 def begin_from(world: WorldModel, name: str) -> None:
@@ -92,26 +107,35 @@ def begin_from(world: WorldModel, name: str) -> None:
     world.load_state_dict(own | fitting)
 
 
-def complete(config: TrainConfig, frame_size: tuple[int, int]) -> TrainConfig:
-    """Fill in the batch size, which suits the device, and the learning rate, which suits the size.
+def complete(
+    config: TrainConfig, frame_size: tuple[int, int], num_processes: int = 1
+) -> TrainConfig:
+    """Fill in what was not given: batch size, parts of a step, learning rate.
 
-    On a GPU a step takes about half of the memory that is free beside the weights, at most.
+    The batch size suits the device and the number of processes, the rate the size of the model. On
+    a GPU a step takes about half of the memory that is free beside the weights, at most.
     """
     size = SIZES[config.size]
-    device, optim = pick_device(config.device), config.optim
-    batch_size = optim.batch_size
+    device, optim, engine = pick_device(config.device), config.optim, config.engine
+    parameters = 11 * size["depth"] * size["width"] ** 2  # about
+    parts, batch_size = engine.accumulate or 1, optim.batch_size
+    if batch_size is None or batch_size % num_processes == 0:
+        parts = max(parts, num_processes)
     if batch_size is None:
-        batch_size = BATCH_SIZES.get(device.type, 4)
+        batch_size = num_processes * BATCH_SIZES.get(device.type, 4)
         if device.type in BATCH_SIZES:
-            parameters = 11 * size["depth"] * size["width"] ** 2  # about
             room = 0.3 * (free_memory(device) - WEIGHT_BYTES * parameters)  # of a lower bound
-            window = step_bytes(config, frame_size, config.model.window) / config.engine.accumulate
+            window = step_bytes(config, frame_size, config.model.window) / parts
             while batch_size > 1 and batch_size * window > room:
                 batch_size //= 2
-        batch_size = max(batch_size, config.engine.accumulate)
-        batch_size -= batch_size % config.engine.accumulate
+        batch_size = max(batch_size, parts)
+        batch_size -= batch_size % parts
     lr = learning_rate(size["width"]) if optim.lr is None else optim.lr
-    return replace(config, optim=replace(optim, batch_size=batch_size, lr=lr))
+    return replace(
+        config,
+        optim=replace(optim, batch_size=batch_size, lr=lr),
+        engine=replace(engine, accumulate=parts if parts > 1 else engine.accumulate),
+    )
 
 
 def learning_rate(width: int) -> float:

@@ -56,23 +56,24 @@ class TrainProgress:
     Args:
         fraction: Finished share of a resumed run, in [0, 1].
         figure: Name of the figure.
+        quiet: Whether to show nothing, as another process shows it.
     """
 
-    def __init__(self, fraction: float = 0.0, figure: str = "loss") -> None:
+    def __init__(self, fraction: float = 0.0, figure: str = "loss", *, quiet: bool = False) -> None:
         self._figure = figure
         self._left = TimeLeft()
         self._said_at = time.monotonic() + SECONDS_TO_FIRST_LINE - SECONDS_BETWEEN_LINES
         self._valued_at: float | None = None
         self._values: deque[float] = deque(maxlen=RECENT_STEPS)
         self._step_seconds: deque[float] = deque(maxlen=RECENT_STEPS)
-        self._console = Console(stderr=True)
+        self._console = Console(stderr=True, quiet=quiet)
         self._bar = Progress(
             TextColumn("{task.fields[doing]}"),
             BarColumn(bar_width=20),
             TaskProgressColumn(),
             TextColumn("{task.description}"),
             console=self._console,
-            disable=not self._console.is_terminal,
+            disable=quiet or not self._console.is_terminal,
         )
         self._task = self._bar.add_task("starting", total=1.0, doing="training")
         self._bar.update(self._task, completed=min(fraction, 1.0))

@@ -6,6 +6,7 @@ Nothing here needs torch, so that a wrong folder is reported at once.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,11 +43,14 @@ def list_checkpoints(run: Path) -> list[Path]:
 def find_checkpoint(run: Path, resume: bool) -> Path | None:
     """The checkpoint to continue from; None for a new run, or one killed before its first.
 
+    A run that `torchrun --max-restarts` begins again goes on by itself.
+
     Raises:
         ValueError: If there is a run but ``resume`` is False, or no run but ``resume`` is True.
     """
     checkpoints = list_checkpoints(run)
-    if checkpoints and not resume:
+    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    if checkpoints and not (resume or restarted):
         raise ValueError(
             f"{run} already holds a run ({checkpoints[-1].name}): add --resume to continue it, "
             "or choose another --out"
