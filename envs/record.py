@@ -25,14 +25,17 @@ from worldsim.game.describe import describe_game
 from worldsim.game.policy import load_policy
 from worldsim.system.command_line import parse
 from worldsim.system.devices import check_memory
+from worldsim.system.extras import require
 from worldsim.system.interrupt import StopOnSignal
 from worldsim.system.options import (
+    Advanced,
     Count,
     FewFrames,
     Heading,
     OutFolder,
     Place,
     Range,
+    RayAddress,
     Seed,
     Side,
     check_place,
@@ -40,7 +43,9 @@ from worldsim.system.options import (
 
 from .policies import parse_weights
 from .record_progress import RecordProgress
-from .record_workers import EpisodeSource, Workers
+from .record_ray import RayWorkers
+from .record_source import EpisodeSource
+from .record_workers import Workers
 
 WORKER_BYTES = 60e6  # of a process with a small game in it
 SECONDS_BETWEEN_INDEXES = 2.0
@@ -74,6 +79,10 @@ class RecordConfig:
     """The same seed gives the same recording."""
     workers: Annotated[int, Range(1, 1024)] | None = None
     """Parallel processes; as many as there are cores if not given."""
+    ray: Annotated[RayAddress | None, Advanced()] = None
+    """Record on a Ray cluster, with a worker on each of its CPUs, or --workers: the cluster at
+    HOST:PORT or ray://HOST:PORT; auto takes the one that RAY_ADDRESS names or that runs here, and
+    starts one if there is none."""
     frame_size: Annotated[tuple[Side, Side], Heading("what the game looks like")] = (64, 64)
     """Height and width of the recorded frames."""
     frame_skip: FewFrames | None = None
@@ -130,8 +139,11 @@ def record(config: RecordConfig, out: Path) -> tuple[int, int]:
     """
     # Check everything before a worker starts.
     check_place("--out", out, Place("folder"))
-    num_workers = config.workers or os.cpu_count() or 1
-    check_memory(num_workers * WORKER_BYTES, f"recording with {num_workers} workers", "take fewer")
+    if config.ray is None:
+        num = config.workers or os.cpu_count() or 1
+        check_memory(num * WORKER_BYTES, f"recording with {num} workers", "take fewer")
+    else:
+        require("ray")
     weights = parse_weights(config.policy)
     game = describe_game(
         config.env_id,
@@ -154,7 +166,8 @@ def record(config: RecordConfig, out: Path) -> tuple[int, int]:
         writer.update_index()
         try:
             if _whole_episodes(writer.episode_steps(), config.steps) is None:
-                _record_missing(writer, source, config.steps, num_workers, stop)
+                workers = _make_workers(config, writer, source)
+                _record_missing(writer, workers, config.steps, stop)
         finally:
             _delete_surplus(writer, source)
         episode_steps = writer.episode_steps()
@@ -163,20 +176,21 @@ def record(config: RecordConfig, out: Path) -> tuple[int, int]:
     return sum(episode_steps.values()), len(episode_steps)
 
 
+def _make_workers(
+    config: RecordConfig, writer: RecordingWriter, source: EpisodeSource
+) -> Workers | RayWorkers:
+    if config.ray is None:
+        return Workers(writer, source, config.workers or os.cpu_count() or 1)
+    return RayWorkers(writer, source, config.ray, config.workers)
+
+
 def _record_missing(
-    writer: RecordingWriter,
-    source: EpisodeSource,
-    steps: int,
-    num_workers: int,
-    stop: StopOnSignal,
+    writer: RecordingWriter, workers: Workers | RayWorkers, steps: int, stop: StopOnSignal
 ) -> None:
     """Let workers record the missing episodes until there are enough steps on disk."""
     finished = writer.episode_steps()
     indexed, indexed_at = finished, -math.inf
-    with (
-        Workers(writer, source, num_workers) as workers,
-        RecordProgress(steps, finished) as progress,
-    ):
+    with workers, RecordProgress(steps, finished) as progress:
         while _whole_episodes(finished, steps) is None and not stop.asked:
             workers.begin_missing(finished)
             workers.wait()

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import os
 import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from itertools import count
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
@@ -18,78 +16,13 @@ from types import TracebackType
 import gymnasium
 import numpy as np
 
-from worldsim.data.episode import MAX_REWARD, Episode, EpisodeBuilder
 from worldsim.data.writer import RecordingWriter
-from worldsim.game.config import GameConfig
-from worldsim.game.describe import make_game
 
-from .policies import MixedPolicy
+from .record_source import EpisodeSource, describe_error
 
 SECONDS_BETWEEN_REPORTS = 0.5
 SECONDS_BETWEEN_LOOKS = 0.05
 SECONDS_TO_STOP = 10.0
-
-
-@dataclass(frozen=True)
-class EpisodeSource:
-    """Everything that determines episode number n."""
-
-    game: GameConfig
-    """The game as the user named it: each process imports its module."""
-    weights: Mapping[str, float]
-    """Policy -> share of the steps."""
-    seed: int
-    """Seed of the recording."""
-    max_episode_steps: int
-    """Steps after which an episode is truncated."""
-
-    def env_seed(self, number: int) -> int:
-        """Return the seed of episode ``number``, of 31 bits, the most that some games take."""
-        seeds = np.random.SeedSequence(self.seed, spawn_key=(number,))
-        return int(seeds.generate_state(1)[0] >> 1)
-
-    def record_episode(
-        self,
-        env: gymnasium.Env[np.ndarray, int],
-        number: int,
-        report: Callable[[int], None] = lambda steps: None,
-    ) -> Episode:
-        """Play one episode.
-
-        Args:
-            env: The environment of `game`, as `make_game` makes it.
-            number: The episode's number in the recording, from which its seeds are drawn.
-            report: Called after each step with the steps so far.
-
-        Raises:
-            ValueError: If a reward is not finite in float32.
-        """
-        env_seed = self.env_seed(number)
-        rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(number, 0)))
-        policy = MixedPolicy(self.weights, self.game)
-        observation, info = env.reset(seed=env_seed)
-        players = " ".join(f"{name}={weight:g}" for name, weight in self.weights.items())
-        episode = EpisodeBuilder(observation, seed=env_seed, policy=players)
-        terminated = truncated = False
-        while not (terminated or truncated):
-            action = policy(observation, info, rng)
-            observation, reward, terminated, truncated, info = env.step(action)
-            if not abs(float(reward)) <= MAX_REWARD:
-                raise ValueError(
-                    f"episode {number} has the reward {reward} at step {len(episode)}, which no "
-                    f"world can learn: fix {self.game.env_id} so that rewards are finite in float32"
-                )
-            if len(episode) + 1 == self.max_episode_steps and not terminated:
-                truncated = True
-            episode.add(
-                action,
-                observation,
-                reward=float(reward),
-                terminated=terminated,
-                truncated=truncated,
-            )
-            report(len(episode))
-        return episode.build()
 
 
 class Workers:
@@ -211,44 +144,31 @@ def _work(connection: Connection, writer: RecordingWriter, source: EpisodeSource
     """
     # The command handles signals for all workers.
     signal.signal(signal.SIGTERM, lambda *_: None)
-    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # games drawn with pygame need no display
-    os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
     looked_at = reported_at = 0.0
-    step = 0
-
-    # Called after each step: notice a stop soon, and report the steps now and then.
-    def report(steps: int) -> None:
-        nonlocal looked_at, reported_at, step
-        step = steps
-        now = time.monotonic()
-        if now - looked_at > SECONDS_BETWEEN_LOOKS:
-            looked_at = now
-            if connection.poll():
-                raise EOFError  # the command has stopped or died: drop this episode
-        if now - reported_at > SECONDS_BETWEEN_REPORTS:
-            reported_at = now
-            connection.send(("steps", steps, ""))
-
     number: int | None = None
+    step = 0
     env: gymnasium.Env[np.ndarray, int] | None = None
     try:
-        env = make_game(source.game, trust_code=True)
+        env = source.open_game()
         while True:
             number, step = connection.recv(), 0
-            episode = source.record_episode(env, number, report)
-            writer.write_episode(episode, number)
-            connection.send(("finished", len(episode.actions), ""))
+            for episode in source.play(env, number):
+                step = len(episode)
+                # Notice a stop soon, and report the steps now and then.
+                now = time.monotonic()
+                if now - looked_at > SECONDS_BETWEEN_LOOKS:
+                    looked_at = now
+                    if connection.poll():
+                        return  # the command has stopped or died: drop this episode
+                if now - reported_at > SECONDS_BETWEEN_REPORTS:
+                    reported_at = now
+                    connection.send(("steps", step, ""))
+            writer.write_episode(episode.build(), number)
+            connection.send(("finished", step, ""))
     except (EOFError, ConnectionError):
         return
     except Exception as error:
-        # Name the episode and step, except where the writer names the file.
-        sentence: Exception = error
-        if type(error) is not OSError:
-            where = "the game cannot be opened"
-            if number is not None:
-                where = f"episode {number}, step {step}"
-            what = str(error) if type(error) is ValueError else repr(error)
-            sentence = ValueError(f"{where}: {what}")
+        sentence = describe_error(error, number, step)
         with contextlib.suppress(ConnectionError):  # another worker's error came first
             connection.send(("error", sentence, traceback.format_exc()))
     finally:

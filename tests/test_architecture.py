@@ -23,6 +23,7 @@ MAX_LINES = 400
 HOMES = {
     "pygame": ("play/overlay.py", "play/screen.py"),
     "wandb": ("train/",),
+    "ray": ("worldsim/system/cluster.py",),
     "tensorboard": ("train/",),
     "matplotlib": ("train/", "worldsim/video/animate.py", "worldsim/video/cost.py"),
     "transformers": ("worldsim/video/pipelines.py", "worldsim/video/hub.py"),

@@ -122,19 +122,20 @@ class RecordingWriter:
                 out of range.
             OSError: If it cannot be written, as when the disk is full.
         """
-        shape = (*self.game.frame_size, self.game.channels)
-        if episode.frames.dtype != np.uint8 or episode.frames.shape[1:] != shape:
-            raise ValueError(
-                f"frames must be uint8 of shape (t+1, {shape[0]}, {shape[1]}, {shape[2]}), "
-                f"got {episode.frames.dtype} {episode.frames.shape}"
-            )
-        check_steps(episode.steps, self.game.num_actions)
         check_value("number", number, EpisodeNumber | None)
         if number is None:
             number = max(list_shards(self._shards), default=-1) + 1
-        write_whole(self.shard_path(number), encode_shard(episode, number))
+        self.write_shard(encode_episode(episode, number, self.game), number)
         self._known[number] = len(episode.actions), episode.seed
         return number
+
+    def write_shard(self, data: bytes, number: int) -> None:
+        """Write an episode that `encode_episode` has encoded, completely or not at all.
+
+        Raises:
+            OSError: If it cannot be written, as when the disk is full.
+        """
+        write_whole(self.shard_path(number), data)
 
     def shard_path(self, number: int) -> Path:
         """Return the path of the episode with this number, whether it exists or not."""
@@ -204,3 +205,24 @@ class RecordingWriter:
                     f"{self.path} was recorded with {name} {before!r}, not {now!r}: "
                     "use its settings, or another folder"
                 )
+
+
+def encode_episode(episode: Episode, number: int, game: GameConfig) -> bytes:
+    """Encode an episode as a shard, on any machine.
+
+    Args:
+        episode: Frames of the game's size and channels.
+        number: Its number in the recording.
+        game: The recorded game.
+
+    Raises:
+        ValueError: If frames, actions, rewards or ends do not fit the game.
+    """
+    shape = (*game.frame_size, game.channels)
+    if episode.frames.dtype != np.uint8 or episode.frames.shape[1:] != shape:
+        raise ValueError(
+            f"frames must be uint8 of shape (t+1, {shape[0]}, {shape[1]}, {shape[2]}), "
+            f"got {episode.frames.dtype} {episode.frames.shape}"
+        )
+    check_steps(episode.steps, game.num_actions)
+    return encode_shard(episode, number)

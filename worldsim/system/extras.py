@@ -12,6 +12,7 @@ EXTRAS = {
     "accelerate": ("accelerate", "video"),
     "stable_baselines3": ("stable-baselines3", "rl"),
     "minari": ("minari", "minari"),
+    "ray": ("ray[client]", "ray"),
 }
 """Optional module -> its pip package and worldsim's extra."""
 

@@ -14,6 +14,7 @@ import dataclasses
 import math
 import operator
 import os
+import re
 import reprlib
 import unicodedata
 from collections.abc import Callable, Iterator
@@ -112,6 +113,13 @@ InFile = Annotated[Path, Place("file", written=False)]
 OutFile = Annotated[Path, Place("file")]
 OutVideo = Annotated[Path, Place("file", suffix=".mp4")]
 OutFolder = Annotated[Path, Place("folder")]
+RayAddress = Annotated[
+    str,
+    Rule(
+        "auto, HOST:PORT or ray://HOST:PORT",
+        re.compile(r"auto|(ray://)?(\[[0-9a-fA-F:.]+\]|[^\s/:@\[\]]+):[0-9]{1,5}").fullmatch,
+    ),
+]
 
 
 class Option(NamedTuple):
