@@ -40,8 +40,10 @@ HOMES = {
     "h5py": (
         "worldsim/system/hdf5.py",
         "worldsim/data/shard.py",
+        "worldsim/data/index.py",
         "worldsim/world_folder.py",
     ),
+    "fsspec": ("worldsim/system/location.py", "worldsim/data/remote_folder.py"),
 }
 
 # The files that import what a string names: our own table of commands and of public names, games'

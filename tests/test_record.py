@@ -126,7 +126,7 @@ def test_killed_at_any_moment_it_continues_to_the_same_recording(
     assert out.startswith("recorded 6,")
     assert shards(path) == shards(whole)
     files = {file.name for file in path.glob("data/*")}
-    assert files == {"lock", "main_data.hdf5", "metadata.json", "shards"}
+    assert files == {"index.hdf5", "lock", "main_data.hdf5", "metadata.json", "shards"}
     assert not [*path.glob("data/shards/.*")]
 
 

@@ -1,4 +1,4 @@
-"""Recordings that are damaged or come from a stranger: refused on opening, by the file's name."""
+"""Recordings that are damaged or come from a stranger: refused before use, by the file's name."""
 
 from __future__ import annotations
 
@@ -260,7 +260,7 @@ class TestShards:
             ordinary_user(tmp_path),
             pytest.raises(PermissionError, match=f"{name} may not be read by this user"),
         ):
-            Recording(path)
+            Recording(path).episode(0)
 
 
 class TestLinks:

@@ -1,33 +1,22 @@
-"""The metadata of a recording, ``metadata.json``, and the folder of its files.
-
-Minari treats every folder with a folder ``data`` in it as a dataset, and needs a version in its
-name to list any. So a recording in ``pong-v0`` has its files in ``pong-v0/data``, and one in
-``pong`` in ``pong/recording-v0/data``. Names that Minari cannot parse get a hidden folder. Older
-recordings with ``pong/data`` keep it.
-"""
+"""The metadata of a recording, ``metadata.json``."""
 
 from __future__ import annotations
 
 import copy
 import json
-import os
-import re
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
 
+from worldsim.data.folder import METADATA, Folder, open_folder
 from worldsim.game.config import GameConfig
 from worldsim.system.files import check_regular, naming_damage, read_object
-from worldsim.system.location import Location
+from worldsim.system.location import Location, as_location
 
 MINARI_VERSION = "0.5.4"  # the version whose format this is
 FORMAT = 1
-
-_VERSIONED = re.compile(r"[-\w]+-v\d+")
-_NAMED = re.compile(r"[-\w]{2,}")
 
 
 @dataclass
@@ -82,32 +71,6 @@ class RecordingMetadata:
         return json.dumps(metadata).encode()
 
 
-def data_folder(path: Path) -> Path:
-    """Return the folder of a recording's files, whether it exists or not.
-
-    Raises:
-        ValueError: If it is a link or reached through one, which may lead anywhere.
-    """
-    name = path.resolve().name
-    versioned, named, hidden = (
-        path / "data",
-        path / "recording-v0" / "data",
-        path / ".recording-v0" / "data",
-    )
-    new = versioned if _VERSIONED.fullmatch(name) else named if _NAMED.fullmatch(name) else hidden
-    data = next((each for each in (versioned, named, hidden) if os.path.lexists(each)), new)
-    for folder in (data.parent, data, data / "shards"):
-        if folder != path and folder.is_symlink():
-            raise ValueError(f"{folder} is a link, which is not followed: copy the folder")
-    return data
-
-
-def minari_id(path: Path) -> str:
-    """Return Minari's name of a recording if ``MINARI_DATASETS_PATH`` is the folder around it."""
-    name = path.resolve().name
-    return name if data_folder(path).parent == path else f"{name}/recording-v0"
-
-
 def describe_env(game: GameConfig) -> str | None:
     """Return a game's spec for Minari's ``recover_environment``, or None if JSON cannot hold it."""
     spec = gymnasium.registry.get(game.env_id.rpartition(":")[2])
@@ -121,27 +84,38 @@ def describe_env(game: GameConfig) -> str | None:
         return None
 
 
-def read_metadata(path: Location) -> RecordingMetadata:
+def read_metadata(where: Location) -> RecordingMetadata:
     """Read and check the metadata of a recording.
 
     Raises:
         OSError: If it may not be read.
         ValueError: If it does not exist, is damaged or has another format.
     """
-    path = Path(path)
-    file = data_folder(path) / "metadata.json"
-    if not os.path.lexists(file):
-        raise ValueError(f"{path} is not a recording: there is no {file}")
-    check_regular(file)
+    return metadata_in(open_folder(as_location(where)), where)
+
+
+def metadata_in(folder: Folder, where: Location) -> RecordingMetadata:
+    """Read and check the metadata in a recording's folder; errors as for `read_metadata`.
+
+    Args:
+        folder: The folder of its files.
+        where: The recording, for errors.
+    """
+    name = folder.name(METADATA)
+    if METADATA not in folder.sizes():
+        raise ValueError(f"{where} is not a recording: there is no {name}")
     remedy = "delete it, and the command that recorded it will write it again"
-    with naming_damage(file, remedy):
-        metadata = read_object(file)
-        ours = _entry(metadata, "worldsim", dict)
+    remedy = folder.remedy(METADATA, remedy)
+    with folder.file(METADATA) as file:
+        check_regular(file)
+        with naming_damage(name, remedy):
+            metadata = read_object(file)
+            ours = _entry(metadata, "worldsim", dict)
     if ours.get("format") != FORMAT:
         raise ValueError(
-            f"{file} does not have format {FORMAT}: record again with this version of worldsim"
+            f"{name} does not have format {FORMAT}: record again with this version of worldsim"
         )
-    with naming_damage(file, remedy):
+    with naming_damage(name, remedy):
         steps_asked = _entry(ours, "steps_asked", int)
         if steps_asked < 0:
             raise ValueError(f"steps_asked is {steps_asked}")

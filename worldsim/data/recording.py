@@ -4,57 +4,69 @@ A recording is a Minari dataset in a folder::
 
     pong-v0/data/metadata.json                  the game, the settings, Minari's own fields
     pong-v0/data/main_data.hdf5                 episode_0, episode_1, …: links to the shards
+    pong-v0/data/index.hdf5                     what is known of each episode
     pong-v0/data/shards/episode_00000000.hdf5   one episode
 
 ``minari.load_dataset("pong-v0")`` opens it if ``MINARI_DATASETS_PATH`` is the folder around it. A
 folder without a version, ``pong``, has ``recording-v0/data`` in it: ``pong/recording-v0`` to
-Minari. Files may come from a stranger; they are checked when a recording is opened.
+Minari. It may also be where fsspec reads, such as ``s3://bucket/pong-v0``; then each shard that is
+read is downloaded once.
+
+Files may come from a stranger. Metadata and index are checked when a recording is opened; a shard
+when it is first read, or at once if the index does not have it.
 
 A kill loses only the current episode: links and metadata can always be rebuilt from the shards.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from worldsim.data.episode import Episode
-from worldsim.data.metadata import data_folder, read_metadata
-from worldsim.data.shard import Shard, list_shards
+from worldsim.data.folder import open_folder
+from worldsim.data.metadata import metadata_in
+from worldsim.data.open_shards import OpenShards
+from worldsim.data.rewards import RecordedRewards
+from worldsim.data.shard import list_shards
 from worldsim.data.windows import Windows
 from worldsim.system.devices import check_memory
+from worldsim.system.location import as_location
 from worldsim.system.options import Count, Number, check_value
 
 
 class Recording:
-    """A recording, read as episodes or as windows; it keeps no file open, so it can be pickled.
+    """A recording, read as episodes or as windows.
+
+    It keeps no file open, can be pickled, and can be read by several threads. Only shards that are
+    read are opened, and those read last are kept in memory.
 
     Args:
-        path: Folder of the recording. If it is still being written, it has the episodes that were
-            finished when it was opened.
+        path: Folder of the recording, or its URL for fsspec, such as ``s3://bucket/pong``. If it is
+            still being written, it has the episodes that were finished when it was opened.
 
     Raises:
-        OSError: If a file may not be read; the error names it.
+        OSError: If a file may not be read, or the URL cannot be reached; the error names it.
         ValueError: If there is no recording, it has no finished episode, or a file is damaged; the
-            error names the file.
+            error names the file. A shard that the index has is looked at when it is first read.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        metadata = read_metadata(self.path)
+        self.path = as_location(path)
+        folder = open_folder(self.path)
+        metadata = metadata_in(folder, self.path)
         self.game = metadata.game
         self.settings = metadata.settings
         """JSON values of the recording, such as seed and policy."""
-        shards = list_shards(data_folder(self.path) / "shards")
-        if not shards:
+        sizes = list_shards(folder)
+        if not sizes:
             raise ValueError(f"{self.path} has no finished episode yet")
-        self._shards = [Shard(shard, self.game) for shard in shards.values()]
-        self.episode_lengths = np.array([shard.num_steps for shard in self._shards], dtype=np.int64)
+        self._shards = OpenShards(folder, self.game, sizes)
+        self.episode_lengths = self._shards.num_steps
+        """Steps of each episode, ``int64``."""
 
     def __len__(self) -> int:
         """Return the number of episodes."""
@@ -66,7 +78,11 @@ class Recording:
         return int(self.episode_lengths.sum())
 
     def rewards(self, index: int) -> np.ndarray:
-        """Return the rewards of one episode, ``float32`` of shape (t,)."""
+        """Return the rewards of one episode, ``float32`` of shape (t,).
+
+        Raises:
+            ValueError: If its shard is damaged.
+        """
         return self._shards[index].steps["rewards"]
 
     def episode(self, index: int) -> Episode:
@@ -86,15 +102,15 @@ class Recording:
 
         It covers seed, actions, rewards, ends and first frame.
         """
-        shard = self._shards[index]
-        first = self.windows([index], [0], 1).frames
-        # Later fields must stay out: worlds keep these hashes of their episodes.
-        names = ("actions", "rewards", "terminations", "truncations")
-        parts = (first, *(shard.steps[name] for name in names))
-        digest = hashlib.blake2b(repr((shard.seed, first.shape)).encode(), digest_size=8)
-        for part in parts:
-            digest.update(part.astype(part.dtype.newbyteorder("<")).tobytes())
-        return digest.hexdigest()
+        return format(int(self._shards.entry(index)["fingerprint"]), "016x")
+
+    def recorded_rewards(self) -> RecordedRewards:
+        """Return the figures of all rewards."""
+        parts = map(self._shards.entry, range(len(self)))
+        names = ("smallest", "lowest_score", "highest_score")
+        return RecordedRewards.merged(
+            RecordedRewards(*(float(part[name]) for name in names)) for part in parts
+        )
 
     def windows(self, episodes: Sequence[int], starts: Sequence[int], length: int) -> Windows:
         """Read windows at given positions.
@@ -113,7 +129,7 @@ class Recording:
                 f"windows need one start for each episode, got {len(episodes)} episodes, "
                 f"{len(starts)} starts"
             )
-        self._choose(episodes)
+        self._shards.fetch(np.unique(self._choose(episodes)).tolist())
         self._check_room(len(starts), length)
         shape = (*self.game.frame_size, self.game.channels)
         layout = Windows.layout(len(starts), length, shape)

@@ -48,6 +48,15 @@ class RecordedRewards:
         return cls(0.0 if math.isinf(smallest) else smallest, lowest, highest)
 
     @classmethod
+    def merged(cls, parts: Iterable[RecordedRewards]) -> RecordedRewards:
+        """Compute them from those of parts of a recording."""
+        smallest, lowest, highest = math.inf, 0.0, 0.0
+        for part in parts:
+            smallest = min(smallest, part.smallest or math.inf)
+            lowest, highest = min(lowest, part.lowest_score), max(highest, part.highest_score)
+        return cls(0.0 if math.isinf(smallest) else smallest, lowest, highest)
+
+    @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RecordedRewards:
         """Undo `to_dict`.
 

@@ -12,7 +12,7 @@ these and all other data. Older shards lack both and are read without them.
 from __future__ import annotations
 
 import dataclasses
-import errno
+import hashlib
 import io
 import math
 import os
@@ -26,8 +26,9 @@ import h5py
 import numpy as np
 
 from worldsim.data.episode import STEP_TYPES, Episode, check_steps
+from worldsim.data.folder import SHARDS, Folder
 from worldsim.game.config import GameConfig
-from worldsim.system.files import naming_damage, written_aside
+from worldsim.system.files import FULL_DISK, naming_damage, written_aside
 from worldsim.system.hdf5 import (
     check_dataset,
     get_group,
@@ -41,30 +42,33 @@ from worldsim.system.hdf5 import (
 CHUNK_FRAMES = 16
 GZIP_LEVEL = 3  # on flat frames 1 to 3 read and write twice as fast as 4 to 9; 3 is the smallest
 MAX_EPISODE_BYTES = 2**40
+OBJECT_BYTES = 2**11  # of an open shard beside its arrays
 NO_CHECKSUM = -1
 REMEDY = "delete it, and the command that recorded it will record that episode again"
 
 _SHARD_NAME = re.compile(r"episode_(\d{8})\.hdf5")
-_FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Shard:
     """One episode's file: its steps in memory, and the offsets of its chunks of frames.
 
     Args:
-        path: The file, which may come from a stranger.
+        folder: The folder of the recording's files.
+        file: Its name in it; it may come from a stranger.
         game: The game that it must be an episode of.
 
     Raises:
-        OSError: If it may not be read.
+        OSError: If it may not be read, or cannot be downloaded.
         ValueError: If it is damaged or of another game.
     """
 
-    def __init__(self, path: Path, game: GameConfig) -> None:
-        self.path = path
+    def __init__(self, folder: Folder, file: str, game: GameConfig) -> None:
+        self._folder = folder
+        self._file = file
+        self._name, self._remedy = folder.name(file), folder.remedy(file, REMEDY)
         self.frame_shape = (*game.frame_size, game.channels)
-        with open_hdf5(path, REMEDY) as file:
-            group = get_group(file, "episode")
+        with folder.file(file) as path, open_hdf5(path, self._remedy, self._name) as opened:
+            group = get_group(opened, "episode")
             shape = (None, *self.frame_shape)
             frames = check_dataset(group, "observations", np.uint8, shape, MAX_EPISODE_BYTES)
             if (frames.chunks or ())[1:] != self.frame_shape or frames.compression != "gzip":
@@ -83,13 +87,16 @@ class Shard:
             self.seed = read_attribute(group, "seed", int)
             self.policy = read_attribute(group, "policy", str) or ""
             checksum = read_attribute(group, "checksum", int)
-            checksums = [NO_CHECKSUM] * len(chunks)
-            if checksum is not None or "checksums" in group:
-                values = read_array(group, "checksums", np.uint32, (len(chunks),))
-                checksums = values.tolist()
-                if checksum != _checksum(self, values):
-                    raise ValueError("its checksum differs")
+            has_checksums = checksum is not None or "checksums" in group
+            crcs = np.empty(0, np.uint32)
+            if has_checksums:
+                crcs = read_array(group, "checksums", np.uint32, (len(chunks),))
+            self.checksum = _checksum(self, crcs)
+            """The CRC-32 of all but the frames; of those too if the shard has checksums."""
+            if has_checksums and checksum != self.checksum:
+                raise ValueError("its checksum differs")
             check_steps(self.steps, game.num_actions)
+        checksums = crcs.tolist() if has_checksums else [NO_CHECKSUM] * len(chunks)
         self._chunks = np.array(
             [
                 (chunk.offset, chunk.size, chunk.is_deflated, checksum)
@@ -98,12 +105,38 @@ class Shard:
             np.int64,
         )
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of memory that it takes, about."""
+        arrays = (self._chunks, *self.steps.values())
+        return sum(array.nbytes for array in arrays) + OBJECT_BYTES
+
+    def fingerprint(self) -> int:
+        """Return the content hash of 64 bits: of seed, actions, rewards, ends and first frame.
+
+        Raises:
+            ValueError: If the first frame is damaged.
+        """
+        first = np.empty((1, 1, *self.frame_shape), np.uint8)
+        self.read_frames(0, 1, first[0])
+        digest = hashlib.blake2b(repr((self.seed, first.shape)).encode(), digest_size=8)
+        # Later fields must stay out: worlds keep these hashes of their episodes.
+        names = ("actions", "rewards", "terminations", "truncations")
+        for part in (first, *(self.steps[name] for name in names)):
+            digest.update(part.astype(part.dtype.newbyteorder("<")).tobytes())
+        return int.from_bytes(digest.digest(), "big")
+
     def read_frames(self, first: int, last: int, out: np.ndarray) -> None:
-        """Read frames first … last - 1 into ``out``."""
+        """Read frames first … last - 1 into ``out``.
+
+        Raises:
+            OSError: If the shard may not be read, or cannot be downloaded.
+            ValueError: If it is damaged.
+        """
         per_chunk = self._chunk_frames
         chunk_shape = (per_chunk, *self.frame_shape)
         chunk_bytes = math.prod(chunk_shape)
-        with naming_damage(self.path, REMEDY), self.path.open("rb", buffering=0) as file:
+        with self._folder.open(self._file) as file, naming_damage(self._name, self._remedy):
             for index in range(first // per_chunk, (last - 1) // per_chunk + 1):
                 offset, size, is_deflated, checksum = self._chunks[index].tolist()
                 file.seek(offset)
@@ -171,11 +204,15 @@ def shard_name(number: int) -> str:
     return f"episode_{number:08d}.hdf5"
 
 
-def list_shards(folder: Path) -> dict[int, Path]:
-    """Return the finished shards by number, in order."""
-    names = sorted(file.name for file in folder.iterdir()) if folder.is_dir() else []
-    matches = [match for match in map(_SHARD_NAME.fullmatch, names) if match]
-    return {int(match[1]): folder / match[0] for match in matches}
+def list_shards(folder: Folder) -> dict[int, int]:
+    """Return the bytes of the finished shards by number, in order.
+
+    Raises:
+        OSError: If the folder may not be read, or a remote one cannot be reached.
+    """
+    sizes = folder.sizes(SHARDS)
+    matches = [match for match in map(_SHARD_NAME.fullmatch, sorted(sizes)) if match]
+    return {int(match[1]): sizes[match[0]] for match in matches}
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -190,7 +227,7 @@ def write_whole(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        if error.errno not in _FULL_DISK:
+        if error.errno not in FULL_DISK:
             raise
         raise OSError(
             f"the disk is full: {path} could not be written ({error.strerror}); make room "

@@ -13,12 +13,9 @@ from typing import Annotated, Any
 import numpy as np
 
 from worldsim.data.episode import Episode, check_steps
-from worldsim.data.metadata import (
-    RecordingMetadata,
-    data_folder,
-    minari_id,
-    read_metadata,
-)
+from worldsim.data.folder import INDEX, METADATA, SHARDS, LocalFolder, data_folder, minari_id
+from worldsim.data.index import ENTRY, encode_index, entry_of
+from worldsim.data.metadata import RecordingMetadata, read_metadata
 from worldsim.data.shard import (
     Shard,
     encode_links,
@@ -62,11 +59,11 @@ class RecordingWriter:
         self.path = Path(path)
         self.game = game
         self._data = data_folder(self.path)
-        self._shards = self._data / "shards"
+        self._shards = self._data / SHARDS
         self._metadata = RecordingMetadata(game, json.loads(json.dumps(dict(settings or {}))))
-        self._known: dict[int, tuple[int, int | None]] = {}  # number -> steps and seed
+        self._known: dict[int, tuple[np.ndarray, int | None]] = {}  # number -> entry and seed
         self._lock = ExitStack()
-        if os.path.lexists(self._data / "metadata.json"):
+        if os.path.lexists(self._data / METADATA):
             begun = read_metadata(self.path)
             self._check_same(begun)
             self._metadata.settings = {**begun.settings, **self._metadata.settings}
@@ -124,9 +121,8 @@ class RecordingWriter:
         """
         check_value("number", number, EpisodeNumber | None)
         if number is None:
-            number = max(list_shards(self._shards), default=-1) + 1
+            number = max(list_shards(LocalFolder(self._data)), default=-1) + 1
         self.write_shard(encode_episode(episode, number, self.game), number)
-        self._known[number] = len(episode.actions), episode.seed
         return number
 
     def write_shard(self, data: bytes, number: int) -> None:
@@ -136,6 +132,7 @@ class RecordingWriter:
             OSError: If it cannot be written, as when the disk is full.
         """
         write_whole(self.shard_path(number), data)
+        self._known.pop(number, None)
 
     def shard_path(self, number: int) -> Path:
         """Return the path of the episode with this number, whether it exists or not."""
@@ -147,18 +144,19 @@ class RecordingWriter:
         Raises:
             ValueError: If a shard is damaged; the error names it.
         """
-        shards = list_shards(self._shards)
-        for number, path in shards.items():
+        folder = LocalFolder(self._data)
+        shards = list_shards(folder)
+        for number, num_bytes in shards.items():
             if number not in self._known:
                 try:
-                    shard = Shard(path, self.game)
+                    shard = Shard(folder, f"{SHARDS}/{shard_name(number)}", self.game)
+                    self._known[number] = entry_of(shard, number, num_bytes), shard.seed
                 except ValueError:
-                    if os.path.lexists(path):
+                    if os.path.lexists(self.shard_path(number)):
                         raise
                     continue  # deleted meanwhile
-                self._known[number] = shard.num_steps, shard.seed
         self._known = {number: self._known[number] for number in shards if number in self._known}
-        return {number: steps for number, (steps, _) in self._known.items()}
+        return {number: int(entry["num_steps"]) for number, (entry, _) in self._known.items()}
 
     def episode_seed(self, number: int) -> int | None:
         """Return the seed of a finished episode, or None.
@@ -172,6 +170,7 @@ class RecordingWriter:
     def delete_episode(self, number: int) -> None:
         """Delete one episode; the next `update_index` updates the links."""
         self.shard_path(number).unlink(missing_ok=True)
+        self._known.pop(number, None)
 
     def delete_leftovers(self) -> None:
         """Delete unfinished files of a killed process."""
@@ -180,14 +179,16 @@ class RecordingWriter:
                 leftover.unlink(missing_ok=True)
 
     def update_index(self) -> None:
-        """Write the links and the metadata for Minari, from the existing shards."""
+        """Write the links and the metadata for Minari, and the index, from the existing shards."""
         steps = self.episode_steps()
         paths = [self.shard_path(number) for number in steps]
-        num_bytes = sum(path.stat().st_size for path in paths if path.exists())
+        num_bytes = sum(int(entry["num_bytes"]) for entry, _ in self._known.values())
         metadata = self._metadata.encode(minari_id(self.path), [*steps.values()], num_bytes)
+        entries = [entry for entry, _ in self._known.values()]
+        write_whole(self._data / INDEX, encode_index(np.array(entries, ENTRY)))
         # The links first: metadata may count fewer episodes than are linked, but not more.
         write_whole(self._data / "main_data.hdf5", encode_links(paths))
-        write_whole(self._data / "metadata.json", metadata)
+        write_whole(self._data / METADATA, metadata)
 
     def close(self) -> None:
         """Write links and metadata; the writer may be used again."""

@@ -6,6 +6,7 @@ of the folder, and opening a pipe may block.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -22,6 +23,7 @@ from typing import Any
 import filelock
 from safetensors import SafetensorError
 
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 MAX_TEXT_BYTES = 16 * 2**20  # of a JSON file or a card: far above any real one
 
 
@@ -152,12 +154,15 @@ def naming_damage(subject: str | PathLike[str], remedy: str) -> Iterator[None]:
 
 
 @contextmanager
-def reading(path: str | PathLike[str], remedy: str) -> Iterator[Path]:
+def reading(
+    path: str | PathLike[str], remedy: str, name: str | PathLike[str] | None = None
+) -> Iterator[Path]:
     """Yield a file to read; every error in the block names it, as by `naming_damage`.
 
     Args:
         path: A regular file.
         remedy: What to do if it is missing or damaged, for the error.
+        name: What the errors in the block call it; its path if not given.
 
     Raises:
         PermissionError: If it may not be read.
@@ -169,7 +174,7 @@ def reading(path: str | PathLike[str], remedy: str) -> Iterator[Path]:
         raise ValueError(f"there is no {os.fspath(path)}: {remedy}") from None
     except PermissionError as error:  # of its folder
         raise _unreadable(path) from error
-    with naming_damage(path, remedy):
+    with naming_damage(name or path, remedy):
         yield path
 
 

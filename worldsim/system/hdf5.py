@@ -44,13 +44,15 @@ class Chunk(NamedTuple):
 
 
 @contextmanager
-def open_hdf5(path: str | os.PathLike[str], remedy: str) -> Iterator[h5py.File]:
+def open_hdf5(
+    path: str | os.PathLike[str], remedy: str, name: str | None = None
+) -> Iterator[h5py.File]:
     """Open an HDF5 file for reading; arguments and errors as for `worldsim.system.files.reading`.
 
     Raises:
         ValueError: Also if it begins with other data.
     """
-    with reading(path, remedy), h5py.File(path, "r") as file:
+    with reading(path, remedy, name), h5py.File(path, "r") as file:
         if file.userblock_size:
             raise ValueError("it begins with data that is not HDF5")
         yield file
