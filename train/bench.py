@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +13,7 @@ import tyro
 from worldsim.data.metadata import read_metadata
 from worldsim.find_world import find_world
 from worldsim.system.command_line import parse
+from worldsim.system.location import Location
 from worldsim.system.options import (
     Count,
     Heading,
@@ -66,8 +66,8 @@ class BenchConfig:
 
     world: tyro.conf.Positional[str | None] = None
     """A bundled world (pong, maze, balls), or the folder of a world or of a run."""
-    train: Annotated[Path | None, tyro.conf.arg(metavar="RECORDING")] = None
-    """Instead of a world: the folder of a recording, to time training on it."""
+    train: Annotated[Location | None, tyro.conf.arg(metavar="RECORDING")] = None
+    """Instead of a world: folder or URL of a recording, to time training on it."""
     batch_sizes: tuple[Count, ...] | None = None
     """Numbers of lanes, or of windows in a training step; each is a line of the table. Not given:
     1 8 32 128, and 4 32 with --train."""

@@ -17,6 +17,7 @@ import tyro
 from worldsim.data.metadata import read_metadata
 from worldsim.system.command_line import parse
 from worldsim.system.files import naming_damage, write_text
+from worldsim.system.location import Location
 from worldsim.system.options import (
     Advanced,
     Count,
@@ -130,8 +131,8 @@ class TrainConfig:
         worldsim train recordings/pong --out runs/sharp --size small --model.patch-size 4
     """
 
-    recording: Annotated[tyro.conf.Positional[Path], Heading("what to train on, and where")]
-    """Folder written by `worldsim record`."""
+    recording: Annotated[tyro.conf.Positional[Location], Heading("what to train on, and where")]
+    """Folder written by `worldsim record`, or its URL, such as s3://BUCKET/pong."""
     out: OutFolder
     """Folder of the run: checkpoints, figures, videos."""
     config: InFile | None = None

@@ -9,7 +9,6 @@ from dataclasses import replace
 import numpy as np
 
 from worldsim.data.recording import Recording
-from worldsim.data.rewards import RecordedRewards
 from worldsim.data.split import Split
 from worldsim.data.windows import Windows
 from worldsim.model.codec import PixelCodec
@@ -65,7 +64,7 @@ def build_world(
         lambda: (
             pick_starts(recording, split.held_out, window, config.seed),
             recording.median_frame(episodes=split.trained_on),
-            RecordedRewards.of(map(recording.rewards, range(len(recording)))),
+            recording.recorded_rewards(),
         )
     )
     codec = PixelCodec(game.channels)

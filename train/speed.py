@@ -11,6 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from worldsim.eval.speed import peak_memory
+from worldsim.system.location import Location
 
 from .compiling import compile_layers
 from .config import Size, TrainConfig, check
@@ -78,7 +79,7 @@ def now_after(device: torch.device) -> float:
 
 
 def begin_run(
-    recording: Path, size: Size, batch_size: int, device: torch.device, engine: Engine
+    recording: Location, size: Size, batch_size: int, device: torch.device, engine: Engine
 ) -> Run:
     """A run of `worldsim train` with fresh weights, which writes nothing.
 
