@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -12,45 +14,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-
-LEARN = """
-import gymnasium
-import numpy as np
-import ray
-import worldsim
-from ray.rllib.algorithms.ppo import PPOConfig
-from ray.rllib.connectors.env_to_module.observation_preprocessor import (
-    SingleAgentObservationPreprocessor,
-)
-
-class Scaled(SingleAgentObservationPreprocessor):
-    def recompute_output_observation_space(self, observation_space, action_space):
-        return gymnasium.spaces.Box(0, 1, observation_space.shape, np.float32)
-
-    def preprocess(self, observation, episode):
-        return observation.astype(np.float32) / 255
-
-assert gymnasium.__version__.startswith("1.2.")
-ray.init(num_cpus=1, include_dashboard=False, _temp_dir=RAY_DIR)
-config = (
-    PPOConfig()
-    .environment("worldsim/Pong-World-v0", env_config={"max_episode_steps": 20, "frame_stack": 2})
-    .env_runners(
-        num_env_runners=0,
-        num_envs_per_env_runner=4,
-        gym_env_vectorize_mode="vector_entry_point",
-        env_to_module_connector=lambda *_, **__: Scaled(),
-    )
-    .training(train_batch_size_per_learner=128, minibatch_size=64, num_epochs=1)
-)
-algorithm = config.build_algo()
-assert isinstance(algorithm.env_runner.env.unwrapped, worldsim.WorldModelVectorEnv)
-result = algorithm.train()
-assert result["env_runners"]["num_env_steps_sampled"] >= 128
-assert 1 <= result["env_runners"]["episode_len_mean"] <= 20
-assert np.isfinite(result["learners"]["default_policy"]["total_loss"])
-algorithm.stop()
-"""
 
 
 @pytest.fixture
@@ -72,9 +35,32 @@ def rllib() -> Iterator[Path]:
 
 
 @pytest.mark.slow
-def test_an_iteration_of_ppo_learns_in_a_vector_environment(rllib: Path) -> None:
+def test_two_runners_play_in_worlds_of_their_own_and_ppo_learns_from_both(rllib: Path) -> None:
     home = rllib.parent  # RLlib writes results there
-    env = {**os.environ, "PYTHONPATH": str(rllib), "HOME": str(home), "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, "PYTHONPATH": str(rllib), "HOME": str(home), "RAY_TMPDIR": str(home)}
     env["RAY_USAGE_STATS_ENABLED"] = "0"
-    script = f"RAY_DIR = {str(home / 'ray')!r}\n{LEARN}"
-    subprocess.run([sys.executable, "-c", script], cwd=home, env=env, check=True, timeout=600)
+    options = ["--runners", "2", "--lanes", "4", "--steps", "256", "--horizon", "20"]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / "rllib.py"), *options],
+        cwd=home,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=1200,
+    )
+    assert done.returncode == 0, done.stderr
+    runners = re.findall(
+        r"runner \d: WorldModelVectorEnv of 4 lanes on \w+, process (\d+) on ", done.stdout
+    )
+    assert len(set(runners)) == 2
+    found = re.search(
+        r"(\d+) decisions, \d+ a second, loss (\S+), mean imagined return (\S+) of (\d+) decisions",
+        done.stdout,
+    )
+    assert found, done.stdout
+    decisions, loss, mean_return, length = map(float, found.groups())
+    assert decisions >= 256
+    assert math.isfinite(loss)
+    assert -5 <= mean_return <= 5
+    assert 1 <= length <= 20
