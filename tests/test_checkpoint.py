@@ -97,6 +97,18 @@ def test_everything_is_restored_and_training_continues_alike(tmp_path: Path) -> 
     assert torch.equal(weights_of(kept), weights_of(one.ema_world))
 
 
+def test_a_checkpoint_of_an_older_version_is_read(tmp_path: Path) -> None:
+    one, other = State(1), State(2, num_updates=0)
+    checkpoint = one.save(tmp_path, 7)
+    file = checkpoint / "training.safetensors"
+    (checkpoint / SHARD).rename(file)
+    file.with_suffix("").rmdir()
+    for checksums in ({"training.safetensors": checksum(file)}, {}):
+        edit_json(checkpoint / "training.json", lambda a, c=checksums: {**a, "checksums": c})
+        other.load(checkpoint)
+        assert torch.equal(weights_of(one.world), weights_of(other.world))
+
+
 def test_the_newest_two_are_kept_and_none_is_written_twice(tmp_path: Path) -> None:
     state = State(1)
     paths = [state.save(tmp_path, step) for step in (1, 20, 300)]

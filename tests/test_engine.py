@@ -14,9 +14,9 @@ from worldsim.model.dit import DiTConfig, VideoDiT
 from worldsim.train import presets
 from worldsim.train.compiling import compile_layers
 from worldsim.train.config import TrainConfig, check
-from worldsim.train.dynamics import Run
 from worldsim.train.engine import Engine
 from worldsim.train.optim import Optim
+from worldsim.train.run import Run
 from worldsim.train.run_folder import RunProgress
 
 pytestmark = [pytest.mark.numeric, pytest.mark.usefixtures("tiny_is_tinier")]

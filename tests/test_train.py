@@ -26,6 +26,7 @@ from worldsim.data.recording import Recording
 from worldsim.system.options import options_of
 from worldsim.system.settings import with_values
 from worldsim.train import dynamics
+from worldsim.train import run as run_module
 from worldsim.train.config import TrainConfig, main
 from worldsim.train.dynamics import train
 from worldsim.train.objective import encode
@@ -144,11 +145,11 @@ def test_a_stopped_run_continues_bit_for_bit_like_one_that_was_not(
     monkeypatch: pytest.MonkeyPatch,
     signum: signal.Signals,
 ) -> None:
-    monkeypatch.setattr(dynamics, "CODE_SHARE_STEPS", 2)
+    monkeypatch.setattr(run_module, "CODE_SHARE_STEPS", 2)
     changes = {"engine.accumulate": 2}
     whole = train(make_config(recording, tmp_path / "whole", **changes))
     let_run = send_at(monkeypatch, 5, signum)
-    monkeypatch.setitem(dynamics.READ_AHEAD, "cpu", 2)  # the same windows
+    monkeypatch.setitem(run_module.READ_AHEAD, "cpu", 2)  # the same windows
     stopped = train(make_config(recording, tmp_path / "parts", **changes))
     assert (stopped.ended, stopped.progress.step) == ("stopped", 5)
     assert list(read_losses(tmp_path / "parts")) == [3]
@@ -164,7 +165,7 @@ def test_a_second_ctrl_c_stops_at_once(
     recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = signal.getsignal(signal.SIGINT)
-    monkeypatch.setitem(dynamics.READ_AHEAD, "cpu", 2)
+    monkeypatch.setitem(run_module.READ_AHEAD, "cpu", 2)
     send_at(monkeypatch, 2, signal.SIGINT, signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         train(make_config(recording, tmp_path / "run"))

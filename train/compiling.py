@@ -13,7 +13,7 @@ from worldsim.system.files import one_line
 from .run_folder import RunProgress
 
 if TYPE_CHECKING:
-    from .dynamics import Run
+    from .run import Run
 
 # Layers with and without attention over time, each for a batch, for four sizes of a batch that the
 # world predicts itself, and for a check before saving.

@@ -141,6 +141,12 @@ def part_of_step(step: nn.Module, is_last: bool) -> contextlib.AbstractContextMa
     return contextlib.nullcontext()
 
 
+def release_weights(step: nn.Module) -> None:
+    """Keep shards again after a pass that no backward pass follows, which would release the rest."""
+    if isinstance(step, FSDPModule):
+        step.reshard()
+
+
 def sharing_group(step: nn.Module) -> dist.ProcessGroup | None:
     """The processes that share the work on whole matrices: those with one set of weights or more.
 

@@ -3,53 +3,36 @@
 from __future__ import annotations
 
 import contextlib
-import copy
-import dataclasses
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
-from einops import rearrange
 
-from worldsim.data.recording import Recording
-from worldsim.data.split import Split
-from worldsim.data.windows import Windows
 from worldsim.eval.speed import peak_memory
 from worldsim.system.interrupt import StopOnSignal
-from worldsim.world_model import WorldModel
 
 from .card import describe_run, has_card, summarize
-from .checkpoint import CheckpointWriter, check_finite, load_checkpoint, read_losses
+from .checkpoint import load_checkpoint, read_losses
 from .compiling import compile_layers
-from .config import TrainConfig, check, resumed_config
-from .distributed import distribute, part_of_step, sharing_group
-from .draws import draw
+from .config import TrainConfig, check
 from .evaluations import evaluate_at_the_end, evaluate_on_the_way
-from .objective import Losses, encode, pinned
-from .optimizers import has_fast_bfloat16, make_optimizers, set_lr, update_ema
-from .presets import begin_from, build_world, complete
+from .objective import Losses
 from .processes import Processes
 from .progress import TrainProgress
-from .read_ahead import ReadAhead
-from .run_folder import RunProgress, alone, find_checkpoint, read_progress, read_split
+from .run import Run
+from .run_folder import (
+    RunProgress,
+    alone,
+    find_checkpoint,
+    read_progress,
+    read_state,
+)
 from .run_log import open_log
-from .shards import gather_weights, is_sharded, whole
+from .shards import is_sharded
 
-READ_AHEAD = {"cuda": 2}  # steps; on a CPU reading is a five-hundredth of a step
 READ_SECONDS = 1.0  # between two looks at the loss
-CODE_SHARE_STEPS = 50  # between two looks at how many batches need chance codes
-DRAWS_KEY = 1  # keeps the draws of a step apart from those of its windows
-
-Mark = Callable[[str], None]
-"""Is called at the end of each phase of a step, with its name."""
-
-
-def no_mark(phase: str) -> None:
-    """Do nothing at the end of a phase, so that a device works without a pause."""
 
 
 class TrainResult(NamedTuple):
@@ -64,187 +47,6 @@ class TrainResult(NamedTuple):
     ended: Literal["finished", "stopped", "finished before"]
     checkpoint: Path
     progress: RunProgress
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """The settings, data, models and optimizers of a run.
-
-    Attributes:
-        config: The settings.
-        recording: The data.
-        split: The training episodes and the held-out ones.
-        world: The weights in training.
-        ema_world: Their average, which becomes the world.
-        optimizers: All optimizers, in a fixed order.
-        windows: The windows of each round of this process, read ahead.
-        processes: The processes of the run.
-        step: The objective of the world in training, on these processes.
-        writer: Writes checkpoints.
-    """
-
-    config: TrainConfig
-    recording: Recording
-    split: Split
-    world: WorldModel
-    ema_world: WorldModel
-    optimizers: list[torch.optim.Optimizer]
-    windows: ReadAhead[Windows]
-    processes: Processes
-    step: torch.nn.Module
-    writer: CheckpointWriter
-
-    @classmethod
-    def of(
-        cls, config: TrainConfig, checkpoint: Path | None, processes: Processes | None = None
-    ) -> Run:
-        """Build a run: its data, a fresh model and its optimizers.
-
-        Args:
-            config: The settings.
-            checkpoint: From which it will go on; None for a new run.
-            processes: Its processes; this one alone if not given.
-
-        Raises:
-            ValueError: If the settings contradict the checkpoint or the recording is unusable.
-        """
-        processes = processes or Processes(config.device)
-        recording = Recording(config.recording)
-        config = complete(config, recording.game.frame_size, processes.size)
-        split = processes.first(lambda: pick_split(config, recording, checkpoint))
-        torch.manual_seed(config.seed)
-        world = build_world(config, recording, split, processes)
-        if config.init is not None and checkpoint is None:
-            begin_from(world, config.init)
-        ema_world = copy.deepcopy(world).requires_grad_(False).eval()
-        whole = copy.deepcopy(ema_world) if processes.is_first else None
-        step = distribute(world, ema_world, config.engine.parallel, processes)
-        optimizers = make_optimizers(world, config.optim.weight_decay, sharing_group(step))
-        device, k, parts = world.device.type, world.num_history, config.engine.accumulate or 1
-        part_size = (config.optim.batch_size or parts) // parts
-        rounds = -(-parts // processes.size)
-
-        def windows_at(number: int) -> Windows:
-            step, round_ = divmod(number, rounds)
-            part, _ = processes.part(round_, parts)
-            windows = recording.sample_windows(
-                np.random.default_rng((config.seed, step, 0, part)),
-                part_size,
-                config.model.window + k,
-                split.trained_on,
-                left_padding=k,
-                right_padding=config.model.window - 1,  # so that ends are as frequent as others
-            )
-            return pinned(windows) if device == "cuda" else windows
-
-        windows = ReadAhead(windows_at, READ_AHEAD.get(device, 0))
-        writer = CheckpointWriter(config.out, world, ema_world, optimizers, whole, processes)
-        return cls(
-            config, recording, split, world, ema_world, optimizers, windows, processes, step, writer
-        )
-
-    @property
-    def parts(self) -> int:
-        """Parts of a step."""
-        return self.config.engine.accumulate or 1
-
-    @property
-    def rounds(self) -> int:
-        """Parts of a step that each process computes in turn."""
-        return -(-self.parts // self.processes.size)
-
-    def losses_at(self, progress: RunProgress, round_: int = 0, mark: Mark = no_mark) -> Losses:
-        """The losses of a part of a step: seed and numbers determine all that is random.
-
-        Args:
-            progress: The progress before the step.
-            round_: Number of the round in which this process computes the part.
-            mark: As for `take_step`.
-        """
-        world, recipe = self.world, self.config.recipe.at(self.config.fraction(progress))
-        batch = encode(world, self.windows.at(progress.step * self.rounds + round_))
-        part, _ = self.processes.part(round_, self.parts)
-        key = (self.config.seed, progress.step, DRAWS_KEY)
-        draws = draw(world, batch.latents, recipe, key, part, progress.code_share)
-        mark("data")
-        bfloat16 = has_fast_bfloat16(world.device)
-        with torch.autocast(world.device.type, torch.bfloat16, enabled=bfloat16):
-            losses: Losses = self.step(batch, recipe, draws, self.ema_world)
-        return losses
-
-    def take_step(self, progress: RunProgress, mark: Mark = no_mark) -> tuple[Losses, torch.Tensor]:
-        """Train by one step, in which the host never waits for the device of one process.
-
-        Args:
-            progress: The progress before it.
-            mark: Called at the end of each phase with its name: data, forward, backward, optimizer.
-
-        Returns:
-            The losses of each target of all parts, and the loss with the norm of its gradient (2).
-        """
-        step, optim, parts = progress.step, self.config.optim, self.parts
-        set_lr(self.optimizers, optim.lr_at(step, self.config.fraction(progress)))
-        done: list[torch.Tensor] = []
-        # Each part begins with the same running statistics, of which the mean is kept.
-        chance = self.world.dit.chance
-        statistics = [torch.zeros((), device=self.world.device)]
-        statistics += [] if chance is None else list(chance.buffers())
-        begun, means = ([each * factor for each in statistics] for factor in (1, 0))
-        for round_ in range(self.rounds):
-            _, counts = self.processes.part(round_, parts)
-            torch._foreach_copy_(statistics, begun)
-            with part_of_step(self.step, round_ == self.rounds - 1):
-                losses = self.losses_at(progress, round_, mark)
-                total = losses.total() * counts / parts
-                mark("forward")
-                (total * self.processes.size).backward()  # the gradient becomes a mean
-            mark("backward")
-            statistics[0].copy_(total.detach() * parts)
-            torch._foreach_add_(means, statistics, alpha=counts / parts)
-            done.append(torch.stack([each.detach().float() for each in losses]))
-        self.processes.sum_(means)
-        torch._foreach_copy_(statistics, means)
-        norm = torch.nn.utils.clip_grad_norm_(self.world.parameters(), optim.max_grad_norm)
-        for optimizer in self.optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        update_ema(self.ema_world, self.world, min(optim.ema_decay, (1 + step) / (10 + step)))
-        mark("optimizer")
-        everyone = self.processes.gather(torch.stack(done))
-        fields = rearrange(everyone, "size round field b t -> field (round size) b t")[:, :parts]
-        losses = Losses(*rearrange(fields, "field part b t -> field (part b) t"))
-        return losses, torch.stack((statistics[0], whole(norm)))
-
-    def advance(self, progress: RunProgress) -> RunProgress:
-        """The progress after one more step; now and then it looks how many batches need codes."""
-        progress = progress._replace(step=progress.step + 1)
-        chance = self.world.dit.chance
-        if chance is None or progress.step % CODE_SHARE_STEPS:
-            return progress
-        return progress._replace(code_share=chance.needed())
-
-    def save(self, progress: RunProgress, unlogged: list[Losses], older: Path | None) -> None:
-        """Begin to write a checkpoint if the loss is finite, since it replaces a good one.
-
-        Raises:
-            FloatingPointError: If the loss is not finite; the older checkpoint is kept.
-            OSError: If the checkpoint before could not be written.
-        """
-        with torch.no_grad():
-            total = self.losses_at(progress).total()
-        self.processes.sum_([total])
-        check_finite(total.item(), progress.step, older)
-        self.writer.begin(progress, self.config.settings(), unlogged)
-
-    def average_world(self) -> WorldModel:
-        """The world of averaged weights, which is not sharded in the first process."""
-        if not is_sharded(self.ema_world):
-            return self.ema_world
-        world = copy.deepcopy(self.writer.whole)
-        if world is not None:
-            world.to(self.world.device)
-        gather_weights(self.ema_world, world)
-        return world or self.ema_world
 
 
 def train(config: TrainConfig) -> TrainResult:
@@ -296,7 +98,7 @@ def train_on(processes: Processes, config: TrainConfig) -> TrainResult:
             unlogged = load_checkpoint(
                 checkpoint, run.world, run.ema_world, run.optimizers, processes
             )
-        bar.note(first(lambda: describe_begin(run, progress)))
+        bar.note(first(partial(describe_begin, run, progress, checkpoint)))
         first(config.write)
         if config.engine.compiles_on(run.world.device.type) and config.fraction(progress) < 1:
             bar.note("compiling the layers, about a minute (--engine.compile off: without)")
@@ -367,27 +169,8 @@ def train_on(processes: Processes, config: TrainConfig) -> TrainResult:
     return TrainResult(ended, checkpoint, progress)
 
 
-def pick_split(config: TrainConfig, recording: Recording, checkpoint: Path | None) -> Split:
-    """Choose the held-out episodes, which stay the same in a resumed run.
-
-    Raises:
-        ValueError: If a resumed run requests another fraction than it began with.
-    """
-    held_out = config.run.held_out
-    if checkpoint is None:
-        return Split.of(recording, held_out)
-    begun = resumed_config(config, read_progress(checkpoint)[1]).run.held_out
-    split = read_split(checkpoint)
-    if split is not None and held_out != begun:
-        raise ValueError(
-            f"this run began with --run.held-out {begun}, and {held_out} would measure it on "
-            "trained episodes: leave the option out, or start a new run"
-        )
-    return split or Split.of(recording, held_out)
-
-
-def describe_begin(run: Run, progress: RunProgress) -> str:
-    """A line with the model and its data, and one with the episodes that are left out.
+def describe_begin(run: Run, progress: RunProgress, checkpoint: Path | None) -> str:
+    """Lines on the model and its data, on processes, and on episodes that are left out.
 
     Raises:
         ValueError: If the recording is not the one that the run began with.
@@ -396,6 +179,23 @@ def describe_begin(run: Run, progress: RunProgress) -> str:
     about = describe_run(run.world, run.recording, run.split)
     optim = run.config.optim
     about += f"; batches of {optim.batch_size} windows, learning rate {optim.lr:g}"
-    new = run.split.num_new(run.recording)
-    left_out = f"\n{new:,} episodes recorded since this run began are left out" if new else ""
-    return f"{run.config.out}, {begins}: {about}{left_out}"
+    lines = [f"{run.config.out}, {begins}: {about}"]
+    size, parts = run.processes.size, run.parts
+    if size > 1:
+        keeps = "a shard of the weights" if is_sharded(run.world) else "all weights"
+        lines.append(f"{size} processes, each with {keeps}, share the {parts} parts of a step")
+        if idle := -parts % size:
+            lines[-1] += f"; in its last round {idle} have nothing to do"
+    if checkpoint is not None:
+        state = read_state(checkpoint)
+        parts_before = state["settings"].get("engine", {}).get("accumulate") or 1
+        if parts_before != parts:
+            lines.append(
+                f"a step had {parts_before} part{'s' * (parts_before > 1)} before and now has "
+                f"{parts}: the run goes on with other random draws"
+            )
+        elif state.get("processes", 1) != size:
+            lines.append(f"it ran on {state['processes']} before: losses go on, up to rounding")
+    if new := run.split.num_new(run.recording):
+        lines.append(f"{new:,} episodes recorded since this run began are left out")
+    return "\n".join(lines)

@@ -17,7 +17,7 @@ from .run_folder import RunProgress
 from .run_log import RunLog
 
 if TYPE_CHECKING:
-    from .dynamics import Run
+    from .run import Run
 
 FEW_WINDOWS, MANY_WINDOWS = 16, 64  # of an evaluation
 SHORT_RUN_SECONDS = 600.0  # shorter runs are evaluated on few windows, to take less than the run

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from worldsim.system.devices import pick_device
+from worldsim.system.interrupt import StopOnSignal
 
 from .watch import Watch
 
@@ -97,7 +98,10 @@ class Processes:
         """Leave the others; if one of them has ended before, say which."""
         if self._watch is None:
             return
-        lost = self._watch.lost() if isinstance(error, RuntimeError) else []
+        lost = []
+        if isinstance(error, RuntimeError):
+            with StopOnSignal():  # torchrun ends the others soon, and they say why before
+                lost = self._watch.lost()
         self._watch.stop()
         if error is None:
             dist.destroy_process_group()
@@ -187,7 +191,17 @@ def describe_loss(lost: list[tuple[int, str]], size: int) -> str:
     """Name the processes that have ended, and what to do."""
     names = ", ".join(f"process {number} of {size} ({where})" for number, where in lost[:4])
     names += f" and {len(lost) - 4} more" if len(lost) > 4 else ""
-    return (
-        f"{names} ended or no longer answers, so the run stops: the same command with --resume "
-        "continues from its last checkpoint, with any number of processes"
+    todo = (
+        "the same command with --resume continues from its last checkpoint, with any number of "
+        "processes"
     )
+    if begins_again():
+        todo = "torchrun begins again from its last checkpoint"
+    return f"{names} ended or no longer answers, so the run stops: {todo}"
+
+
+def begins_again() -> bool:
+    """Whether ``torchrun --max-restarts`` begins the run again when a process ends."""
+    names = ("TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_MAX_RESTARTS")
+    count, most = (int(os.environ.get(name, "0")) for name in names)
+    return count < most

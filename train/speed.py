@@ -15,9 +15,9 @@ from worldsim.system.location import Location
 
 from .compiling import compile_layers
 from .config import Size, TrainConfig, check
-from .dynamics import Mark, Run, no_mark
 from .engine import Engine
 from .optim import Optim
+from .run import Mark, Run, no_mark
 from .run_folder import RunProgress
 
 PHASES = ("data", "forward", "backward", "optimizer")  # as `Run.take_step` marks them

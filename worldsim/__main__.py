@@ -173,7 +173,9 @@ def help_text() -> str:
 def _complain(sentence: str) -> int:
     from worldsim.system.files import printable
 
-    print(f"worldsim: {printable(' '.join(sentence.splitlines()))}", file=sys.stderr)
+    rank = int(os.environ.get("RANK", "0"))  # of `torchrun`
+    who = f"process {rank}: " if rank else ""
+    print(f"worldsim: {who}{printable(' '.join(sentence.splitlines()))}", file=sys.stderr)
     return 2
 
 

@@ -1,0 +1,243 @@
+"""A run: its settings, data, models and optimizers, and how it takes a step."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange
+
+from worldsim.data.recording import Recording
+from worldsim.data.split import Split
+from worldsim.data.windows import Windows
+from worldsim.world_model import WorldModel
+
+from .checkpoint import CheckpointWriter, check_finite
+from .config import TrainConfig, resumed_config
+from .distributed import distribute, part_of_step, release_weights, sharing_group
+from .draws import draw
+from .objective import Losses, encode, pinned
+from .optimizers import has_fast_bfloat16, make_optimizers, set_lr, update_ema
+from .presets import begin_from, build_world, complete
+from .processes import Processes
+from .read_ahead import ReadAhead
+from .run_folder import RunProgress, read_progress, read_split
+from .shards import gather_weights, is_sharded, whole
+
+READ_AHEAD = {"cuda": 2}  # steps; on a CPU reading is a five-hundredth of a step
+CODE_SHARE_STEPS = 50  # between two looks at how many batches need chance codes
+DRAWS_KEY = 1  # keeps the draws of a step apart from those of its windows
+
+Mark = Callable[[str], None]
+"""Is called at the end of each phase of a step, with its name."""
+
+
+def no_mark(phase: str) -> None:
+    """Do nothing at the end of a phase, so that a device works without a pause."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """The settings, data, models and optimizers of a run.
+
+    Attributes:
+        config: The settings.
+        recording: The data.
+        split: The training episodes and the held-out ones.
+        world: The weights in training.
+        ema_world: Their average, which becomes the world.
+        optimizers: All optimizers, in a fixed order.
+        windows: The windows of each round of this process, read ahead.
+        processes: The processes of the run.
+        step: The objective of the world in training, on these processes.
+        writer: Writes checkpoints.
+    """
+
+    config: TrainConfig
+    recording: Recording
+    split: Split
+    world: WorldModel
+    ema_world: WorldModel
+    optimizers: list[torch.optim.Optimizer]
+    windows: ReadAhead[Windows]
+    processes: Processes
+    step: torch.nn.Module
+    writer: CheckpointWriter
+
+    @classmethod
+    def of(
+        cls, config: TrainConfig, checkpoint: Path | None, processes: Processes | None = None
+    ) -> Run:
+        """Build a run: its data, a fresh model and its optimizers.
+
+        Args:
+            config: The settings.
+            checkpoint: From which it will go on; None for a new run.
+            processes: Its processes; this one alone if not given.
+
+        Raises:
+            ValueError: If the settings contradict the checkpoint or the recording is unusable.
+        """
+        processes = processes or Processes(config.device)
+        recording = Recording(config.recording)
+        size = recording.game.frame_size
+        config = processes.first(partial(complete, config, size, processes.size))
+        split = processes.first(partial(pick_split, config, recording, checkpoint))
+        torch.manual_seed(config.seed)
+        world = build_world(config, recording, split, processes)
+        if config.init is not None and checkpoint is None:
+            begin_from(world, config.init)
+        ema_world = copy.deepcopy(world).requires_grad_(False).eval()
+        to_save = copy.deepcopy(ema_world) if processes.is_first else None
+        step = distribute(world, ema_world, config.engine.parallel, processes)
+        optimizers = make_optimizers(world, config.optim.weight_decay, sharing_group(step))
+        device, k, parts = world.device.type, world.num_history, config.engine.accumulate or 1
+        part_size = (config.optim.batch_size or parts) // parts
+        rounds = -(-parts // processes.size)
+
+        def windows_at(number: int) -> Windows:
+            step, round_ = divmod(number, rounds)
+            part, _ = processes.part(round_, parts)
+            windows = recording.sample_windows(
+                np.random.default_rng((config.seed, step, 0, part)),
+                part_size,
+                config.model.window + k,
+                split.trained_on,
+                left_padding=k,
+                right_padding=config.model.window - 1,  # so that ends are as frequent as others
+            )
+            return pinned(windows) if device == "cuda" else windows
+
+        windows = ReadAhead(windows_at, READ_AHEAD.get(device, 0))
+        writer = CheckpointWriter(config.out, world, ema_world, optimizers, to_save, processes)
+        return cls(
+            config, recording, split, world, ema_world, optimizers, windows, processes, step, writer
+        )
+
+    @property
+    def parts(self) -> int:
+        """Parts of a step."""
+        return self.config.engine.accumulate or 1
+
+    @property
+    def rounds(self) -> int:
+        """Parts of a step that each process computes in turn."""
+        return -(-self.parts // self.processes.size)
+
+    def losses_at(self, progress: RunProgress, round_: int = 0, mark: Mark = no_mark) -> Losses:
+        """The losses of a part of a step: seed and numbers determine all that is random.
+
+        Args:
+            progress: The progress before the step.
+            round_: Number of the round in which this process computes the part.
+            mark: As for `take_step`.
+        """
+        world, recipe = self.world, self.config.recipe.at(self.config.fraction(progress))
+        batch = encode(world, self.windows.at(progress.step * self.rounds + round_))
+        part, _ = self.processes.part(round_, self.parts)
+        key = (self.config.seed, progress.step, DRAWS_KEY)
+        draws = draw(world, batch.latents, recipe, key, part, progress.code_share)
+        mark("data")
+        bfloat16 = has_fast_bfloat16(world.device)
+        with torch.autocast(world.device.type, torch.bfloat16, enabled=bfloat16):
+            losses: Losses = self.step(batch, recipe, draws, self.ema_world)
+        return losses
+
+    def take_step(self, progress: RunProgress, mark: Mark = no_mark) -> tuple[Losses, torch.Tensor]:
+        """Train by one step, in which the host never waits for the device of one process.
+
+        Args:
+            progress: The progress before it.
+            mark: Called at the end of each phase with its name: data, forward, backward, optimizer.
+
+        Returns:
+            The losses of each target of all parts, and the loss with the norm of its gradient (2).
+        """
+        step, optim, parts = progress.step, self.config.optim, self.parts
+        set_lr(self.optimizers, optim.lr_at(step, self.config.fraction(progress)))
+        done: list[torch.Tensor] = []
+        # Each part begins with the same running statistics, of which the mean is kept.
+        chance = self.world.dit.chance
+        statistics = [torch.zeros((), device=self.world.device)]
+        statistics += [] if chance is None else list(chance.buffers())
+        begun, means = ([each * factor for each in statistics] for factor in (1, 0))
+        for round_ in range(self.rounds):
+            _, counts = self.processes.part(round_, parts)
+            torch._foreach_copy_(statistics, begun)
+            with part_of_step(self.step, round_ == self.rounds - 1):
+                losses = self.losses_at(progress, round_, mark)
+                total = losses.total() * counts / parts
+                mark("forward")
+                (total * self.processes.size).backward()  # the gradient becomes a mean
+            mark("backward")
+            statistics[0].copy_(total.detach() * parts)
+            torch._foreach_add_(means, statistics, alpha=counts / parts)
+            done.append(torch.stack([each.detach().float() for each in losses]))
+        self.processes.sum_(means)
+        torch._foreach_copy_(statistics, means)
+        norm = torch.nn.utils.clip_grad_norm_(self.world.parameters(), optim.max_grad_norm)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        update_ema(self.ema_world, self.world, min(optim.ema_decay, (1 + step) / (10 + step)))
+        mark("optimizer")
+        everyone = self.processes.gather(torch.stack(done))
+        fields = rearrange(everyone, "size round field b t -> field (round size) b t")[:, :parts]
+        losses = Losses(*rearrange(fields, "field part b t -> field (part b) t"))
+        return losses, torch.stack((statistics[0], whole(norm)))
+
+    def advance(self, progress: RunProgress) -> RunProgress:
+        """The progress after one more step; now and then it looks how many batches need codes."""
+        progress = progress._replace(step=progress.step + 1)
+        chance = self.world.dit.chance
+        if chance is None or progress.step % CODE_SHARE_STEPS:
+            return progress
+        return progress._replace(code_share=chance.needed())
+
+    def save(self, progress: RunProgress, unlogged: list[Losses], older: Path | None) -> None:
+        """Begin to write a checkpoint if the loss is finite, since it replaces a good one.
+
+        Raises:
+            FloatingPointError: If the loss is not finite; the older checkpoint is kept.
+            OSError: If the checkpoint before could not be written.
+        """
+        with torch.no_grad():
+            total = self.losses_at(progress).total()
+        release_weights(self.step)
+        self.processes.sum_([total])
+        check_finite(total.item(), progress.step, older)
+        self.writer.begin(progress, self.config.settings(), unlogged)
+
+    def average_world(self) -> WorldModel:
+        """The world of averaged weights, which is not sharded in the first process."""
+        if not is_sharded(self.ema_world):
+            return self.ema_world
+        world = copy.deepcopy(self.writer.whole)
+        if world is not None:
+            world.to(self.world.device)
+        gather_weights(self.ema_world, world)
+        return world or self.ema_world
+
+
+def pick_split(config: TrainConfig, recording: Recording, checkpoint: Path | None) -> Split:
+    """Choose the held-out episodes, which stay the same in a resumed run.
+
+    Raises:
+        ValueError: If a resumed run requests another fraction than it began with.
+    """
+    held_out = config.run.held_out
+    if checkpoint is None:
+        return Split.of(recording, held_out)
+    begun = resumed_config(config, read_progress(checkpoint)[1]).run.held_out
+    split = read_split(checkpoint)
+    if split is not None and held_out != begun:
+        raise ValueError(
+            f"this run began with --run.held-out {begun}, and {held_out} would measure it on "
+            "trained episodes: leave the option out, or start a new run"
+        )
+    return split or Split.of(recording, held_out)
