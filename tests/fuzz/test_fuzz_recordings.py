@@ -59,8 +59,13 @@ def damage_metadata(path: Path, rng: np.random.Generator) -> str:
     return damage_json(path / "data" / "metadata.json", rng)
 
 
+def damage_index(path: Path, rng: np.random.Generator) -> str:
+    return damage_bytes(path / "data" / "index.hdf5", rng)
+
+
 def replace_a_file(path: Path, rng: np.random.Generator) -> str:
-    file = any_shard(path, rng) if rng.random() < 0.5 else path / "data" / "metadata.json"
+    others = [path / "data" / name for name in ("metadata.json", "index.hdf5")]
+    file = any_shard(path, rng) if rng.random() < 0.5 else others[rng.integers(2)]
     return replace_by_something_else(file, path.with_name("elsewhere"), rng)
 
 
@@ -112,6 +117,7 @@ def change_an_attribute(path: Path, rng: np.random.Generator) -> str:
 WAYS = (
     *(damage_shard,) * 4,
     *(damage_metadata,) * 3,
+    damage_index,
     change_an_array,
     change_an_array,
     change_an_attribute,

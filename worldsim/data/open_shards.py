@@ -14,7 +14,7 @@ from worldsim.data.index import entry_of, read_index
 from worldsim.data.shard import Shard, shard_name
 from worldsim.game.config import GameConfig
 
-MAX_BYTES = 2**28  # of open shards: 18 million steps
+MAX_BYTES = 2**29  # of open shards: 70 million steps, or 200,000 episodes
 NUM_AT_ONCE = 64  # shards that are fetched together where there is no index
 
 
@@ -79,9 +79,7 @@ class OpenShards:
                 self._shards.move_to_end(index)
                 return shard
         shard = self._open(index)
-        entry = self._entries[index]
-        if (shard.num_steps, shard.checksum) != (entry["num_steps"], entry["checksum"]):
-            raise ValueError(self._other_shard(index))
+        self._check_is_known(index, shard)
         self._keep(index, shard)
         return shard
 
@@ -116,11 +114,14 @@ class OpenShards:
             while self._num_bytes > MAX_BYTES and len(self._shards) > 1:
                 self._num_bytes -= self._shards.popitem(last=False)[1].num_bytes
 
-    def _other_shard(self, index: int) -> str:
-        name = self._folder.name(self._file(index))
+    def _check_is_known(self, index: int, shard: Shard) -> None:
+        """Raise ValueError if a shard is not what was known of it."""
+        entry, name = self._entries[index], self._folder.name(self._file(index))
         if self._are_known[index]:
-            return (
-                f"{name} is not the episode that the index tells of: delete "
-                f"{self._folder.name(INDEX)}, which the command that recorded it writes again"
-            )
-        return f"{name} has changed since the recording was opened: open it again"
+            if entry_of(shard, entry["number"], entry["num_bytes"]) != entry:
+                raise ValueError(
+                    f"{name} is not the episode that the index tells of: delete "
+                    f"{self._folder.name(INDEX)}, which the command that recorded it writes again"
+                )
+        elif (shard.num_steps, shard.checksum) != (entry["num_steps"], entry["checksum"]):
+            raise ValueError(f"{name} has changed since the recording was opened: open it again")

@@ -26,7 +26,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from worldsim.data.episode import Episode
+from worldsim.data.episode import STEP_TYPES, Episode
 from worldsim.data.folder import open_folder
 from worldsim.data.metadata import metadata_in
 from worldsim.data.open_shards import OpenShards
@@ -94,7 +94,7 @@ class Recording:
         shard = self._shards[index]
         frames = np.empty((shard.num_steps + 1, *shard.frame_shape), np.uint8)
         shard.read_frames(0, len(frames), frames)
-        steps = {name: values.copy() for name, values in shard.steps.items()}
+        steps = {name: values.astype(STEP_TYPES[name]) for name, values in shard.steps.items()}
         return Episode(frames, **steps, seed=shard.seed, policy=shard.policy)
 
     def fingerprint(self, index: int) -> str:

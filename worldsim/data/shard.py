@@ -52,6 +52,8 @@ _SHARD_NAME = re.compile(r"episode_(\d{8})\.hdf5")
 class Shard:
     """One episode's file: its steps in memory, and the offsets of its chunks of frames.
 
+    The actions in ``steps`` have the smallest type that holds them.
+
     Args:
         folder: The folder of the recording's files.
         file: Its name in it; it may come from a stranger.
@@ -96,6 +98,9 @@ class Shard:
             if has_checksums and checksum != self.checksum:
                 raise ValueError("its checksum differs")
             check_steps(self.steps, game.num_actions)
+        # Half of the memory: a recording may have more steps than fit into it.
+        actions = self.steps["actions"].astype(np.min_scalar_type(game.num_actions - 1))
+        self.steps["actions"] = actions
         checksums = crcs.tolist() if has_checksums else [NO_CHECKSUM] * len(chunks)
         self._chunks = np.array(
             [
@@ -122,7 +127,8 @@ class Shard:
         digest = hashlib.blake2b(repr((self.seed, first.shape)).encode(), digest_size=8)
         # Later fields must stay out: worlds keep these hashes of their episodes.
         names = ("actions", "rewards", "terminations", "truncations")
-        for part in (first, *(self.steps[name] for name in names)):
+        steps = [self.steps[name].astype(STEP_TYPES[name]) for name in names]
+        for part in (first, *steps):
             digest.update(part.astype(part.dtype.newbyteorder("<")).tobytes())
         return int.from_bytes(digest.digest(), "big")
 
