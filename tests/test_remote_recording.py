@@ -220,13 +220,16 @@ def test_a_name_on_the_other_side_leads_to_no_other_folder(
 @pytest.mark.parametrize(
     ("where", "sentence"),
     [
-        ("s3://bucket/pong", "needs a package that is not installed: pip install s3fs"),
+        (
+            "s3://bucket/pong",
+            "^s3://bucket/pong needs a package that is not .*: pip install s3fs",
+        ),
         ("nowhere://bucket/pong", "is no URL that fsspec reads: Protocol not known: nowhere"),
         ("memory://nothing", "memory://nothing is not a recording: there is no memory://nothing/"),
     ],
 )
 def test_what_cannot_be_reached_is_one_sentence(where: str, sentence: str) -> None:
-    if "s3fs" in sentence and find_spec("s3fs"):
+    if where.startswith("s3") and find_spec("s3fs"):
         pytest.skip("s3fs is installed")
     with pytest.raises(ValueError, match=sentence) as caught:
         Recording(where)

@@ -37,8 +37,9 @@ class RemoteFolder:
         self._cache = Cache()
         self._place = places[0]
         self._files: dict[str, tuple[int, int]] = {}  # name -> bytes, and digest of its version
+        filesystem, _ = self._reach()
         with reaching(url):
-            self._reach()[0].invalidate_cache()  # fsspec keeps listings
+            filesystem.invalidate_cache()  # fsspec keeps listings
         for place in places:
             self._place = place
             if METADATA in self.sizes():
