@@ -142,7 +142,7 @@ def part_of_step(step: nn.Module, is_last: bool) -> contextlib.AbstractContextMa
 
 
 def release_weights(step: nn.Module) -> None:
-    """Keep shards again after a pass that no backward pass follows, which would release the rest."""
+    """Keep shards again after a pass that no backward pass follows, which would release them."""
     if isinstance(step, FSDPModule):
         step.reshard()
 
