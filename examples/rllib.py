@@ -108,7 +108,7 @@ def main(
         line = f"{learned:,} decisions, {rate:.0f} a second, loss {loss:.3f}"
         if "episode_return_mean" in played:  # some have ended since the last update
             line += f", mean imagined return {played['episode_return_mean']:+.2f}"
-            line += f" of {played['episode_len_mean']:.0f} decisions"
+            line += f" in {played['episode_len_mean']:.0f} decisions"
         print(line, flush=True)
     algorithm.stop()
     ray.shutdown()

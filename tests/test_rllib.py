@@ -55,7 +55,7 @@ def test_two_runners_play_in_worlds_of_their_own_and_ppo_learns_from_both(rllib:
     )
     assert len(set(runners)) == 2
     found = re.search(
-        r"(\d+) decisions, \d+ a second, loss (\S+), mean imagined return (\S+) of (\d+) decisions",
+        r"(\d+) decisions, \d+ a second, loss (\S+), mean imagined return (\S+) in (\d+) decisions",
         done.stdout,
     )
     assert found, done.stdout

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import tyro
 
@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # a script sees its own fold
 from tests.benchmarks.scale_counts import SHAPES, Counted, Load
 from tests.benchmarks.scale_plan import BFLOAT16, Hardware, Plan, best_plan
 
+Size = Literal["tiny", "small", "base", "large", "xl", "10 B"]
 GB = 1e9
 COUNTED_HEAD = (
     *("size", "width x depth", "parameters, B", "of Muon", "of a layer, M"),
@@ -175,11 +176,11 @@ def players(model: Counted, share: float, hardware: Hardware, how: str) -> list[
 class Options:
     """What training and serving cost on many GPUs, calculated."""
 
-    shapes: tuple[str, ...] = ("xl", "10 B")
+    shapes: tuple[Size, ...] = ("xl", "10 B")
     """Worlds that are trained, by their sizes."""
     gpus: tuple[int, ...] = (8, 64, 512)
     """Numbers of GPUs."""
-    served: tuple[str, ...] = ("base", "large", "xl", "10 B")
+    served: tuple[Size, ...] = ("base", "large", "xl", "10 B")
     """Worlds that are played, by their sizes."""
     load: Load = field(default_factory=Load)
     hardware: Hardware = field(default_factory=Hardware)
