@@ -275,7 +275,7 @@ def modules_after(statement: str) -> set[str]:
             "import worldsim.game.describe, worldsim.data.recording",
             {"torch", "diffusers", "pygame", "wandb"},
         ),
-        ("import worldsim.envs.record", {"torch", "diffusers", "pygame", "wandb"}),
+        ("import worldsim.envs.record", {"torch", "diffusers", "pygame", "wandb", "ray"}),
         (
             "import gymnasium, worldsim; gymnasium.make('worldsim/Pong-v0').close()",
             {"torch", "diffusers", "pygame", "wandb"},

@@ -47,6 +47,10 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ),
         ("play pong --speed 1e-320", "--speed must be a number from 0.01 to 100, got 1e-320"),
         ("demo --seconds nan", "--seconds must be a number above 0 and at most 86,400, got nan"),
+        (
+            "record worldsim/Pong-v0 --ray there",
+            "--ray must be auto, HOST:PORT or ray://HOST:PORT, got 'there'",
+        ),
         ("train nowhere --out run --own-history 0.8", "--own-history is now --recipe.self-rollout"),
         ("agent pong --out run --evals 2", "--evals is now --num-evals"),
         ("eval pong nowhere --device x", "not a recording"),

@@ -124,7 +124,7 @@ class TestRollout:
     ) -> None:
         held_out = choose_windows(world, recording, [2], horizons=(2,), num_windows=5)
         whole = roll_out(world, held_out)
-        monkeypatch.setattr("worldsim.eval.held_out._BATCH", 2)
+        monkeypatch.setattr("worldsim.eval.shared_world._BATCH", 2)
         steps: list[int] = []
         parts = roll_out(world, held_out, on_step=lambda: steps.append(1))
         assert np.abs(whole.astype(int) - parts).max() <= 1

@@ -29,9 +29,10 @@ from worldsim.registration import SCENE_ID
 from worldsim.system.command_line import parse
 from worldsim.system.devices import pick_device
 from worldsim.system.files import write_json, write_text
-from worldsim.system.options import Count, OutFolder, Range, Rule, Seed
+from worldsim.system.options import Advanced, Count, OutFolder, Range, RayAddress, Rule, Seed
 
 from .config import Model, RunOptions, Size, TrainConfig
+from .probe_ray import train_missing
 from .run_log import Logging
 
 if TYPE_CHECKING:
@@ -81,6 +82,10 @@ class ProbeConfig:
     """Seed of the training."""
     device: str | None = None
     """Device to train on, such as cuda or cpu; a GPU if there is one."""
+    ray: Annotated[RayAddress | None, Advanced()] = None
+    """Train the worlds at the same time on a Ray cluster, one on each of its GPUs, or on each CPU
+    if it has none: the cluster at HOST:PORT or ray://HOST:PORT; auto takes the one that
+    RAY_ADDRESS names or that runs here, and starts one if there is none."""
 
 
 class ProbeEpisodes(NamedTuple):
@@ -145,6 +150,11 @@ def probe(config: ProbeConfig) -> bool:
     """
     pick_device(config.device)  # before anything is recorded
     names = list(SCENES) if config.scene == "all" else [config.scene]
+    if config.ray is not None:
+        try:
+            train_missing(config, config.ray, names)
+        except KeyboardInterrupt:
+            return False
     console = Console()
     total, done, begun = len(names) * len(config.episodes), 0, time.monotonic()
     for name in names:

@@ -11,13 +11,11 @@ from numpy.typing import NDArray
 
 from worldsim.data.recording import Recording
 from worldsim.data.windows import Windows
-from worldsim.rollout import Rollout
+from worldsim.eval.shared_world import SharedWorld, continue_frames
 from worldsim.rollout_output import RolloutStep
 from worldsim.world_model import WorldModel
 
 Frames = NDArray[np.uint8]
-
-_BATCH = 64  # lanes of a rollout
 
 
 @dataclass(frozen=True)
@@ -137,8 +135,10 @@ def imagine(
 ) -> RolloutStep:
     """Continue recorded frames under given actions, in batches of up to 64 lanes.
 
+    Frames do not depend on how the lanes are divided, up to rounding.
+
     Args:
-        world: The world.
+        world: The world, or one whose workers take the lanes.
         context_frames: Frames to begin from, ``uint8`` (b context h w c).
         actions: Actions (b context-1+horizon), where ``actions[:, t]`` follows frame t: first
             those between the context frames, then those to play.
@@ -150,19 +150,9 @@ def imagine(
         The steps, stacked along a second axis of time: frames (b horizon h w c), rewards
         (b horizon) and so on.
     """
-    context = context_frames.shape[1]
-    batches = []
-    for begin in range(0, len(context_frames), _BATCH):
-        lanes = slice(begin, begin + _BATCH)
-        rollout = Rollout(world, len(context_frames[lanes]), num_passes=num_passes)
-        rollout.reset(context_frames[lanes], actions[lanes, : context - 1], list(seeds[lanes]))
-        steps = []
-        for taken in actions[lanes, context - 1 :].T:
-            steps.append(rollout.step(taken)[:4])
-            if on_step is not None:
-                on_step()
-        batches.append([np.stack(parts, axis=1) for parts in zip(*steps, strict=True)])
-    return RolloutStep(*(np.concatenate(parts) for parts in zip(*batches, strict=True)))
+    if isinstance(world, SharedWorld):
+        return world.imagine(context_frames, actions, seeds, num_passes, on_step)
+    return continue_frames(world, context_frames, actions, seeds, num_passes, on_step)
 
 
 def lane_seeds(seed: int, num_lanes: int) -> list[int]:

@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,13 +25,27 @@ from worldsim.system.files import one_line
 
 MAX_LOSSES = 3  # workers that one job may cost
 SECONDS_TO_CONNECT = 10.0
-SECONDS_UNTIL_SAID = 15.0  # without a worker, until the user hears of it
+SECONDS_UNTIL_SAID = 30.0  # without a worker, until the user hears of it
 
 
 class Lost(NamedTuple):
     """The answer of a worker that was lost before it had one."""
 
     reason: str
+
+
+def read_folder(folder: Path) -> dict[str, bytes]:
+    """The files of a folder by their paths in it, to send them to a worker or back."""
+    files = [f for f in sorted(folder.rglob("*")) if f.is_file() and not f.is_symlink()]
+    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}
+
+
+def write_folder(files: Mapping[str, bytes], folder: Path) -> None:
+    """Write the files of `read_folder` into a folder."""
+    for name, data in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
 
 
 @contextmanager
@@ -60,17 +74,20 @@ def joined(address: str, modules: Sequence[str] = ()) -> Iterator[None]:
     settings: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if files := [file for name in modules if (file := _file_here(name))]:
         settings["runtime_env"] = {"py_modules": files}
-    found = os.environ.get("RAY_ADDRESS") or _address_here() if address == "auto" else address
+    named = os.environ.get("RAY_ADDRESS") if address == "auto" else address
     try:
-        if found != "local":
-            _knock(found)
+        if named:
+            _knock(named)
+        elif not _runs_here():
+            named = "local"
         with _own_signals():  # Ray takes SIGTERM
-            ray.init(found, include_dashboard=False, **settings)
+            ray.init(named, include_dashboard=False, **settings)
     except (OSError, RuntimeError, ValueError) as error:
         ray.shutdown()
         raise ConnectionError(
-            f"the Ray cluster {found} cannot be joined ({one_line(error)}): `ray status` on one of "
-            "its machines shows whether it runs"
+            f"the Ray cluster {named or address} cannot be joined ({one_line(error)}): see with "
+            "`ray status` on one of its machines whether it runs, and set RAY_AUTH_MODE=token if "
+            "it asks for a token"
         ) from error
     try:
         yield
@@ -88,8 +105,8 @@ class ActorPool:
         make: Makes the object of a worker, there: a class or function that each node can import.
         args: Its arguments.
         num_workers: Number of workers; None takes one for each CPU of the cluster, or for each GPU
-            if ``on_gpus``.
-        on_gpus: Whether each worker takes a GPU of the cluster.
+            if they take GPUs.
+        on_gpus: Whether each worker takes a GPU of the cluster; None if it has any.
     """
 
     def __init__(
@@ -98,13 +115,16 @@ class ActorPool:
         args: Sequence[Any] = (),
         num_workers: int | None = None,
         *,
-        on_gpus: bool = False,
+        on_gpus: bool | None = False,
     ) -> None:
         import ray
 
         self._ray = ray
+        there_are = ray.cluster_resources()
+        if on_gpus is None:
+            on_gpus = there_are.get("GPU", 0) >= 1
         kind = "GPU" if on_gpus else "CPU"
-        self.num_workers = num_workers or max(1, int(ray.cluster_resources().get(kind, 1)))
+        self.num_workers = num_workers or max(1, int(there_are.get(kind, 1)))
         self._needs = {"num_cpus": 1, "num_gpus": int(on_gpus)}
         # Large arguments lie once on each node, however many workers it has.
         self._make = ray.put((make, tuple(args), os.getcwd()))  # noqa: PTH109  # as text
@@ -244,7 +264,7 @@ class ActorPool:
         none = len(self._starting) == self.num_workers
         if none and time.monotonic() - self._begun > SECONDS_UNTIL_SAID:
             self._begun = float("inf")  # once
-            print("waiting for the Ray cluster to have a free CPU or GPU …", file=sys.stderr)
+            print("waiting for a worker of the Ray cluster to start …", file=sys.stderr)
 
 
 class _Host:
@@ -263,16 +283,15 @@ class _Host:
         return getattr(self._object, method)(*args)
 
 
-def _address_here() -> str:
-    """The address of the cluster that runs on this machine; ``local`` to start one."""
-    from ray._private.utils import read_ray_address  # a killed cluster leaves its address behind
+def _runs_here() -> bool:
+    """Whether a cluster runs on this machine; one that was killed has left its address behind."""
+    from ray._private.utils import read_ray_address
 
-    address = read_ray_address()
     try:
-        _knock(address or "")
+        _knock(read_ray_address() or "")
     except (OSError, ValueError):
-        return "local"
-    return address
+        return False
+    return True
 
 
 def _knock(address: str) -> None:

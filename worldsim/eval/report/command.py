@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,15 +16,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from worldsim.data.recording import Recording
 from worldsim.find_world import find_world
 from worldsim.system.command_line import parse
+from worldsim.system.extras import require
 from worldsim.system.files import write_json, write_text
 from worldsim.system.location import Location
 from worldsim.system.options import (
+    Advanced,
     Count,
     Heading,
     InFile,
     OutFolder,
     Passes,
     Place,
+    RayAddress,
     Seed,
     check_place,
 )
@@ -33,6 +36,7 @@ from .effort import FULL, QUICK
 
 if TYPE_CHECKING:
     from worldsim.data.split import Measurable
+    from worldsim.world_model import WorldModel
 
     from .sections import Measured
     from .study import Advance
@@ -71,6 +75,10 @@ class EvalConfig:
     """Seed of the windows, of the shuffled actions and of the noise."""
     device: str | None = None
     """Where the world runs, such as cpu or cuda; a GPU if there is one."""
+    ray: Annotated[RayAddress | None, Advanced()] = None
+    """Share the windows out on a Ray cluster, with a worker on each of its GPUs, or on each CPU if
+    it has none: the cluster at HOST:PORT or ray://HOST:PORT; auto takes the one that RAY_ADDRESS
+    names or that runs here, and starts one if there is none."""
     i3d: InFile | None = None
     """The network of FVD, as the TorchScript file i3d_torchscript.pt that is in common use (it is
     not part of worldsim); no FVD if not given. TorchScript is a program that runs when it is
@@ -113,6 +121,8 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
     names = list(dict.fromkeys((config.world, *config.beside)))
     for name in names:
         find_world(name)
+    if config.ray is not None:
+        require("ray")
     measured, episodes = _measure(config, names, recording)
     report = {
         "recording": str(config.recording),
@@ -157,13 +167,14 @@ def _measure(
 ) -> tuple[list[Measured], Measurable]:
     """Measure the worlds one after the other, under a progress display."""
     from worldsim.eval.held_out import check_match
+    from worldsim.eval.shared_world import shared_out
     from worldsim.eval.unseen import unseen  # torch and what measures take seconds
     from worldsim.world_folder import load
 
     from .sections import measure
     from .study import begin_study, train_judge
 
-    worlds = {name: load(name, device=config.device) for name in names}
+    worlds: dict[str, WorldModel] = {name: load(name, device=config.device) for name in names}
     for world in worlds.values():
         check_match(world, recording)
     episodes = unseen(list(worlds.values()), recording)
@@ -172,7 +183,10 @@ def _measure(
         effort = effort._replace(windows=config.windows)
 
     console = Console()
-    with _progress(console) as progress:
+    with ExitStack() as opened:
+        progress = opened.enter_context(_progress(console))
+        if config.ray is not None:
+            worlds = opened.enter_context(shared_out(worlds, config.ray, config.device))
 
         @contextmanager
         def stage(words: str, total: int) -> Iterator[Advance]:

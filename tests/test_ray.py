@@ -1,7 +1,8 @@
-"""`worldsim record --ray` on a real cluster: two nodes, lost workers and nodes, the same bytes."""
+"""`--ray` on a real cluster of two nodes: the same results, also if workers and nodes are lost."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -16,8 +17,12 @@ from typing import Any
 
 import pytest
 
+from tests.tiny_worlds import save_tiny_world, write_tiny_recording
 from worldsim.data.recording import Recording
 from worldsim.envs.record import main
+from worldsim.eval.report import command, effort
+from worldsim.eval.report.command import EvalConfig, evaluate
+from worldsim.train.probe import main as probe
 
 pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
@@ -150,6 +155,55 @@ def test_ctrl_c_keeps_the_finished_episodes(cluster: Any, folder: Path) -> None:
     assert out.startswith("stopped: pong-v0 keeps each finished episode; to continue: worldsim rec")
     assert err == ""
     assert len(shards(folder / "pong-v0")) == len(Recording("pong-v0")) >= 3
+
+
+def test_a_report_of_shared_windows_is_that_of_one_process(
+    cluster: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    brief = effort.QUICK._replace(
+        horizon=16, windows=5, event_stretches=8, drift_bounds=(5, 20), inverse_steps=5,
+        latency_steps=(3, 20),
+    )  # fmt: skip
+    monkeypatch.setattr(command, "QUICK", brief)
+    save_tiny_world(folder / "square")
+    write_tiny_recording(folder / "data", steps=80, episodes=4)
+    alone, shared = (folder / name for name in ("alone", "shared"))
+    for out, ray in ((alone, None), (shared, cluster.address)):
+        evaluate(EvalConfig("square", "data", quick=True, device="cpu", out=out, ray=ray))
+    reports = [
+        json.loads((out / "report.json").read_text())["worlds"][0] for out in (alone, shared)
+    ]
+    for report in reports:
+        del report["speed"], report["verdicts"]
+    assert reports[1]["fidelity"] == approx(reports[0]["fidelity"])
+    assert reports[1] == approx(reports[0])
+
+
+def approx(value: Any) -> Any:
+    """The same figures to 0.2 % or 0.0005: rounding grows along a rollout of an untrained world."""
+    if isinstance(value, dict):
+        return {key: approx(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [approx(one) for one in value]
+    if isinstance(value, float):
+        return pytest.approx(value, rel=2e-3, abs=5e-4, nan_ok=True)
+    return value
+
+
+def test_a_probe_trains_on_the_cluster_and_leaves_what_it_leaves_here(
+    cluster: Any, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ["candle", "--steps", "2", "--episodes", "3", "--questions", "2", "--device", "cpu"]
+    assert probe([*words, "--out", "here"]) == 0
+    assert probe([*words, "--out", "there", "--ray", cluster.address]) == 0
+    assert "candle, 3 episodes: trained, 1 of 1" in capfd.readouterr().out
+    here, there = (folder / name / "candle" for name in ("here", "there"))
+    files = [{f.relative_to(at) for at in (one,) for f in one.rglob("*")} for one in (here, there)]
+    assert files[0] == files[1]
+    assert shards(there / "recording_3") == shards(here / "recording_3")
+    weights = [one / "world_3" / "step_00000002" / "head.safetensors" for one in (here, there)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    assert probe([*words, "--out", "there", "--ray", "127.0.0.1:1"]) == 0  # all is there
 
 
 def test_a_lost_node_costs_its_episode_which_is_made_again(
