@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -107,6 +108,21 @@ def test_another_episode_of_the_same_size_is_found_out_when_it_is_read(path: Pat
     assert "\n" not in str(caught.value)
     RecordingWriter(path, game).close()
     assert Recording(path).episode(2).seed == 77
+
+
+def test_to_add_an_episode_reads_no_shard_that_the_index_knows(path: Path) -> None:
+    game = make_tiny_game()
+    for number in range(len(STEPS)):
+        times = shard_of(path, number).stat()
+        spoil(path, number)
+        os.utime(shard_of(path, number), ns=(times.st_atime_ns, times.st_mtime_ns))
+    with RecordingWriter(path, game) as writer:
+        assert writer.write_episode(make_tiny_episode(game, 9, 9)) == len(STEPS)
+        assert list(writer.episode_steps().values()) == [*STEPS, 9]
+    assert Recording(path).total_steps == sum(STEPS) + 9
+    spoil(path, 1)
+    with pytest.raises(ValueError, match=r"episode_00000001.hdf5 is damaged"):
+        RecordingWriter(path, game).close()
 
 
 def change(name: str, value: float, recompute: bool = True) -> Callable[[Path], None]:

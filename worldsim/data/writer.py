@@ -14,7 +14,7 @@ import numpy as np
 
 from worldsim.data.episode import Episode, check_steps
 from worldsim.data.folder import INDEX, METADATA, SHARDS, LocalFolder, data_folder, minari_id
-from worldsim.data.index import ENTRY, encode_index, entry_of
+from worldsim.data.index import ENTRY, encode_index, entry_of, read_index
 from worldsim.data.metadata import RecordingMetadata, read_metadata
 from worldsim.data.shard import (
     Shard,
@@ -61,7 +61,7 @@ class RecordingWriter:
         self._data = data_folder(self.path)
         self._shards = self._data / SHARDS
         self._metadata = RecordingMetadata(game, json.loads(json.dumps(dict(settings or {}))))
-        self._known: dict[int, tuple[np.ndarray, int | None]] = {}  # number -> entry and seed
+        self._known: dict[int, np.ndarray] = {}  # number -> entry of the index
         self._lock = ExitStack()
         if os.path.lexists(self._data / METADATA):
             begun = read_metadata(self.path)
@@ -142,30 +142,30 @@ class RecordingWriter:
         """Return the steps of each finished episode by its number, in order.
 
         Raises:
-            ValueError: If a shard is damaged; the error names it.
+            ValueError: If a shard that is not in the index is damaged; the error names it.
         """
         folder = LocalFolder(self._data)
         shards = list_shards(folder)
+        if not self._known:
+            self._known = self._read_index(shards)
         for number, num_bytes in shards.items():
             if number not in self._known:
                 try:
-                    shard = Shard(folder, f"{SHARDS}/{shard_name(number)}", self.game)
-                    self._known[number] = entry_of(shard, number, num_bytes), shard.seed
+                    self._known[number] = entry_of(self._shard(number), number, num_bytes)
                 except ValueError:
                     if os.path.lexists(self.shard_path(number)):
                         raise
                     continue  # deleted meanwhile
         self._known = {number: self._known[number] for number in shards if number in self._known}
-        return {number: int(entry["num_steps"]) for number, (entry, _) in self._known.items()}
+        return {number: int(entry["num_steps"]) for number, entry in self._known.items()}
 
     def episode_seed(self, number: int) -> int | None:
         """Return the seed of a finished episode, or None.
 
         Raises:
-            ValueError: If a shard is damaged; the error names it.
+            ValueError: If its shard is damaged; the error names it.
         """
-        self.episode_steps()
-        return self._known[number][1]
+        return self._shard(number).seed
 
     def delete_episode(self, number: int) -> None:
         """Delete one episode; the next `update_index` updates the links."""
@@ -182,10 +182,10 @@ class RecordingWriter:
         """Write the links and the metadata for Minari, and the index, from the existing shards."""
         steps = self.episode_steps()
         paths = [self.shard_path(number) for number in steps]
-        num_bytes = sum(int(entry["num_bytes"]) for entry, _ in self._known.values())
+        num_bytes = sum(int(entry["num_bytes"]) for entry in self._known.values())
         metadata = self._metadata.encode(minari_id(self.path), [*steps.values()], num_bytes)
-        entries = [entry for entry, _ in self._known.values()]
-        write_whole(self._data / INDEX, encode_index(np.array(entries, ENTRY)))
+        entries = np.array([*self._known.values()], ENTRY)
+        write_whole(self._data / INDEX, encode_index(entries))
         # The links first: metadata may count fewer episodes than are linked, but not more.
         write_whole(self._data / "main_data.hdf5", encode_links(paths))
         write_whole(self._data / METADATA, metadata)
@@ -193,6 +193,16 @@ class RecordingWriter:
     def close(self) -> None:
         """Write links and metadata; the writer may be used again."""
         self.update_index()
+
+    def _shard(self, number: int) -> Shard:
+        return Shard(LocalFolder(self._data), f"{SHARDS}/{shard_name(number)}", self.game)
+
+    def _read_index(self, shards: Mapping[int, int]) -> dict[int, np.ndarray]:
+        """The entries of the index by number; none of a shard that was written after it."""
+        entries, are_known = read_index(LocalFolder(self._data), shards)
+        known = {int(entry["number"]): entry for entry in entries[are_known]}
+        written = _modified(self._data / INDEX)
+        return {n: known[n] for n in known if _modified(self.shard_path(n)) <= written}
 
     def _check_same(self, begun: RecordingMetadata) -> None:
         games = begun.game.to_dict(), self.game.to_dict()
@@ -227,3 +237,11 @@ def encode_episode(episode: Episode, number: int, game: GameConfig) -> bytes:
         )
     check_steps(episode.steps, game.num_actions)
     return encode_shard(episode, number)
+
+
+def _modified(path: Path) -> int:
+    """When a file was written last, in ns; 0 if it does not exist."""
+    try:
+        return path.lstat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
