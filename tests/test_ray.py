@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,13 @@ from worldsim.data.recording import Recording
 from worldsim.envs.record import main
 from worldsim.eval.report import command, effort
 from worldsim.eval.report.command import EvalConfig, evaluate
+from worldsim.system.cluster import ActorPool, joined
 from worldsim.train.probe import main as probe
 
-pytest.importorskip("ray")
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed"),
+]
 
 PONG = ["worldsim/Pong-v0", "--frame-size", "32", "32", "--max-episode-steps", "120"]
 PLAYER = """
@@ -155,6 +159,25 @@ def test_ctrl_c_keeps_the_finished_episodes(cluster: Any, folder: Path) -> None:
     assert out.startswith("stopped: pong-v0 keeps each finished episode; to continue: worldsim rec")
     assert err == ""
     assert len(shards(folder / "pong-v0")) == len(Recording("pong-v0")) >= 3
+
+
+def test_a_job_that_is_lost_with_its_worker_is_done_again_but_not_for_ever(
+    cluster: Any, folder: Path
+) -> None:
+    class Doubler:
+        def double(self, number: int) -> int:
+            if number == 9 or (number == 1 and not Path("gone").exists()):
+                Path("gone").touch()
+                os._exit(3)
+            return 2 * number
+
+    with joined(cluster.address), ActorPool(Doubler) as pool:
+        assert dict(pool.map("double", [(n,) for n in range(4)])) == {0: 0, 1: 2, 2: 4, 3: 6}
+        assert (folder / "gone").exists()
+        with pytest.raises(TypeError, match="missing 1 required positional argument"):
+            list(pool.map("double", [()]))
+        with pytest.raises(ChildProcessError, match="part 1 of 1 was lost with 3 workers of the"):
+            list(pool.map("double", [(9,)]))
 
 
 def test_a_report_of_shared_windows_is_that_of_one_process(

@@ -50,7 +50,7 @@ def write_folder(files: Mapping[str, bytes], folder: Path) -> None:
 
 @contextmanager
 def joined(address: str, modules: Sequence[str] = ()) -> Iterator[None]:
-    """Join a Ray cluster while open, unless this process has joined one already.
+    """Join a Ray cluster while open; if this process has joined one already, it stays in that.
 
     Args:
         address: As for `worldsim.system.options.RayAddress`. ``auto`` takes the cluster that
@@ -236,7 +236,7 @@ class ActorPool:
         try:
             return self._ray.get(reference)
         except errors.RayTaskError as error:
-            raise error.cause or error from None
+            raise (error.cause or error) from error  # Ray's has the traceback of the worker
         except errors.RayError as error:
             return Lost(_reason(error))
 
