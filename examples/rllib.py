@@ -58,6 +58,17 @@ def main(
     address: str = "local",
     gpu: float = 0.0,
 ) -> None:
+    """Learn, and print how far it has come after each update.
+
+    Args:
+        runners: Processes that play, on all machines together.
+        lanes: Environments of a runner.
+        steps: Decisions to learn from.
+        horizon: Decisions after which an episode is cut off.
+        world: A bundled world, or the folder of one that is at this path on all machines.
+        address: The cluster, or local to start one here.
+        gpu: Share of a GPU that each runner takes; 0: it plays on a CPU.
+    """
     # A local cluster has a core for each runner; the learner is in this process.
     ray.init(address, num_cpus=runners if address == "local" else None, include_dashboard=False)
     play = {"world": world, "frame_skip": 3, "frame_stack": 2, "max_episode_steps": horizon}
