@@ -324,7 +324,8 @@ def test_as_a_program_it_imports_nothing_that_it_does_not_use(
 def test_a_step_in_bf16_as_on_a_gpu_has_gradients_everywhere(
     recording: Path, tmp_path: Path
 ) -> None:
-    world = worldsim.load(train(make_config(recording, tmp_path / "run", steps=1)).checkpoint)
+    checkpoint = train(make_config(recording, tmp_path / "run", steps=1)).checkpoint
+    world = worldsim.load(checkpoint).train()  # chance codes learn too
     windows = Recording(recording).sample_windows(np.random.default_rng(0), 2, 6)
     with torch.autocast("cpu", torch.bfloat16):
         losses = losses_by(world, encode(world, windows), Recipe(self_rollout=1.0))

@@ -110,10 +110,11 @@ def make_mesh(parallel: Parallel, processes: Processes) -> DeviceMesh:
 def shard(module: nn.Module, blocks: Iterable[nn.Module], mesh: DeviceMesh) -> None:
     """Shard a module: each of its blocks, and the rest together.
 
-    Where bfloat16 is fast, blocks are gathered in it and gradients are averaged in float32. The
-    rest, such as embeddings, is small and keeps float32, as it has in one process.
+    On a GPU blocks are gathered in bfloat16, and gradients are averaged in float32. The rest, such
+    as embeddings, is small and keeps float32, as it has in one process. So has all on a CPU, where
+    layer norm takes no mixture of both.
     """
-    fast = has_fast_bfloat16(torch.device(mesh.device_type))
+    fast = mesh.device_type == "cuda" and has_fast_bfloat16(torch.device("cuda"))
     precision = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if fast else None,
         reduce_dtype=torch.float32,

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from worldsim.system.devices import pick_device
 from worldsim.system.interrupt import StopOnSignal
 
-from .watch import Watch
+from .watch import Watch, connect
 
 Result = TypeVar("Result")
 
@@ -83,7 +83,10 @@ class Processes:
         if device.type == "cuda":
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=TIMEOUT)
+        hosts = self.is_first and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+        dist.init_process_group(
+            backend, timeout=TIMEOUT, store=connect(hosts), rank=self.rank, world_size=self.size
+        )
         self._host = dist.new_group(backend="gloo", timeout=TIMEOUT)
         self.saving = dist.new_group(backend="gloo", timeout=TIMEOUT)  # used in another thread
         self._watch = Watch(self.rank, self.size)

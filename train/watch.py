@@ -29,7 +29,7 @@ class Watch:
 
     def __init__(self, rank: int, size: int) -> None:
         self._rank, self._size = rank, size
-        self._store = _store()
+        self._store = connect()
         self._stopped = threading.Event()
         self._store.set(f"at/{rank}", f"{socket.gethostname()}, process id {os.getpid()}")
         self._store.set(f"beat/{rank}", "0")
@@ -50,7 +50,7 @@ class Watch:
         return [(number, self._place(number)) for number in same if number != self._rank]
 
     def _beats(self) -> dict[int, str]:
-        store = _store()  # the thread uses its own
+        store = connect()  # the thread uses its own
         return {
             number: store.get(f"beat/{number}").decode()
             for number in range(self._size)
@@ -58,7 +58,7 @@ class Watch:
         }
 
     def _place(self, number: int) -> str:
-        return _store().get(f"at/{number}").decode()
+        return connect().get(f"at/{number}").decode()
 
     def _run(self) -> None:
         """Beat, and look at the next process: a ring, so that each looks at one."""
@@ -90,8 +90,16 @@ class Watch:
         os._exit(1)  # the main thread waits for a device or a connection, without end
 
 
-def _store() -> dist.Store:
-    """A connection to the store through which the processes have found one another."""
+def connect(hosts: bool = False) -> dist.Store:
+    """Connect to the store through which the processes of this attempt find one another.
+
+    An attempt of ``torchrun --max-restarts`` must not read what the one before wrote, as it does by
+    torch's own ``env://``: then processes look for those that have ended.
+
+    Args:
+        hosts: Whether this process hosts the store.
+    """
     address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return dist.PrefixStore(f"worldsim/{attempt}", dist.TCPStore(*address, is_master=False))
+    store = dist.TCPStore(*address, is_master=hosts, wait_for_workers=False)
+    return dist.PrefixStore(f"worldsim/{attempt}", store)

@@ -186,7 +186,9 @@ class ChanceCodes(nn.Module):
         rate = 1 - (1 - FORGET) ** coded.sum()
         self.offset.lerp_(_mean(rest, coded), rate)
         rest = (rest - self.offset).where(coded[:, None], 0.0)
-        self.scatter.lerp_(rest.T @ rest / coded.sum().clamp_min(1), rate)
+        with torch.autocast(rest.device.type, enabled=False):
+            scatter = rest.T @ rest / coded.sum().clamp_min(1)
+        self.scatter.lerp_(scatter, rate)
 
     def _whiten(self, rest: torch.Tensor) -> torch.Tensor:
         """Make uncorrelated values of variance 1 (n bits) of correlated ones."""
