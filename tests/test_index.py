@@ -174,7 +174,7 @@ def test_one_that_tells_wrong_is_found_out_when_the_episode_is_read(
             read(1)
 
 
-def test_shards_that_were_read_long_ago_are_closed(
+def test_shards_that_were_opened_long_ago_are_closed(
     whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(open_shards, "MAX_BYTES", 3 * 2**11)

@@ -7,6 +7,7 @@ the system.
 
 from __future__ import annotations
 
+import shutil
 import sys
 import tempfile
 import time
@@ -41,6 +42,13 @@ def measure_recording(path: Path) -> float:
     for _ in range(NUM_BATCHES):
         recording.sample_windows(rng, BATCH, WINDOW)
     return NUM_BATCHES * BATCH / (time.process_time() - begun)
+
+
+def measure_opening(path: Path) -> float:
+    """Return CPU milliseconds to open a recording."""
+    begun = time.process_time()
+    Recording(path)
+    return 1000 * (time.process_time() - begun)
 
 
 def measure_ways(frames: np.ndarray, folder: Path) -> None:
@@ -95,6 +103,9 @@ def main() -> None:
                 break
         size = sum(shard.stat().st_size for shard in path.glob("**/shards/*.hdf5"))
         print(f"{path}: {size / (recording.total_steps + len(recording)):,.0f} bytes/frame")
+        bare = shutil.copytree(path, folder / "bare", ignore=shutil.ignore_patterns("index.hdf5"))
+        times = measure_opening(path), measure_opening(bare)
+        print(f"opened in {times[0]:,.1f} ms by its index, in {times[1]:,.1f} ms without one")
         print(f"Recording.sample_windows: {measure_recording(path):,.0f} windows/s")
         measure_ways(np.concatenate(frames), folder)
 

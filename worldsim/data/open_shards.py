@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -19,7 +18,7 @@ NUM_AT_ONCE = 64  # shards that are fetched together where there is no index
 
 
 class OpenShards:
-    """What is known of all shards of a recording, and those read last, open.
+    """What is known of all shards of a recording, and those opened last.
 
     It can be used by several threads, and pickled; then no shard is open.
 
@@ -50,7 +49,7 @@ class OpenShards:
 
     def _begin(self) -> None:
         self._lock = threading.Lock()
-        self._shards: OrderedDict[int, Shard] = OrderedDict()  # the one read last at the end
+        self._shards: dict[int, Shard] = {}  # in the order in which they were opened
         self._num_bytes = 0
 
     def __getstate__(self) -> dict[str, Any]:
@@ -73,14 +72,11 @@ class OpenShards:
             OSError: If it may not be read, or cannot be downloaded.
             ValueError: If it is damaged, or not the one of the index.
         """
-        with self._lock:
-            shard = self._shards.get(index)
-            if shard is not None:
-                self._shards.move_to_end(index)
-                return shard
-        shard = self._open(index)
-        self._check_is_known(index, shard)
-        self._keep(index, shard)
+        shard = self._shards.get(index)
+        if shard is None:
+            shard = self._open(index)
+            self._check_is_known(index, shard)
+            self._keep(index, shard)
         return shard
 
     @property
@@ -107,12 +103,13 @@ class OpenShards:
         return Shard(self._folder, self._file(index), self._game)
 
     def _keep(self, index: int, shard: Shard) -> None:
+        """Keep a shard open; those opened first are closed, as windows are drawn by chance."""
         with self._lock:
             if index not in self._shards:  # another thread may have opened it too
                 self._num_bytes += shard.num_bytes
             self._shards[index] = shard
             while self._num_bytes > MAX_BYTES and len(self._shards) > 1:
-                self._num_bytes -= self._shards.popitem(last=False)[1].num_bytes
+                self._num_bytes -= self._shards.pop(next(iter(self._shards))).num_bytes
 
     def _check_is_known(self, index: int, shard: Shard) -> None:
         """Raise ValueError if a shard is not what was known of it."""

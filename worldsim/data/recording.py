@@ -42,7 +42,7 @@ class Recording:
     """A recording, read as episodes or as windows.
 
     It keeps no file open, can be pickled, and can be read by several threads. Only shards that are
-    read are opened, and those read last are kept in memory.
+    read are opened, and those opened last are kept in memory.
 
     Args:
         path: Folder of the recording, or its URL for fsspec, such as ``s3://bucket/pong``. If it is
@@ -129,7 +129,8 @@ class Recording:
                 f"windows need one start for each episode, got {len(episodes)} episodes, "
                 f"{len(starts)} starts"
             )
-        self._shards.fetch(np.unique(self._choose(episodes)).tolist())
+        self._choose(episodes)
+        self._shards.fetch(set(episodes))
         self._check_room(len(starts), length)
         shape = (*self.game.frame_size, self.game.channels)
         layout = Windows.layout(len(starts), length, shape)
