@@ -86,9 +86,10 @@ class RemoteFolder:
     def fetch(self, files: Iterable[str]) -> None:
         """Download the files that are not here, several at once if fsspec can."""
         missing = [file for file in files if not self._cache.path(self._key(file)).exists()]
+        if len(missing) < 2:
+            return
         filesystem, _ = self._reach()
-        # Other filesystems may have one connection, which threads must not share.
-        if len(missing) > 1 and filesystem.async_impl:
+        if filesystem.async_impl:  # others may have one connection, which threads must not share
             with ThreadPoolExecutor(NUM_DOWNLOADS, "download") as threads:
                 tasks = [self._download(file, filesystem) for file in missing]
                 for opened in threads.map(lambda task: self._cache.open(*task), tasks):

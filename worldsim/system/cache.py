@@ -8,6 +8,7 @@ they are not bounded.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
@@ -89,7 +90,7 @@ class Cache:
             self._make_room(size)
         with self._locked(path):
             try:
-                os.utime(path)
+                _mark_used(path)
             except FileNotFoundError:
                 self._download(path, size, download)
             yield path
@@ -98,7 +99,7 @@ class Cache:
         """Open a file without a buffer; arguments and errors as for `file`."""
         path = self.path(key)
         try:
-            os.utime(path)
+            _mark_used(path)
             return io.FileIO(path)
         except FileNotFoundError:  # not there yet, or deleted by another process
             with self.file(key, size, download):
@@ -171,9 +172,14 @@ class Cache:
     def _locked(self, path: Path, blocking: bool = True) -> Iterator[None]:
         """Hold the lock of a file, which it shares with a 256th of all."""
         lock = self.folder / "locks" / path.parent.name
-        lock.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(lock, blocking=blocking):
             yield
+
+
+def _mark_used(path: Path) -> None:
+    with contextlib.suppress(PermissionError):  # of a file that another user has downloaded
+        os.utime(path)
 
 
 def _bound_of_environment() -> int | None:
