@@ -2,10 +2,10 @@
 
     python tests/benchmarks/bench_processes.py recordings/pong --size base --processes 2
 
-The batch is the same on any number of processes, and each process has one thread. Numbers of
-processes take turns, so that a slow moment of the machine affects all. Efficiency is the time of
-one process divided by N times that of N. The cost of a checkpoint is what the steps around it take
-longer, divided by the five minutes between two checkpoints.
+Each process has one thread. Three kinds of steps take turns, so that a slow moment of the machine
+affects all: one process; N that share its batch; and N that have a batch of its size each, as
+`worldsim train` gives them. Efficiency is the windows a second of N processes divided by N times
+those of one. The cost of a checkpoint is what the steps around it take longer.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("recording", type=Path)
     parser.add_argument("--size", default="base")
-    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--batch-size", type=int, default=4, help="windows of one process")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--parallel", default="ddp")
     parser.add_argument("--steps", type=int, default=3, help="timed steps in a turn")
@@ -46,32 +46,37 @@ def main() -> None:
     if args.worker:
         work(args)
         return
-    times: dict[int, list[float]] = {1: [], args.processes: []}
-    costs: dict[int, list[float]] = {1: [], args.processes: []}
+    count, windows = args.processes, args.batch_size
+    kinds = {
+        "1 process": (1, windows),
+        f"{count} processes share the batch": (count, windows),
+        f"{count} processes, a batch each": (count, count * windows),
+    }
+    found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in kinds}
     for _ in range(args.turns):
-        for count in times:
-            found = launch(count)
-            times[count] += found["steps"]
-            costs[count].append(found["checkpoint"])
-    one, many = (statistics.median(values) for values in times.values())
-    print(f"{args.size}, {args.batch_size} windows a step, {args.parallel}, {os.cpu_count()} cores")
-    for count, step in ((1, one), (args.processes, many)):
-        cost = statistics.median(costs[count])
+        for kind, (processes, batch) in kinds.items():
+            found[kind].append(launch(processes, batch))
+    print(f"{args.size}, {windows} windows, {args.parallel}, {os.cpu_count()} cores")
+    rates = []
+    for kind, (processes, batch) in kinds.items():
+        step = statistics.median(each for turn in found[kind] for each in turn["steps"])
+        cost = statistics.median(turn["checkpoint"] for turn in found[kind])
+        rates.append(batch / step / processes)
         print(
-            f"{count} process{'es' * (count > 1)}: {step:.3f} s a step; a checkpoint costs "
-            f"{cost:.2f} s, {cost / SAVE_SECONDS:.2%} of five minutes"
+            f"{kind}: {step:.3f} s a step, efficiency {rates[-1] / rates[0]:.0%}; a checkpoint "
+            f"costs {cost:.2f} s, {cost / SAVE_SECONDS:.2%} of five minutes"
         )
-    print(f"efficiency on {args.processes} processes: {one / many / args.processes:.1%}")
 
 
-def launch(count: int) -> dict[str, Any]:
+def launch(processes: int, batch: int) -> dict[str, Any]:
     """Run this script on so many processes, and return what the first one found."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    words = [*torchrun, f"--nproc-per-node={count}", __file__, *sys.argv[1:], "--worker"]
+    words = [*torchrun, f"--nproc-per-node={processes}", __file__, *sys.argv[1:]]
+    words += ["--batch-size", str(batch), "--worker"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(words, env=env, stdout=subprocess.PIPE, text=True, check=True)
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    last: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return last
 
 
 def work(args: argparse.Namespace) -> None:
@@ -84,8 +89,7 @@ def work(args: argparse.Namespace) -> None:
             size=args.size,
             device="cpu",
             optim=Optim(batch_size=args.batch_size),
-            # As many parts on one process, so that all compute the same.
-            engine=Engine(accumulate=args.processes, parallel=args.parallel),
+            engine=Engine(parallel=args.parallel),
         )
         run = Run.of(config, None, processes)
         progress = RunProgress(step=LENGTH * 4 // 5)
