@@ -134,9 +134,12 @@ def shard(module: nn.Module, blocks: Iterable[nn.Module], mesh: DeviceMesh) -> N
 
 
 def part_of_step(step: nn.Module, is_last: bool) -> contextlib.AbstractContextManager[None]:
-    """The context of a part of a step: after its last one gradients are averaged."""
+    """The context of a part of a step: after the last one gradients are averaged.
+
+    Shards are summed up part by part, so that no process keeps whole gradients.
+    """
     if isinstance(step, FSDPModule):
-        step.set_requires_gradient_sync(is_last)
+        step.set_requires_all_reduce(is_last)
     elif isinstance(step, DistributedDataParallel) and not is_last:
         return step.no_sync()
     return contextlib.nullcontext()

@@ -29,7 +29,7 @@ COUNTED_HEAD = (
     *("size", "width x depth", "parameters, B", "of Muon", "of a layer, M"),
     *("TFLOP a window", "layers computed again", "Muon, TFLOP a step"),
 )
-MEMORY_HEAD = ("gathered", "with parts", "a window", "layers computed again")
+MEMORY_HEAD = ("gathered", "a window", "layers computed again")
 SPEED_HEAD = (
     *("size", "GPUs", "parallel", "parts x windows", "GB", "compute, s", "communication, ms"),
     *("waiting, ms", "Muon, ms", "step, s", "efficiency", "frames/s", "GPU-hours"),
@@ -105,10 +105,9 @@ def memory_of(
     for name, model in models.items():
         for parallel in ("ddp", "fsdp", "hsdp"):
             plans = [Plan(model, count, parallel, 1, False, hardware) for count in gpus]
-            one_part = replace(plans[0], windows=model.load.batch_size // plans[0].gpus)
             windows = (replace(plans[0], again=again).activations for again in (False, True))
             sizes = [one.state for one in plans]
-            sizes += [one_part.gathered, plans[0].gathered, *windows]
+            sizes += [plans[0].gathered, *windows]
             yield [name, parallel, *(number(size / GB) for size in sizes)]
 
 

@@ -126,15 +126,13 @@ class Plan:
         """Bytes of weights and gradients that are whole for a while.
 
         Replicated weights have a copy in bfloat16. Of sharded ones, two layers are gathered, and
-        one layer's gradients are in bfloat16 and in float32; a step of several parts keeps the
-        whole gradients until the last.
+        one layer's gradients are in bfloat16 and in float32.
         """
         model = self.model
         if self.parallel == "ddp":
             return BFLOAT16 * model.parameters
         rest = 2 * FLOAT32 * (model.parameters - model.in_blocks)
-        kept = FLOAT32 * model.in_blocks if self.parts > 1 else 0
-        return model.block * (3 * BFLOAT16 + FLOAT32) + rest + kept
+        return model.block * (3 * BFLOAT16 + FLOAT32) + rest
 
     @property
     def activations(self) -> float:
@@ -181,6 +179,12 @@ class Plan:
         return depth * self.hardware.ring(self.gather_size / depth, self.shards)
 
     @property
+    def reducing(self) -> float:
+        """Seconds of summing up the gradients of a part in shards, layer by layer."""
+        depth = self.model.depth
+        return depth * self.hardware.ring(self.gradient_size / depth, self.shards)
+
+    @property
     def averaging(self) -> float:
         """Seconds of averaging the gradients over all GPUs, by buckets or layer by layer."""
         hardware, depth = self.hardware, self.model.depth
@@ -189,7 +193,7 @@ class Plan:
             return buckets * hardware.mean(self.gradient_size / buckets, self.gpus)
         size, copies = self.gradient_size / depth, self.gpus // self.shards
         across = hardware.mean(size / self.shards, copies, across=True)
-        return depth * (hardware.ring(size, self.shards) + across)
+        return self.reducing + depth * across
 
     def computing(self, flops: float) -> float:
         """Seconds of operations a window, in all parts of a step."""
@@ -205,23 +209,24 @@ class Plan:
     @property
     def communication(self) -> float:
         """Seconds in which weights and gradients are under way, hidden or not."""
-        return 3 * self.parts * self.gathering + self.averaging
+        return 3 * self.parts * self.gathering + (self.parts - 1) * self.reducing + self.averaging
 
     @property
     def waiting(self) -> float:
         """Seconds in which computation waits for weights and gradients.
 
         Two forward passes and the backward pass gather the weights. Each layer's are gathered
-        during the layer before, except the first one's. Gradients are averaged during the last
-        part's backward pass, except the last layer's.
+        during the layer before, except the first one's. Gradients are summed up in shards during
+        each backward pass, and averaged during the last, except the last layer's.
         """
         gathering, averaging, parts = self.gathering, self.averaging, self.parts
+        reducing = (parts - 1) * self.reducing
         forward = self.computing(self.model.forward) / parts
         backward = self.compute / parts - forward
         late = parts * max(0.0, 2 * gathering - forward)
-        late += (parts - 1) * max(0.0, gathering - backward)
+        late += max(0.0, (parts - 1) * (gathering - backward) + reducing)
         late += max(0.0, gathering + averaging - backward)
-        return late + (2 * parts * gathering + averaging) / self.model.depth
+        return late + (2 * parts * gathering + reducing + averaging) / self.model.depth
 
     @property
     def muon(self) -> float:
