@@ -305,6 +305,17 @@ def test_no_link_in_a_run_is_followed(tmp_path: Path) -> None:
         (tmp_path / "away").rename(checkpoint / name)
 
 
+@pytest.mark.parametrize("name", ["../victim", "training/../../victim"])
+def test_no_checksum_leads_out_of_a_checkpoint(tmp_path: Path, name: str) -> None:
+    (tmp_path / "victim").write_text("a thesis")
+    state = State(1, num_updates=0)
+    checkpoint = state.save(tmp_path / "run", 5)
+    sums = {name: checksum(tmp_path / "victim")}
+    edit_json(checkpoint / "training.json", lambda about: {**about, "checksums": sums})
+    with pytest.raises(ValueError, match=r"there is no .*victim: delete the checkpoint"):
+        state.load(checkpoint)
+
+
 def test_another_model_is_refused_before_anything_changes(tmp_path: Path) -> None:
     checkpoint = State(1).save(tmp_path, 5)
     other = State(2)

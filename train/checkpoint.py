@@ -47,6 +47,7 @@ from .shards import gather_weights, local, scatter_weights
 Entry = TypeVar("Entry")
 
 TRAINING = "training"  # the folder of a checkpoint with the state of training
+OLD_TENSORS = "training.safetensors"  # of an older version, in one file
 ONE_SHARD = "shard-00001-model-00001-of-00001.safetensors"  # of a run of one process
 
 
@@ -270,15 +271,14 @@ def load_checkpoint(
         saved = load(checkpoint, "cpu", "float32")
     _check_same(checkpoint, saved, world)
     scatter_weights(saved, ema_world)
-    folder = checkpoint / TRAINING
-    names = [f"{TRAINING}.safetensors"]  # of an older version
-    if checksums.keys().isdisjoint(names) and not (checkpoint / names[0]).exists():
-        here = (f"{TRAINING}/{file.name}" for file in folder.glob("*.safetensors"))
-        names = sorted({*checksums, *here} or {f"{TRAINING}/{ONE_SHARD}"})
-    else:
-        folder = checkpoint
+    old = OLD_TENSORS in checksums or (checkpoint / OLD_TENSORS).exists()
+    folder = checkpoint if old else checkpoint / TRAINING
     if folder.is_symlink():
         raise ValueError(f"{folder} is a link, which is not followed: copy the folder")
+    here = sorted(f"{TRAINING}/{file.name}" for file in folder.glob("*.safetensors"))
+    names = [OLD_TENSORS] if old else here or [f"{TRAINING}/{ONE_SHARD}"]
+    for name in sorted(checksums.keys() - set(names)):  # never a path that a stranger names
+        raise ValueError(f"there is no {checkpoint / name}: {REMEDY}")
     # A checksum reads all of a file, so each process checks some.
     for number, name in enumerate(names):
         with reading(checkpoint / name, REMEDY) as file:
