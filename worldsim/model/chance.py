@@ -186,9 +186,8 @@ class ChanceCodes(nn.Module):
         rate = 1 - (1 - FORGET) ** coded.sum()
         self.offset.lerp_(_mean(rest, coded), rate)
         rest = (rest - self.offset).where(coded[:, None], 0.0)
-        with torch.autocast(rest.device.type, enabled=False):
-            scatter = rest.T @ rest / coded.sum().clamp_min(1)
-        self.scatter.lerp_(scatter, rate)
+        scatter = (rest[:, :, None] * rest[:, None]).sum(0)  # no matrix product: it may be bfloat16
+        self.scatter.lerp_(scatter / coded.sum().clamp_min(1), rate)
 
     def _whiten(self, rest: torch.Tensor) -> torch.Tensor:
         """Make uncorrelated values of variance 1 (n bits) of correlated ones."""
