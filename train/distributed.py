@@ -60,28 +60,26 @@ def distribute(
         world: The world in training.
         average: The world of averaged weights, sharded in the same way.
         parallel: How; auto replicates what takes less than a quarter of the free memory.
-        processes: The processes; with one, nothing is changed.
+        processes: The processes.
 
     Returns:
         The objective of the world, whose gradients are means over the processes.
     """
     step = Objective(world)
-    if processes.size == 1:
-        for each in (world, average):
-            each.to(processes.device_type)
-        return step
-    if parallel == "auto":
+    if parallel == "auto" and processes.size > 1:
         parameters = sum(parameter.numel() for parameter in world.parameters())
-        free = processes.first(lambda: free_memory(processes.device_type))
+        free = processes.first(lambda: free_memory(processes.device))
         parallel = "ddp" if 4 * WEIGHT_BYTES * parameters < free else "fsdp"
-    if parallel == "ddp":
+    if parallel == "ddp" or processes.size == 1:
         for each in (world, average):
-            each.to(processes.device_type)
+            each.to(processes.device)
+        if processes.size == 1:
+            return step
         # Chance codes are written in some steps only.
         unused = world.dit.chance is not None
         return DistributedDataParallel(
             step,
-            forward_sync_buffers=False,  # `Processes.average` does more
+            forward_sync_buffers=False,  # a step takes the mean of those that change
             find_unused_parameters=unused,
             gradient_as_bucket_view=True,
         )
@@ -95,7 +93,7 @@ def distribute(
 
 def make_mesh(parallel: Parallel, processes: Processes) -> DeviceMesh:
     """The processes along which weights are replicated, if any, and sharded."""
-    device_type, here = processes.device_type, processes.size_here
+    device_type, here = processes.device.type, processes.size_here
     if parallel == "fsdp":
         return init_device_mesh(device_type, (processes.size,), mesh_dim_names=("shard",))
     if processes.size % here:

@@ -71,18 +71,18 @@ class Processes:
         return self.rank == 0
 
     @property
-    def device_type(self) -> str:
-        """The type of each process's device, such as ``"cuda"``."""
-        return pick_device(self._device).type
+    def device(self) -> torch.device:
+        """The device of this process; on a GPU of torchrun without a number, the current one."""
+        return pick_device(self._device)
 
     def __enter__(self) -> Processes:
         """Join the other processes."""
         if self.size == 1:
             return self
-        device = pick_device(self._device)
-        if device.type == "cuda":
+        backend = "gloo"
+        if self.device.type == "cuda":
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+            backend = "cpu:gloo,cuda:nccl"
         hosts = self.is_first and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
         dist.init_process_group(
             backend, timeout=TIMEOUT, store=connect(hosts), rank=self.rank, world_size=self.size
