@@ -252,12 +252,14 @@ def main(argv: Sequence[str]) -> int:
     read_metadata(config.recording)
     from .dynamics import train  # torch takes seconds
 
+    is_first = int(os.environ.get("RANK", "0")) == 0  # of `torchrun`: only this one prints
     try:
         ended, checkpoint, progress = train(config)
     except FloatingPointError as error:
-        print(f"worldsim: {error}", file=sys.stderr)
+        if is_first:
+            print(f"worldsim: {error}", file=sys.stderr)
         return 1
-    if int(os.environ.get("RANK", "0")) > 0:  # of `torchrun`: the first process tells
+    if not is_first:
         return 130 if ended == "stopped" else 0
     out, length = shlex.quote(str(config.out)), f"{progress.step:,} steps"
     if ended == "stopped":

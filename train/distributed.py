@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Iterable
-from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -25,12 +24,11 @@ from worldsim.system.devices import free_memory
 from worldsim.world_model import WorldModel
 
 from .draws import Draws
+from .engine import Parallel
 from .objective import Batch, Losses, objective
 from .optimizers import has_fast_bfloat16
 from .processes import Processes
 from .recipe import Recipe
-
-Parallel = Literal["auto", "ddp", "fsdp", "hsdp"]
 
 WEIGHT_BYTES = 20  # per parameter: weights, their average, gradients, two moments
 

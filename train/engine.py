@@ -10,6 +10,8 @@ from typing import Literal
 
 from worldsim.system.options import Count
 
+Parallel = Literal["auto", "ddp", "fsdp", "hsdp"]
+
 
 @dataclass(frozen=True)
 class Engine:
@@ -22,7 +24,7 @@ class Engine:
     """Parts of a step, computed in turn (gradient accumulation) or by several processes:
     activations take so many times less memory. A divisor of --optim.batch-size; if not given, one
     for each process."""
-    parallel: Literal["auto", "ddp", "fsdp", "hsdp"] = "auto"
+    parallel: Parallel = "auto"
     """What each of several processes (torchrun) keeps of the weights: all (ddp), a shard (fsdp), or
     a shard of its machine's copy (hsdp). auto: all, if that is a quarter of its memory at most."""
     activation_checkpointing: bool = False
