@@ -196,8 +196,8 @@ def test_a_report_of_shared_windows_is_that_of_one_process(
     reports = [
         json.loads((out / "report.json").read_text())["worlds"][0] for out in (alone, shared)
     ]
-    for report in reports:
-        del report["speed"], report["verdicts"]
+    for report in reports:  # the speed differs from one moment to the next
+        del report["speed"], report["verdicts"], report["grades"]["speed"]
     assert reports[1]["fidelity"] == approx(reports[0]["fidelity"])
     assert reports[1] == approx(reports[0])
 
