@@ -26,7 +26,11 @@ HOMES = {
     "ray": ("worldsim/system/cluster.py",),
     "tensorboard": ("train/",),
     "matplotlib": ("train/", "worldsim/video/animate.py", "worldsim/video/cost.py"),
-    "transformers": ("worldsim/video/pipelines.py", "worldsim/video/hub.py"),
+    "transformers": (
+        "worldsim/model/pretrained_text.py",
+        "worldsim/video/pipelines.py",
+        "worldsim/video/hub.py",
+    ),
     "torchmetrics": ("worldsim/eval/fidelity.py",),
     "stable_baselines3": ("worldsim/sb3.py", "worldsim/game/agent_policy.py", "train/agent.py"),
     "diffusers": (
