@@ -20,6 +20,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from worldsim.data.captions import Caption
 from worldsim.data.writer import RecordingWriter
 from worldsim.game.describe import describe_game
 from worldsim.game.policy import load_policy
@@ -91,6 +92,8 @@ class RecordConfig:
     """Record grey frames instead of colour."""
     env_kwargs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE ...")] = ()
     """Settings of the game, name=value with JSON values: continuous=false difficulty=1."""
+    caption: Caption | None = None
+    """What all episodes show, in words; the captions that the game tells if not given."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -158,8 +161,11 @@ def record(config: RecordConfig, out: Path) -> tuple[int, int]:
         "policy": weights,
         "seed": config.seed,
         "max_episode_steps": config.max_episode_steps,
+        "caption": config.caption,
     }
-    source = EpisodeSource(game, weights, config.seed, config.max_episode_steps)
+    source = EpisodeSource(
+        game, weights, config.seed, config.max_episode_steps, caption=config.caption
+    )
     with StopOnSignal() as stop, RecordingWriter(out, game, settings) as writer:
         writer.delete_leftovers()
         writer.ask_for(config.steps)

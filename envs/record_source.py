@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import gymnasium
 import numpy as np
 
+from worldsim.data.captions import caption_in
 from worldsim.data.episode import MAX_REWARD, EpisodeBuilder
 from worldsim.game.config import GameConfig
 from worldsim.game.describe import make_game
@@ -31,6 +32,8 @@ class EpisodeSource:
     """Seed of the recording."""
     max_episode_steps: int
     """Steps after which an episode is truncated."""
+    caption: str | None = None
+    """Caption of all episodes; None takes those that the game tells."""
 
     def env_seed(self, number: int) -> int:
         """Return the seed of episode ``number``, of 31 bits, the most that some games take."""
@@ -48,14 +51,15 @@ class EpisodeSource:
             The episode so far, after each step; it is complete after the last one.
 
         Raises:
-            ValueError: If a reward is not finite in float32.
+            ValueError: If a reward is not finite in float32, or the caption is not a line of text.
         """
         env_seed = self.env_seed(number)
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(number, 0)))
         policy = MixedPolicy(self.weights, self.game)
         observation, info = env.reset(seed=env_seed)
         players = " ".join(f"{name}={weight:g}" for name, weight in self.weights.items())
-        episode = EpisodeBuilder(observation, seed=env_seed, policy=players)
+        caption = caption_in(info) if self.caption is None else self.caption
+        episode = EpisodeBuilder(observation, seed=env_seed, policy=players, caption=caption)
         terminated = truncated = False
         while not (terminated or truncated):
             action = policy(observation, info, rng)

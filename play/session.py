@@ -13,6 +13,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from worldsim.data.captions import caption_in
 from worldsim.data.episode import EpisodeBuilder
 from worldsim.data.writer import RecordingWriter
 from worldsim.game.config import GameConfig
@@ -202,7 +203,8 @@ class Session:
         self.score = 0.0
         self.num_steps = 0
         self.is_over = False
-        self._episode = EpisodeBuilder(self.observation, seed=seed)
+        caption = caption_in(self.info) if self.is_recording else None
+        self._episode = EpisodeBuilder(self.observation, seed=seed, caption=caption)
 
     def _cut_off(self) -> None:
         """End an unfinished episode as truncated; drop one without a step."""

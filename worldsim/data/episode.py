@@ -35,6 +35,8 @@ class Episode:
     """Seed of the episode's ``reset``."""
     policy: str = ""
     """Name of the policy."""
+    caption: str | None = None
+    """What the episode shows, in words: a line of up to 2,000 characters."""
 
     def __post_init__(self) -> None:
         """Check that there is one more frame than steps."""
@@ -71,6 +73,7 @@ class EpisodeBuilder:
         first_frame: The frame of ``reset``, ``uint8`` (h w c).
         seed: Seed of ``reset``.
         policy: Name of the policy.
+        caption: What the episode shows, in words.
 
     Example:
         >>> black = np.zeros((2, 2, 3), np.uint8)
@@ -81,12 +84,18 @@ class EpisodeBuilder:
     """
 
     def __init__(
-        self, first_frame: np.ndarray, *, seed: int | None = None, policy: str = ""
+        self,
+        first_frame: np.ndarray,
+        *,
+        seed: int | None = None,
+        policy: str = "",
+        caption: str | None = None,
     ) -> None:
         self._frames = [first_frame.copy()]
         self._steps: dict[str, list[float]] = {name: [] for name in STEP_TYPES}
         self.seed = seed
         self.policy = policy
+        self.caption = caption
 
     def __len__(self) -> int:
         """Return the number of steps so far."""
@@ -131,7 +140,8 @@ class EpisodeBuilder:
             ValueError: If it has no step.
         """
         steps = {name: np.array(self._steps[name], kind) for name, kind in STEP_TYPES.items()}
-        return Episode(np.stack(self._frames), **steps, seed=self.seed, policy=self.policy)
+        frames = np.stack(self._frames)
+        return Episode(frames, **steps, seed=self.seed, policy=self.policy, caption=self.caption)
 
 
 def check_steps(steps: Mapping[str, np.ndarray], num_actions: int) -> None:

@@ -20,6 +20,7 @@ from worldsim.system.files import naming_damage
 from worldsim.system.location import Location
 
 METADATA, INDEX, SHARDS = "metadata.json", "index.hdf5", "shards"
+CAPTIONS = "captions.json"
 
 _VERSIONED = re.compile(r"[-\w]+-v\d+")
 _NAMED = re.compile(r"[-\w]{2,}")

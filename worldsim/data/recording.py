@@ -6,14 +6,15 @@ A recording is a Minari dataset in a folder::
     pong-v0/data/main_data.hdf5                 episode_0, episode_1, …: links to the shards
     pong-v0/data/index.hdf5                     what is known of each episode
     pong-v0/data/shards/episode_00000000.hdf5   one episode
+    pong-v0/data/captions.json                  captions that win over those of the shards, if any
 
 ``minari.load_dataset("pong-v0")`` opens it if ``MINARI_DATASETS_PATH`` is the folder around it. A
 folder without a version, ``pong``, has ``recording-v0/data`` in it: ``pong/recording-v0`` to
 Minari. It may also be where fsspec reads, such as ``s3://bucket/pong-v0``; then each shard that is
 read is downloaded once.
 
-Files may come from a stranger. Metadata and index are checked when a recording is opened; a shard
-when it is first read, or at once if the index does not have it.
+Files may come from a stranger. Metadata, index and captions are checked when a recording is
+opened; a shard when it is first read, or at once if the index does not have it.
 
 A kill loses only the current episode: links and metadata can always be rebuilt from the shards.
 """
@@ -26,6 +27,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from worldsim.data.captions import read_captions
 from worldsim.data.episode import STEP_TYPES, Episode
 from worldsim.data.folder import open_folder
 from worldsim.data.metadata import metadata_in
@@ -64,6 +66,7 @@ class Recording:
         sizes = list_shards(folder)
         if not sizes:
             raise ValueError(f"{self.path} has no finished episode yet")
+        self._captions = read_captions(folder, list(sizes))
         self._shards = OpenShards(folder, self.game, sizes)
         self.episode_lengths = self._shards.num_steps
         """Steps of each episode, ``int64``."""
@@ -95,7 +98,20 @@ class Recording:
         frames = np.empty((shard.num_steps + 1, *shard.frame_shape), np.uint8)
         shard.read_frames(0, len(frames), frames)
         steps = {name: values.astype(STEP_TYPES[name]) for name, values in shard.steps.items()}
-        return Episode(frames, **steps, seed=shard.seed, policy=shard.policy)
+        caption = self.caption(index)
+        return Episode(frames, **steps, seed=shard.seed, policy=shard.policy, caption=caption)
+
+    def caption(self, index: int) -> str | None:
+        """Return what an episode shows, in words; None if it has no caption.
+
+        The file ``captions.json`` wins over the shards.
+
+        Raises:
+            ValueError: If there is no such episode, or its shard is damaged.
+        """
+        self._choose([index])
+        caption = self._captions.get(index)
+        return self._shards[index].caption if caption is None else caption
 
     def fingerprint(self, index: int) -> str:
         """Return the episode's content hash, 16 hexadecimal digits.

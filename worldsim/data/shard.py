@@ -25,6 +25,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from worldsim.data.captions import Caption
 from worldsim.data.episode import STEP_TYPES, Episode, check_steps
 from worldsim.data.folder import SHARDS, Folder
 from worldsim.game.config import GameConfig
@@ -38,6 +39,7 @@ from worldsim.system.hdf5 import (
     read_attribute,
     stored_chunks,
 )
+from worldsim.system.options import check_value
 
 CHUNK_FRAMES = 16
 GZIP_LEVEL = 3  # on flat frames 1 to 3 read and write twice as fast as 4 to 9; 3 is the smallest
@@ -88,6 +90,8 @@ class Shard:
             }
             self.seed = read_attribute(group, "seed", int)
             self.policy = read_attribute(group, "policy", str) or ""
+            self.caption = read_attribute(group, "caption", str)
+            check_value("its caption", self.caption, Caption | None)
             checksum = read_attribute(group, "checksum", int)
             has_checksums = checksum is not None or "checksums" in group
             crcs = np.empty(0, np.uint32)
@@ -114,7 +118,8 @@ class Shard:
     def num_bytes(self) -> int:
         """Bytes of memory that it takes, about."""
         arrays = (self._chunks, *self.steps.values())
-        return sum(array.nbytes for array in arrays) + OBJECT_BYTES
+        num_bytes = 4 * len(self.caption or "") + OBJECT_BYTES
+        return num_bytes + sum(array.nbytes for array in arrays)
 
     def fingerprint(self) -> int:
         """Return the content hash of 64 bits: of seed, actions, rewards, ends and first frame.
@@ -161,7 +166,10 @@ def _checksum(episode: Episode | Shard, chunk_checksums: np.ndarray) -> int:
     checksum = 0
     for values in (*episode.steps.values(), chunk_checksums):
         checksum = zlib.crc32(values.tobytes(), checksum)
-    return zlib.crc32(f"{episode.seed} {episode.policy}".encode(), checksum)
+    about = f"{episode.seed} {episode.policy}"
+    if episode.caption is not None:  # older shards have none
+        about += f"\n{episode.caption}"
+    return zlib.crc32(about.encode(), checksum)
 
 
 def encode_shard(episode: Episode, number: int) -> bytes:
@@ -178,6 +186,8 @@ def encode_shard(episode: Episode, number: int) -> bytes:
         group.attrs["policy"] = episode.policy
         if episode.seed is not None:
             group.attrs["seed"] = episode.seed
+        if episode.caption is not None:
+            group.attrs["caption"] = episode.caption
         frames = group.create_dataset(
             "observations",
             data=episode.frames,

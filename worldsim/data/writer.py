@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
+from worldsim.data.captions import Caption
 from worldsim.data.episode import Episode, check_steps
 from worldsim.data.folder import INDEX, METADATA, SHARDS, LocalFolder, data_folder, minari_id
 from worldsim.data.index import ENTRY, encode_index, entry_of, read_index
@@ -41,7 +42,8 @@ class RecordingWriter:
     Args:
         path: Folder of the recording.
         game: The recorded game.
-        settings: JSON values that a continued recording must share, such as seed and policy.
+        settings: JSON values that a continued recording must share, such as seed and policy. One
+            that is None is not stored, and the continued recording must lack it.
 
     Raises:
         OSError: If an existing recording may not be read.
@@ -69,6 +71,8 @@ class RecordingWriter:
             self._metadata.settings = {**begun.settings, **self._metadata.settings}
             self._metadata.steps_asked = begun.steps_asked
             self._metadata.env_spec = begun.env_spec
+        given = self._metadata.settings.items()
+        self._metadata.settings = {name: value for name, value in given if value is not None}
         self._shards.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -115,8 +119,8 @@ class RecordingWriter:
             The episode's number.
 
         Raises:
-            ValueError: If frames, actions, rewards or ends do not fit the game, or the number is
-                out of range.
+            ValueError: If frames, actions, rewards or ends do not fit the game, the caption is not
+                a line of text, or the number is out of range.
             OSError: If it cannot be written, as when the disk is full.
         """
         check_value("number", number, EpisodeNumber | None)
@@ -227,7 +231,8 @@ def encode_episode(episode: Episode, number: int, game: GameConfig) -> bytes:
         game: The recorded game.
 
     Raises:
-        ValueError: If frames, actions, rewards or ends do not fit the game.
+        ValueError: If frames, actions, rewards or ends do not fit the game, or the caption is not a
+            line of text.
     """
     shape = (*game.frame_size, game.channels)
     if episode.frames.dtype != np.uint8 or episode.frames.shape[1:] != shape:
@@ -236,6 +241,7 @@ def encode_episode(episode: Episode, number: int, game: GameConfig) -> bytes:
             f"got {episode.frames.dtype} {episode.frames.shape}"
         )
     check_steps(episode.steps, game.num_actions)
+    check_value("caption", episode.caption, Caption | None)
     return encode_shard(episode, number)
 
 

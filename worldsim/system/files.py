@@ -115,8 +115,8 @@ def read_text(path: str | PathLike[str], max_bytes: int = MAX_TEXT_BYTES) -> str
     return path.read_text(encoding="utf-8")
 
 
-def read_object(path: str | PathLike[str]) -> dict[str, Any]:
-    """Read a JSON file that holds an object.
+def read_json(path: str | PathLike[str]) -> Any:
+    """Read a JSON file.
 
     Raises:
         OSError: If it does not exist or may not be read.
@@ -124,9 +124,14 @@ def read_object(path: str | PathLike[str]) -> dict[str, Any]:
     """
     text = read_text(path)
     try:
-        values = json.loads(text)
+        return json.loads(text)
     except RecursionError:
         raise ValueError(f"{os.fspath(path)} is nested too deeply to be read") from None
+
+
+def read_object(path: str | PathLike[str]) -> dict[str, Any]:
+    """Read a JSON file that holds an object; errors as for `read_json`."""
+    values = read_json(path)
     if not isinstance(values, dict):
         raise ValueError(f"it must hold a JSON object, got {type(values).__name__}")
     return values
