@@ -206,3 +206,52 @@ class TestRun:
         with pytest.raises(ValueError, match=r"began with --run\.held-out 0\.1, and "):
             main([*words, "--run.held-out", "0.3"])
         assert main(words) == 0
+
+
+class TestJoinedSplit:
+    """The split of a world of several recordings serves each of them."""
+
+    def test_has_each_recording_as_a_part_and_travels_as_json(self, tmp_path: Path) -> None:
+        recordings = [write(tmp_path / "a", range(5)), write(tmp_path / "b", range(10, 13))]
+        splits = [Split.of(one, 0.3) for one in recordings]
+        both = Split.joined(splits)
+        assert both.parts == tuple(splits)
+        assert both.recordings == (5, 3)
+        assert len(both.episodes) == 8
+        assert [both.episodes[number] for number in both.held_out] == [
+            split.episodes[number] for split in splits for number in split.held_out
+        ]
+        assert Split.from_dict(json.loads(json.dumps(both.to_dict()))) == both
+
+    def test_of_one_recording_is_what_it_was(self, tmp_path: Path) -> None:
+        split = Split.of(write(tmp_path, range(4)), 0.3)
+        assert Split.joined([split]) is split
+        assert split.parts == (split,)
+        assert split.to_dict().keys() == {"held_out", "episodes"}
+
+    def test_measures_each_recording_on_its_own_held_out_episodes(self, tmp_path: Path) -> None:
+        # Equal episodes, as of a game without chance: only their numbers tell them apart.
+        recordings = [write(tmp_path / "a", range(6)), write(tmp_path / "b", [7] * 4)]
+        splits = [Split.of(one, 0.2) for one in recordings]
+        for one, split in zip(recordings, splits, strict=True):
+            known = measurable(one, [Split.joined(splits)])
+            assert known.unseen == list(split.held_out)
+            assert known.reference == list(split.trained_on)
+            assert known.sentences == ["It was trained on this recording with 1 episode held out."]
+        with RecordingWriter(tmp_path / "b", make_tiny_game()) as writer:
+            writer.write_episode(make_tiny_episode(make_tiny_game(), 12, 20))
+        known = measurable(Recording(tmp_path / "b"), [Split.joined(splits)])
+        assert known.unseen == [*splits[1].held_out, 4]
+
+    @pytest.mark.parametrize("recordings", [[4], [1, 3], [-1, 5], [2, 2, 0], ["a"], [2.0, 2.0]])
+    def test_is_checked(self, recordings: list[Any]) -> None:
+        values = {
+            "held_out": [0, 2],
+            "episodes": [f"{number:016x}" for number in range(4)],
+            "recordings": recordings,
+        }
+        if recordings == [4]:
+            assert Split.from_dict(values).parts[0].held_out == (0, 2)
+            return
+        with pytest.raises(ValueError, match="split"):
+            Split.from_dict(values)

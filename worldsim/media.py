@@ -101,14 +101,15 @@ def read_frames(path: str | PathLike[str], last: int = 1) -> np.ndarray:
     return np.stack(frames)
 
 
-def fit_frame(frame: np.ndarray, frame_size: tuple[int, int]) -> np.ndarray:
-    """Scale a frame (h w 3) to cover another size (h, w), and crop the rest."""
+def fit_frame(frame: np.ndarray, frame_size: tuple[int, int], channels: int = 3) -> np.ndarray:
+    """Scale a frame (h w 3) to cover another size (h, w), and crop the rest; 1 channel is grey."""
     height, width = frame_size
     # Area averages restore the pixels of an enlarged game exactly. Enlarging by them would show
     # tiles, so that is done by interpolation.
     shrinks = frame.shape[0] >= height and frame.shape[1] >= width
     how = Image.Resampling.BOX if shrinks else Image.Resampling.LANCZOS
-    return np.asarray(ImageOps.fit(Image.fromarray(frame), (width, height), how))
+    image = ImageOps.fit(Image.fromarray(frame), (width, height), how)
+    return np.asarray(image) if channels == 3 else np.asarray(image.convert("L"))[..., None]
 
 
 def write_gif(

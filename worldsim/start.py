@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from einops import rearrange, repeat
 from numpy.typing import NDArray
-from PIL import Image
 
 from worldsim.data.windows import Windows
 from worldsim.media import fit_frame
@@ -201,10 +200,10 @@ def start_from(frames: NDArray[np.uint8], world: WorldModel) -> Start:
         frames: ``uint8`` (t h w 3), of any size; the last ``world.window`` of them are used.
         world: The world.
     """
-    fitted = [fit_frame(frame, world.game.frame_size) for frame in frames[-world.window :]]
-    if world.game.channels == 1:
-        fitted = [np.asarray(Image.fromarray(frame).convert("L"))[..., None] for frame in fitted]
-    small = np.stack(fitted)
+    game = world.game
+    small = np.stack(
+        [fit_frame(frame, game.frame_size, game.channels) for frame in frames[-world.window :]]
+    )
     known = rearrange(world.starts.frames, "b t h w c -> b t (h w c)")
     usual = [_nearest(known[i, -1], np.delete(known, i, axis=0)) for i in range(len(known))]
     return Start(small, _nearest(small[-1].ravel(), known), float(np.median(usual)))

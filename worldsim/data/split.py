@@ -7,22 +7,25 @@ uses the unseen episodes of `measurable`.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, chain
 from typing import Any, NamedTuple
 
-from worldsim.data.recording import Recording
+from worldsim.data.episodes import Episodes
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
 class Split:
-    """The episodes of the recording that a world was trained on.
+    """The episodes of the recording, or recordings, that a world was trained on.
 
     Attributes:
         held_out: Numbers of the episodes that were held out, ascending.
         episodes: The fingerprint of each episode (see `Recording.fingerprint`), in order.
+        recordings: Number of episodes of each recording; empty for a single one.
 
     Raises:
         ValueError: If a side has no episode, or a number or a fingerprint is invalid.
@@ -30,9 +33,10 @@ class Split:
 
     held_out: tuple[int, ...]
     episodes: tuple[str, ...]
+    recordings: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check that both sides have valid episodes."""
+        """Check that both sides have valid episodes, in each recording."""
         numbers = list(self.held_out)
         if (
             not all(type(number) is int for number in numbers)
@@ -48,9 +52,51 @@ class Split:
                 raise ValueError(
                     f"the episodes of a split are 16 hexadecimal digits each, got {one!r:.60}"
                 )
+        if self.recordings:
+            counts = list(self.recordings)
+            if not all(type(one) is int for one in counts) or sum(counts) != len(self.episodes):
+                raise ValueError(
+                    f"the recordings of a split have its {len(self.episodes)} episodes, got "
+                    f"{counts!s:.60}"
+                )
+            _ = self.parts  # checks each
 
     @classmethod
-    def of(cls, recording: Recording, fraction: float) -> Split:
+    def joined(cls, splits: Sequence[Split]) -> Split:
+        """Join the splits of recordings that train one world; a single one stays as it is.
+
+        Example:
+            >>> one, two = Split((0,), ("0" * 16, "1" * 16)), Split((1,), ("2" * 16, "3" * 16))
+            >>> both = Split.joined([one, two])
+            >>> both.held_out, both.recordings, both.parts == (one, two)
+            ((0, 3), (2, 2), True)
+        """
+        if len(splits) == 1:
+            return splits[0]
+        sizes = tuple(len(split.episodes) for split in splits)
+        firsts = accumulate(sizes, initial=0)
+        held = (
+            first + number
+            for first, split in zip(firsts, splits, strict=False)
+            for number in split.held_out
+        )
+        return cls(tuple(held), tuple(chain(*(split.episodes for split in splits))), sizes)
+
+    @property
+    def parts(self) -> tuple[Split, ...]:
+        """The split of each recording."""
+        parts, first = [], 0
+        for size in self.recordings or (len(self.episodes),):
+            last = first + size
+            held = self.held_out[
+                bisect_left(self.held_out, first) : bisect_left(self.held_out, last)
+            ]
+            parts.append(Split(tuple(one - first for one in held), self.episodes[first:last]))
+            first = last
+        return tuple(parts)
+
+    @classmethod
+    def of(cls, recording: Episodes, fraction: float) -> Split:
         """Hold out complete episodes, spread over the recording, always the same ones.
 
         Args:
@@ -70,6 +116,7 @@ class Split:
         held: list[int] = []
         owed = 0.0
         for index, steps in enumerate(recording.episode_lengths.tolist()):
+            steps = max(steps, 1)  # a picture has none
             owed += fraction * steps
             if owed >= steps / 2:
                 held.append(index)
@@ -86,7 +133,7 @@ class Split:
         held = set(self.held_out)
         return tuple(number for number in range(len(self.episodes)) if number not in held)
 
-    def num_new(self, recording: Recording) -> int:
+    def num_new(self, recording: Episodes) -> int:
         """The number of episodes that a recording has after those of this split.
 
         Raises:
@@ -107,7 +154,8 @@ class Split:
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values."""
-        return {"held_out": list(self.held_out), "episodes": list(self.episodes)}
+        values = {"held_out": list(self.held_out), "episodes": list(self.episodes)}
+        return values | ({"recordings": list(self.recordings)} if self.recordings else {})
 
     @classmethod
     def from_dict(cls, values: Any) -> Split:
@@ -116,11 +164,14 @@ class Split:
         Raises:
             ValueError: If a value is missing or invalid.
         """
+        names = ("held_out", "episodes", "recordings")
+        if isinstance(values, dict):
+            values = {"recordings": [], **values}  # a single one has none
         if not isinstance(values, dict) or not all(
-            isinstance(values.get(name), list) for name in ("held_out", "episodes")
+            isinstance(values.get(name), list) for name in names
         ):
             raise ValueError(f"a split has the lists held_out and episodes, got {values!s:.60}")
-        return cls(tuple(values["held_out"]), tuple(values["episodes"]))
+        return cls(*(tuple(values[name]) for name in names))
 
 
 class Measurable(NamedTuple):
@@ -137,7 +188,7 @@ class Measurable(NamedTuple):
     sentences: list[str]
 
 
-def measurable(recording: Recording, splits: Sequence[Split | None]) -> Measurable:
+def measurable(recording: Episodes, splits: Sequence[Split | None]) -> Measurable:
     """Find the episodes of a recording to measure worlds on.
 
     If a recording is new to all worlds, one half is measured on and the other is the reference.
@@ -173,16 +224,19 @@ def _compare(split: Split | None, here: Sequence[str]) -> tuple[set[int], str]:
     new_to_it = f"It was trained on another recording, so all {_count(len(here))} are unseen."
     if split is None:
         return set(), new_to_it
-    known = len(split.episodes)
-    held = set(split.held_out)
     # The same recording, perhaps with more episodes: compare by number, since two may be equal.
-    if tuple(here[:known]) == split.episodes:
-        new = len(here) - known
-        sentence = f"It was trained on this recording with {_count(len(held))} held out"
-        if new:
-            sentence += f"; {_count(new)} added later are unseen too"
-        return set(split.trained_on), f"{sentence}."
+    for part in split.parts:
+        known = len(part.episodes)
+        if tuple(here[:known]) == part.episodes:
+            new = len(here) - known
+            sentence = (
+                f"It was trained on this recording with {_count(len(part.held_out))} held out"
+            )
+            if new:
+                sentence += f"; {_count(new)} added later are unseen too"
+            return set(part.trained_on), f"{sentence}."
     # Another version, as after episodes were deleted: compare by content.
+    known, held = len(split.episodes), set(split.held_out)
     taught = {split.episodes[number] for number in split.trained_on}
     seen = {number for number, name in enumerate(here) if name in taught}
     apart = {split.episodes[number] for number in held} - taught
