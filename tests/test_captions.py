@@ -262,3 +262,22 @@ def test_workers_of_a_cluster_tell_captions(
     assert shard_of(tmp_path / "ray-v0", 1).read_bytes() == (
         shard_of(tmp_path / "here-v0", 1).read_bytes()
     )
+
+
+class TestWindows:
+    def test_have_the_captions_of_their_episodes(self, tmp_path: Path) -> None:
+        recording = Recording(write(tmp_path / "square", ["a box", None, "two boxes"]))
+        windows = recording.windows([2, 1, 0, 2], [0, -1, 2, 1], 3)
+        assert windows.captions == ("two boxes", None, "a box", "two boxes")
+        assert "captions" not in windows.arrays
+
+    def test_keep_them_when_some_are_selected(self, tmp_path: Path) -> None:
+        recording = Recording(write(tmp_path / "square", ["a box", None, "two boxes"]))
+        windows = recording.windows([0, 1, 2], [0, 0, 0], 3)
+        assert windows[1:].captions == (None, "two boxes")
+        assert windows[[2, 0], :2].captions == ("two boxes", "a box")
+        assert windows[np.array([True, False, True])].captions == ("a box", "two boxes")
+
+    def test_without_any_have_none(self, tmp_path: Path) -> None:
+        windows = Recording(write(tmp_path / "square", [None, None])).windows([0, 1], [0, 0], 3)
+        assert windows.captions == windows[1:].captions == ()

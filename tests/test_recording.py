@@ -135,8 +135,9 @@ def test_a_slice_of_windows_is_what_is_read_as_shorter_windows(path: Path) -> No
 
 
 def test_a_field_of_windows_is_a_frame_a_step_of_an_episode_or_whether_it_is_valid() -> None:
-    names = [field.name for field in dataclasses.fields(Windows)]
+    *names, last = [field.name for field in dataclasses.fields(Windows)]
     assert names == list(Windows.layout(1, 2, (4, 4, 3))) == ["frames", *STEP_TYPES, "valid"]
+    assert last == "captions"  # which is no array
 
 
 def test_an_episode_built_step_by_step_keeps_what_happened_and_where_it_was_cut_off() -> None:
@@ -159,7 +160,7 @@ def test_an_episode_built_step_by_step_keeps_what_happened_and_where_it_was_cut_
 
 def test_types_and_shapes_are_those_of_the_contract(path: Path) -> None:
     windows = Recording(path).sample_windows(np.random.default_rng(0), 5, 16, left_padding=3)
-    described = {name: (array.dtype, array.shape) for name, array in vars(windows).items()}
+    described = {name: (array.dtype, array.shape) for name, array in windows.arrays.items()}
     assert described == {
         "frames": (np.uint8, (5, 16, 32, 40, 3)),
         "actions": (np.int64, (5, 15)),

@@ -7,7 +7,8 @@ frames. Histories are made to look as in play, where the world has predicted the
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -83,7 +84,9 @@ class Losses(NamedTuple):
 def pinned(windows: Windows) -> Windows:
     """The same windows in pinned memory, which a GPU copies without the host waiting for it."""
     arrays = windows.arrays.items()
-    return Windows(**{name: torch.from_numpy(a).pin_memory().numpy() for name, a in arrays})
+    return replace(
+        windows, **{name: torch.from_numpy(a).pin_memory().numpy() for name, a in arrays}
+    )
 
 
 def encode(world: WorldModel, windows: Windows) -> Batch:

@@ -212,9 +212,10 @@ def _read_starts(path: Path, game: GameConfig) -> tuple[Windows, np.ndarray]:
         if not (b and t):
             raise ValueError("it has no start frame")
         layout = Windows.layout(b, t, frame)
-        starts = Windows(
-            **{name: read_array(file, name, kind, size) for name, (kind, size) in layout.items()}
-        )
+        arrays: dict[str, Any] = {
+            name: read_array(file, name, kind, size) for name, (kind, size) in layout.items()
+        }
+        starts = Windows(**arrays)
         background = read_array(file, "background", np.uint8, frame)
         if not np.isfinite(starts.rewards).all():
             raise ValueError("its rewards are not all finite")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -41,6 +42,10 @@ class Episodes(ABC):
     def _read(self, index: int, first: int, last: int, out: np.ndarray) -> Mapping[str, np.ndarray]:
         """Read frames first … last - 1 of an episode into ``out``, and return all its steps."""
 
+    def caption(self, index: int) -> str | None:
+        """Return what an episode shows, in words; None if it has no caption."""
+        return None
+
     def _fetch(self, episodes: Iterable[int]) -> None:  # noqa: B027  # local files need nothing
         """Bring episodes to this machine that are read next."""
 
@@ -76,7 +81,7 @@ class Episodes(ABC):
         shape = (*self.game.frame_size, self.game.channels)
         layout = Windows.layout(len(starts), length, shape)
         # All frames are written below, so their memory need not be cleared, which takes time.
-        arrays = {
+        arrays: dict[str, Any] = {
             name: np.empty(size, kind) if name == "frames" else np.zeros(size, kind)
             for name, (kind, size) in layout.items()
         }
@@ -99,6 +104,8 @@ class Episodes(ABC):
             from_steps, to_steps = slice(first, last - 1), slice(here.start, here.stop - 1)
             for name, values in steps.items():
                 arrays[name][row, to_steps] = values[from_steps]
+        captions = tuple(self.caption(int(index)) for index in episodes)
+        result.captions = captions if any(captions) else ()
         return result
 
     def sample_windows(

@@ -36,6 +36,8 @@ class Windows:
     """``bool`` of shape (b t-1)."""
     valid: np.ndarray
     """``bool`` of shape (b t): False for padding."""
+    captions: tuple[str | None, ...] = ()
+    """What the episode of each window shows, in words (b); empty if no window has a caption."""
 
     def __getitem__(self, key: Rows | tuple[Rows, slice]) -> Windows:
         """Select windows, and frames of each by a slice without a stride."""
@@ -44,12 +46,14 @@ class Windows:
         spans = {
             name: slice(first, last - 1 if name in STEP_TYPES else last) for name in self.arrays
         }
-        return Windows(**{name: values[rows, spans[name]] for name, values in self.arrays.items()})
+        parts = {name: values[rows, spans[name]] for name, values in self.arrays.items()}
+        captions = np.array(self.captions, object)[rows].tolist() if self.captions else ()
+        return Windows(**parts, captions=tuple(captions))
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
-        """All fields by name."""
-        return {one.name: getattr(self, one.name) for one in fields(self)}
+        """All fields but the captions, by name."""
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.name != "captions"}
 
     @staticmethod
     def layout(
