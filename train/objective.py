@@ -83,10 +83,10 @@ class Losses(NamedTuple):
 
 def pinned(windows: Windows) -> Windows:
     """The same windows in pinned memory, which a GPU copies without the host waiting for it."""
-    arrays = windows.arrays.items()
-    return replace(
-        windows, **{name: torch.from_numpy(a).pin_memory().numpy() for name, a in arrays}
-    )
+    arrays: dict[str, Any] = {
+        name: torch.from_numpy(array).pin_memory().numpy() for name, array in windows.arrays.items()
+    }
+    return replace(windows, **arrays)
 
 
 def encode(world: WorldModel, windows: Windows) -> Batch:
