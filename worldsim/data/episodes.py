@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -15,6 +17,8 @@ from worldsim.game.config import GameConfig
 from worldsim.system.devices import check_memory
 from worldsim.system.location import Location
 from worldsim.system.options import Count, Number, check_value
+
+Kind = TypeVar("Kind", bound="Episodes")
 
 
 class Episodes(ABC):
@@ -29,6 +33,19 @@ class Episodes(ABC):
     path: Location
     game: GameConfig
     episode_lengths: np.ndarray
+    _joint_actions: np.ndarray | None = None
+
+    def in_joint_game(self: Kind, game: GameConfig, actions: np.ndarray) -> Kind:
+        """Return the same episodes as those of the game that several games are joined into.
+
+        Args:
+            game: The joint game; the frames keep their size.
+            actions: The joint action of each of their actions, from `join_games`.
+        """
+        joint = copy.copy(self)
+        joint.game = replace(game, frame_size=self.game.frame_size)
+        joint._joint_actions = actions
+        return joint
 
     @abstractmethod
     def fingerprint(self, index: int) -> str:
@@ -103,7 +120,8 @@ class Episodes(ABC):
             result.valid[row, here] = True
             from_steps, to_steps = slice(first, last - 1), slice(here.start, here.stop - 1)
             for name, values in steps.items():
-                arrays[name][row, to_steps] = values[from_steps]
+                part = values[from_steps]
+                arrays[name][row, to_steps] = self._joint(part) if name == "actions" else part
         captions = tuple(self.caption(int(index)) for index in episodes)
         result.captions = captions if any(captions) else ()
         return result
@@ -169,6 +187,10 @@ class Episodes(ABC):
         starts = places - (ends[rows] - lengths[rows])
         frames = self.windows(chosen[rows].tolist(), starts.tolist(), 1).frames[:, 0]
         return np.median(frames, axis=0).astype(np.uint8)
+
+    def _joint(self, actions: np.ndarray) -> np.ndarray:
+        """Recorded actions as those of ``game``."""
+        return actions if self._joint_actions is None else self._joint_actions[actions]
 
     def _choose(self, episodes: Sequence[int] | None) -> np.ndarray:
         """The given indices, or all; raises for an unknown one."""

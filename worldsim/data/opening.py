@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from worldsim.data.folder import METADATA, data_folder
 from worldsim.data.metadata import read_metadata
 from worldsim.game.config import GameConfig
+from worldsim.game.joined import join_games
 from worldsim.system.location import Location
 
 if TYPE_CHECKING:
@@ -18,15 +19,25 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 def open_recordings(paths: Sequence[Location]) -> list[Episodes]:
-    """Open recordings and folders of pictures, which share the frame size of the first recording.
+    """Open recordings and folders of pictures to train one world on.
+
+    Recordings of several games become those of the joint game, see `join_games`. Pictures get the
+    frame size of the first recording.
 
     Raises:
         OSError: If a file may not be read, or a URL cannot be reached; the error names it.
-        ValueError: If there is no recording among them, or one is damaged; the error names it.
+        ValueError: If there is no recording among them, one is damaged, or they cannot share a
+            world; the error names them.
     """
-    games = read_games(paths)
-    first = next(game for game in games if game is not None)
-    return [open_recording(path, first) for path in paths]
+    first = next(game for game in read_games(paths) if game is not None)
+    recordings = [open_recording(path, first) for path in paths]
+    joint, tables = join_games([recording.game for recording in recordings])
+    if len(recordings) == 1:
+        return recordings
+    return [
+        recording.in_joint_game(joint, actions)
+        for recording, actions in zip(recordings, tables, strict=True)
+    ]
 
 
 def open_recording(path: Location, like: GameConfig | None = None) -> Episodes:
@@ -54,10 +65,13 @@ def read_games(paths: Sequence[Location]) -> list[GameConfig | None]:
 
     Raises:
         OSError: If a file may not be read, or a URL cannot be reached.
-        ValueError: If a path is neither a recording nor pictures, or none is a recording.
+        ValueError: If a path is neither a recording nor pictures, none is a recording, or they
+            cannot share a world.
     """
     games = [None if holds_pictures(path) else read_metadata(path).game for path in paths]
-    if not any(games):
+    if found := [game for game in games if game is not None]:
+        join_games(found)
+    else:
         raise ValueError(
             f"{', '.join(map(str, paths))} holds pictures, which show no actions: give a recording "
             "of a game too"

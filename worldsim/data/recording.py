@@ -85,6 +85,7 @@ class Recording(Episodes):
         frames = np.empty((shard.num_steps + 1, *shard.frame_shape), np.uint8)
         shard.read_frames(0, len(frames), frames)
         steps = {name: values.astype(STEP_TYPES[name]) for name, values in shard.steps.items()}
+        steps["actions"] = self._joint(steps["actions"])
         caption = self.caption(index)
         return Episode(frames, **steps, seed=shard.seed, policy=shard.policy, caption=caption)
 

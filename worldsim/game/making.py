@@ -10,6 +10,7 @@ from typing import Any
 import gymnasium
 from gymnasium.envs.registration import load_env_creator
 
+from worldsim.game.joined import check_is_one_game
 from worldsim.game.providers import AnyEnv, find_provider, import_provider
 from worldsim.system.trust import check_env_id_of_file, import_named, split_env_id
 
@@ -61,6 +62,7 @@ def find_creator(env_id: str, *, trust_code: bool) -> Callable[..., Any]:
     Raises:
         ValueError: If there is none.
     """
+    check_is_one_game(env_id)
     module, name = split_env_id(env_id)
     if not trust_code:
         check_env_id_of_file(env_id)
