@@ -13,7 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from tests.tiny_worlds import make_tiny_dit
 from worldsim.model.conditions import Conditions
-from worldsim.model.dit import DetailPath, DiTConfig, DiTOutput, VideoDiT
+from worldsim.model.detail import DetailPath
+from worldsim.model.dit import DiTOutput, VideoDiT
+from worldsim.model.dit_config import DiTConfig
 from worldsim.model.dit_folder import load_dit, save_dit
 from worldsim.model.kv_cache import KVCache
 from worldsim.model.weights import WEIGHTS
@@ -164,8 +166,7 @@ class TestRing:
             assert torch.equal(ours.features, theirs.features)
             cache.commit()
             plain.commit()
-        assert torch.equal(cache.keys, plain.keys)
-        assert torch.equal(cache.values, plain.values)
+        assert all(map(torch.equal, cache.tensors(), plain.tensors()))
 
     @torch.no_grad()
     def test_lanes_of_different_age_share_a_batch(self, dit: VideoDiT) -> None:
@@ -197,14 +198,12 @@ class TestRing:
         outputs = play(dit, first, one_by_one)
         assert_equal(predict(dit, first, at_once), outputs)
         at_once.commit(frames)
-        torch.testing.assert_close(at_once.keys, one_by_one.keys)
-        torch.testing.assert_close(at_once.values, one_by_one.values)
-        assert torch.equal(at_once.positions, one_by_one.positions)
+        torch.testing.assert_close(at_once.tensors(), one_by_one.tensors())
         assert_equal(play(dit, newest, at_once), play(dit, newest, one_by_one))
 
     def test_new_cache_counts_tokens_and_layers(self, dit: VideoDiT) -> None:
         cache = dit.new_cache(2, (20, 28))  # 3 x 4 patches of 8, action, level, 2 registers
-        assert cache.keys.shape == (LAYERS_OVER_TIME, 2, 16, 2, WINDOW, 8)
+        assert [keys.shape for keys in cache.keys] == [(2, 16, 2, WINDOW, 8)] * LAYERS_OVER_TIME
 
 
 class TestShapes:

@@ -10,7 +10,8 @@ import torch
 
 from tests.test_train import make_config
 from tests.tiny_worlds import write_tiny_recording
-from worldsim.model.dit import DiTConfig, VideoDiT
+from worldsim.model.dit import VideoDiT
+from worldsim.model.dit_config import DiTConfig
 from worldsim.train import presets
 from worldsim.train.compiling import compile_layers
 from worldsim.train.config import TrainConfig, check

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from worldsim.model.kv_cache import KVCache
+from worldsim.model.patterns import Ring
 
 pytestmark = pytest.mark.numeric
 
@@ -12,12 +13,11 @@ LAYERS, LANES, TOKENS, HEADS, DIM, WINDOW = 2, 3, 5, 2, 4, 4
 
 def new_cache(batch_size: int = LANES) -> KVCache:
     return KVCache(
-        num_layers=LAYERS,
+        rings=[Ring.of("time", WINDOW)] * LAYERS,
         batch_size=batch_size,
         num_tokens=TOKENS,
         num_kv_heads=HEADS,
         dim=DIM,
-        window=WINDOW,
     )
 
 
@@ -28,9 +28,13 @@ def write(cache: KVCache, number: float) -> None:
         layer.write(key, -key)
 
 
+def seen(cache: KVCache) -> list[list[bool]]:
+    return cache.layers()[0].seen.tolist()
+
+
 def held(cache: KVCache, lane: int) -> list[float]:
     """Numbers of the frames in a lane's slots, 0 where nothing was ever written."""
-    keys, values = cache.keys[:, lane], cache.values[:, lane]
+    keys, values = (torch.stack(each)[:, lane] for each in (cache.keys, cache.values))
     assert torch.equal(keys, -values)
     numbers = keys[0, 0, 0, :, 0]
     assert torch.equal(keys, numbers[None, None, None, :, None].expand_as(keys))
@@ -40,7 +44,7 @@ def held(cache: KVCache, lane: int) -> list[float]:
 def test_frame_p_lives_in_slot_p_modulo_the_window() -> None:
     cache = new_cache()
     for frame in range(6):
-        assert cache.mask()[0].tolist() == [slot <= frame for slot in range(WINDOW)]
+        assert seen(cache)[0] == [slot <= frame for slot in range(WINDOW)]
         write(cache, 10.0 + frame)
         cache.commit()
     assert held(cache, 0) == [14, 15, 12, 13]
@@ -56,8 +60,7 @@ def test_a_pass_replaces_the_one_before_it_until_the_frame_is_committed() -> Non
         write(plain, frame + 1.0)
         cache.commit()
         plain.commit()
-        assert torch.equal(cache.keys, plain.keys)
-        assert torch.equal(cache.values, plain.values)
+        assert all(map(torch.equal, cache.tensors(), plain.tensors()))
 
 
 def test_a_pass_touches_only_the_frame_that_has_left_the_window() -> None:
@@ -65,9 +68,9 @@ def test_a_pass_touches_only_the_frame_that_has_left_the_window() -> None:
     for frame in range(WINDOW + 1):
         write(cache, 1.0 + frame)
         cache.commit()
-    before = cache.keys.clone()
+    before = torch.stack(cache.keys)
     write(cache, 99.0)  # frame 5 of the rollout, in the slot of frame 1
-    changed = (cache.keys != before).flatten(0, 3).any(dim=0).any(dim=-1)
+    changed = (torch.stack(cache.keys) != before).flatten(0, 3).any(dim=0).any(dim=-1)
     assert changed.tolist() == [False, True, False, False]
 
 
@@ -78,7 +81,7 @@ def test_lanes_at_different_frames_write_into_their_own_slots() -> None:
     assert held(cache, 0) == [7, 0, 0, 0]
     assert held(cache, 1) == [0, 0, 7, 0]
     assert held(cache, 2) == [0, 0, 0, 7]
-    assert cache.mask().tolist() == [[True, False, False, False], [True] * 4, [True] * 4]
+    assert seen(cache) == [[True, False, False, False], [True] * 4, [True] * 4]
 
 
 def test_copy_lanes_overwrites_the_named_lanes_only() -> None:
@@ -88,8 +91,9 @@ def test_copy_lanes_overwrites_the_named_lanes_only() -> None:
         cache.commit()
     write(source, 50.0)
     source.commit()
-    source.keys[:, 1] += 1
-    source.values[:, 1] -= 1
+    for keys, values in zip(source.keys, source.values, strict=True):
+        keys[1] += 1
+        values[1] -= 1
     cache.copy_lanes(source, torch.tensor([2, 0]), torch.tensor([0, 1]))
     assert cache.positions.tolist() == [1, 3, 1]
     assert held(cache, 2) == [50, 0, 0, 0]
@@ -114,16 +118,17 @@ def test_a_clone_is_independent() -> None:
 
 def test_nothing_grows_or_moves_in_memory() -> None:
     cache = new_cache()
-    before = cache.keys.data_ptr(), cache.values.data_ptr(), cache.keys.shape
+    before = [(tensor.data_ptr(), tensor.shape) for tensor in cache.tensors()]
     for frame in range(50):
         write(cache, float(frame))
         cache.commit()
-    assert (cache.keys.data_ptr(), cache.values.data_ptr(), cache.keys.shape) == before
+    assert [(tensor.data_ptr(), tensor.shape) for tensor in cache.tensors()] == before
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_an_empty_ring_holds_zeros_of_the_given_shape(batch_size: int) -> None:
     cache = new_cache(batch_size)
-    assert cache.keys.shape == (LAYERS, batch_size, TOKENS, HEADS, WINDOW, DIM)
-    assert not cache.keys.any()
+    shape = (batch_size, TOKENS, HEADS, WINDOW, DIM)
+    assert [keys.shape for keys in cache.keys] == [shape] * LAYERS
+    assert not torch.stack(cache.keys).any()
     assert not cache.positions.any()

@@ -4,8 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from worldsim.model.kv_cache import LayerCache
+from worldsim.model.kv_cache import KVCache
 from worldsim.model.layers import (
+    Places,
     SpaceAttention,
     SwiGLU,
     TimeAttention,
@@ -14,7 +15,10 @@ from worldsim.model.layers import (
     rotate,
     space_rotation,
     time_rotation,
+    together,
 )
+from worldsim.model.layout import Layout
+from worldsim.model.patterns import Ring
 
 pytestmark = pytest.mark.numeric
 
@@ -25,6 +29,17 @@ CPU = torch.device("cpu")
 @pytest.fixture(autouse=True)
 def fixed_seed() -> None:
     torch.manual_seed(0)
+
+
+def places(t: int, n: int, *, window: int = 99, first: int = 0, **tables: torch.Tensor) -> Places:
+    """Of t frames of n tokens, which neither turn with place nor with time unless tables say."""
+    distance = torch.arange(t)[:, None] - torch.arange(t)
+    own = {
+        "space": space_rotation(CPU, 0, 0, n, DIM),
+        "time": time_rotation(first + torch.arange(t)[None], DIM),
+        "mask": (distance >= 0) & (distance < window),
+    }
+    return Places(Layout(t, 1, n, 0), **own | tables)
 
 
 def row(rotation: torch.Tensor, index: int) -> torch.Tensor:
@@ -117,11 +132,11 @@ class TestGroupedAttention:
 class TestSpaceAttention:
     def test_frames_do_not_see_one_another(self) -> None:
         layer = SpaceAttention(32, 2, 1)
-        rotation = space_rotation(CPU, 2, 2, 1, DIM)
+        where = places(3, 5, space=space_rotation(CPU, 2, 2, 1, DIM))
         x = torch.randn(2, 3, 5, 32)
-        before = layer(x, rotation)
+        (before,) = layer([x], [where])
         x[1, 2, 0] += 1
-        changed = (layer(x, rotation) != before).any(dim=-1)
+        changed = (layer([x], [where])[0] != before).any(dim=-1)
         assert changed[1, 2].all()
         changed[1, 2] = False
         assert not changed.any()
@@ -129,19 +144,17 @@ class TestSpaceAttention:
     def test_an_image_moved_by_a_patch_is_attended_alike(self) -> None:
         layer = SpaceAttention(32, 2, 1)
         x = torch.randn(1, 1, 4, 32)
-        small = layer(x, space_rotation(CPU, 2, 2, 0, DIM))
+        small = layer([x], [places(1, 4, space=space_rotation(CPU, 2, 2, 0, DIM))])
         larger = space_rotation(CPU, 4, 5, 0, DIM).unflatten(1, (4, 5))
         elsewhere = larger[:, 2:4, 3:5].flatten(1, 2)
-        torch.testing.assert_close(layer(x, elsewhere), small)
+        torch.testing.assert_close(layer([x], [places(1, 4, space=elsewhere)]), small)
 
 
 class TestTimeAttention:
     def test_a_token_sees_its_own_place_in_the_window_and_nothing_else(self) -> None:
         layer, t, n, window = TimeAttention(32, 2, 1), 6, 3, 3
-        distance = torch.arange(t)[:, None] - torch.arange(t)
-        mask = (distance >= 0) & (distance < window)
         x = torch.randn(1, t, n, 32, requires_grad=True)
-        out = layer(x, time_rotation(torch.arange(t)[None], DIM), mask)
+        (out,) = layer([x], [places(t, n, window=window)])
         (gradient,) = torch.autograd.grad(out[0, 4, 1].sum(), x)
         seen = gradient[0].abs().sum(-1) > 0
         assert seen.nonzero().tolist() == [[2, 1], [3, 1], [4, 1]]
@@ -149,19 +162,23 @@ class TestTimeAttention:
     def test_one_frame_with_a_ring_equals_the_last_of_a_sequence(self) -> None:
         layer, b, t, n = TimeAttention(32, 2, 1), 2, 4, 3
         x = torch.randn(b, t, n, 32)
-        rotation = time_rotation(torch.arange(t).expand(b, t), DIM)
-        whole = layer(x, rotation, torch.ones(t, t, dtype=torch.bool).tril())
-        ring = LayerCache(
-            torch.zeros(b, n, 1, t, DIM),
-            torch.zeros(b, n, 1, t, DIM),
-            torch.arange(b),
-            torch.zeros(b, dtype=torch.int64),
-        )
+        (whole,) = layer([x], [places(t, n)])
+        sizes = {"batch_size": b, "num_tokens": n, "num_kv_heads": 1, "dim": DIM}
+        cache = KVCache(rings=[Ring.of("time", t)], **sizes)
         for i in range(t):
-            ring.slots[:] = i
-            seen = (torch.arange(t) <= i).expand(b, t)
-            out = layer(x[:, i : i + 1], rotation[:, :, i : i + 1], seen, ring)
+            (out,) = layer([x[:, i : i + 1]], [places(1, n, first=i)], *cache.layers())
+            cache.commit()
             torch.testing.assert_close(out[:, 0], whole[:, i])
+
+
+def test_groups_of_other_shapes_are_seen_as_one_matrix() -> None:
+    layer = SwiGLU(8, 24)
+    groups = [torch.randn(2, 3, 4, 8), torch.randn(1, 5, 2, 8)]
+    seen = []
+    layer.register_forward_hook(lambda _, inputs, output: seen.append(inputs[0].shape))
+    for out, group in zip(together(layer, groups), groups, strict=True):
+        torch.testing.assert_close(out, layer(group))
+    assert seen[0] == (34, 8)
 
 
 def test_swiglu_is_a_gate_times_a_value() -> None:

@@ -117,11 +117,11 @@ class TestSteps:
     def test_the_last_pass_is_what_is_remembered(self, world: WorldModel) -> None:
         rollout, written = begin(world, num_passes=3), []
         hook = world.dit.register_forward_hook(
-            lambda _, inputs, output: written.append(inputs[2].keys.clone())
+            lambda _, inputs, output: written.append(inputs[2].keys[0].clone())
         )
         rollout.step(np.array([1]))
         hook.remove()
-        assert torch.equal(rollout.clone_state().cache.keys, written[-1])
+        assert torch.equal(rollout.clone_state().cache.keys[0], written[-1])
         assert not torch.equal(written[-1], written[0])
 
     def test_grey_frames_of_odd_size(self) -> None:
@@ -372,10 +372,10 @@ def test_a_rollout_of_hundreds_of_steps_takes_no_more_memory(world: WorldModel) 
     rollout = begin(world, (1, 2))
     play(rollout, ACTIONS * 2)
     before = number_and_bytes_of_tensors()
-    shapes = [rollout.clone_state().cache.keys.shape, rollout.clone_state().history.shape]
+    shapes = [rollout.clone_state().cache.keys[0].shape, rollout.clone_state().history.shape]
     play(rollout, ACTIONS * 25)
     state = rollout.clone_state()
     assert state.cache.positions.tolist() == [WINDOW + 27 * len(ACTIONS)] * 2
-    assert [state.cache.keys.shape, state.history.shape] == shapes
+    assert [state.cache.keys[0].shape, state.history.shape] == shapes
     del state  # whose tensors would count
     assert number_and_bytes_of_tensors() == before

@@ -19,7 +19,8 @@ from worldsim.data.writer import RecordingWriter
 from worldsim.game.config import GameConfig
 from worldsim.game.describe import describe_game
 from worldsim.model.codec import Codec, PixelCodec, VAECodec
-from worldsim.model.dit import DiTConfig, VideoDiT
+from worldsim.model.dit import VideoDiT
+from worldsim.model.dit_config import DiTConfig
 from worldsim.model.heads import RewardTerminationHead
 from worldsim.train.draws import draw
 from worldsim.train.objective import Batch, Losses, encode, objective
@@ -84,9 +85,9 @@ def write_tiny_recording(
     return Recording(path)
 
 
-def make_tiny_dit(**changes: int) -> VideoDiT:
+def make_tiny_dit(**changes: Any) -> VideoDiT:
     """A random denoiser; a fresh one says nothing, so the last layer gets weights too."""
-    settings = {
+    settings: dict[str, Any] = {
         "num_actions": 3,
         "latent_channels": 3,
         "patch_size": 8,
@@ -125,7 +126,7 @@ def make_tiny_world(
     *,
     termination_bias: float = -20.0,
     codec: Codec | None = None,
-    **dit_changes: int,
+    **dit_changes: Any,
 ) -> WorldModel:
     """A random world; by default its episodes practically never terminate."""
     game = game or make_tiny_game()

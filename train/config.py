@@ -96,6 +96,9 @@ class Model:
     """Side of a patch in pixels: smaller is sharper and slower."""
     time_every: Annotated[int, Range(1, 12)] = 3
     """One layer in so many attends over time: 2 is slower, and better if the view scrolls."""
+    attention: tuple[str, ...] = ()
+    """Attention of the layers, in turn, instead of --model.time-every: space, time, full, local or
+    strided, or space with one of them, such as: space space+local:near=8,reach=2."""
     chance_bits: Annotated[int, Range(0, 12)] = 0
     """Bits of the code that selects one of several possible next frames. With 0 (none), what the
     game draws at random is blurred; 6 suit a game that draws lots, and hours of training."""

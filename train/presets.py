@@ -12,7 +12,8 @@ from worldsim.data.recording import Recording
 from worldsim.data.split import Split
 from worldsim.data.windows import Windows
 from worldsim.model.codec import PixelCodec
-from worldsim.model.dit import DiTConfig, VideoDiT
+from worldsim.model.dit import VideoDiT
+from worldsim.model.dit_config import DiTConfig
 from worldsim.model.heads import RewardTerminationHead
 from worldsim.system.devices import check_memory, free_memory, pick_device
 from worldsim.world_folder import load
@@ -75,8 +76,9 @@ def build_world(
             patch_size=config.model.patch_size,
             window=window,
             time_every=config.model.time_every,
+            attention=config.model.attention,
             chance_bits=config.model.chance_bits,
-            **SIZES[config.size],
+            **SIZES[config.size],  # type: ignore[arg-type]
         )
     )
     dit.activation_checkpointing = config.engine.activation_checkpointing

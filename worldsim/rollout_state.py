@@ -103,15 +103,15 @@ def check_fits(state: Any, own: RolloutState) -> None:
             "the state belongs to another world or to other weights: restore it into a rollout of "
             "the world it was cloned from"
         )
-    for name, theirs, ours in zip(_PARTS, state.tensors(), own.tensors(), strict=True):
+    layers = len(own.cache.rings)
+    names = ["history", "features", *["keys"] * layers, *["values"] * layers, "positions"]
+    names.append("random keys")
+    for name, theirs, ours in zip(names, state.tensors(), own.tensors(), strict=True):
         if (theirs.shape, theirs.dtype) != (ours.shape, ours.dtype):
             raise ValueError(
                 f"the state's {name} is {theirs.dtype} of shape {tuple(theirs.shape)}, in this "
                 f"rollout {ours.dtype} of shape {tuple(ours.shape)}: restore the state unchanged"
             )
-
-
-_PARTS = ("history", "features", "keys", "values", "positions", "random keys")
 
 
 def weight_versions(world: WorldModel) -> list[tuple[int, int]]:

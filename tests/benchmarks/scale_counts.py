@@ -14,7 +14,8 @@ from worldsim.data.windows import Windows
 from worldsim.game.config import GameConfig
 from worldsim.model.codec import PixelCodec
 from worldsim.model.conditions import Conditions
-from worldsim.model.dit import DiTConfig, VideoDiT
+from worldsim.model.dit import VideoDiT
+from worldsim.model.dit_config import DiTConfig
 from worldsim.model.heads import RewardTerminationHead
 from worldsim.train.draws import Draws
 from worldsim.train.muon import ITERATIONS

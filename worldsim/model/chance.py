@@ -22,7 +22,8 @@ from torch import nn
 from worldsim.model.layers import place_features
 
 if TYPE_CHECKING:
-    from worldsim.model.dit import DiTConfig, DiTOutput
+    from worldsim.model.dit import DiTOutput
+    from worldsim.model.dit_config import DiTConfig
 
 SURPRISE = 0.02  # mean squared residual of a patch above which a frame is a surprise
 LIKELY = 0.5  # predicted probability of a surprise above which a frame always gets a code

@@ -12,11 +12,9 @@ convolutions, which are translation-equivariant, draw it.
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Annotated, NamedTuple, get_type_hints
+from collections.abc import Sequence
+from typing import Any, NamedTuple, overload
 
 import torch
 import torch.nn.functional as F
@@ -26,18 +24,23 @@ from torch.utils.checkpoint import checkpoint
 
 from worldsim.model.chance import ChanceCodes
 from worldsim.model.conditions import Conditions
+from worldsim.model.detail import DetailPath
+from worldsim.model.dit_config import DiTConfig
 from worldsim.model.kv_cache import KVCache, LayerCache
 from worldsim.model.layers import (
+    Places,
     SpaceAttention,
     SwiGLU,
     TimeAttention,
     place_features,
     space_rotation,
+    spacetime_rotation,
     time_rotation,
+    together,
 )
-from worldsim.system.options import Positive, Range, check_value
-
-Size = Annotated[int, Range(1, 2**20)]
+from worldsim.model.layout import Layout
+from worldsim.model.patterns import LayerAttention, Ring
+from worldsim.model.spacetime import SpacetimeAttention
 
 
 class DiTOutput(NamedTuple):
@@ -52,132 +55,49 @@ class DiTOutput(NamedTuple):
     features: torch.Tensor
 
 
-class DetailPath(nn.Module):
-    """Convolutions at half of the resolution, which read frames and draw the clean one.
+class Block(nn.Module):
+    """Attention over space, over time or over both, and a feed-forward layer.
 
     Args:
-        in_channels: Channels of the noisy frame and the finished ones together.
-        out_channels: Channels of the clean frame.
-        width: Channels of a feature.
-        stride: Pixels along each side of a feature.
+        config: The sizes of the network.
+        attention: Of this layer, see `LayerAttention.parse`.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, width: int, stride: int) -> None:
+    def __init__(self, config: DiTConfig, attention: str) -> None:
         super().__init__()
-        self.stride = stride
-        first = nn.Conv2d(in_channels, width, 3 * stride, stride=stride, padding=stride)
-        second = nn.Conv2d(width, width, 3, padding=1)
-        for convolution in (first, second):  # keeps the signal of a small object
-            nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
-        self.stem = nn.Sequential(first, nn.SiLU(), second)
-        last = nn.Conv2d(width, out_channels * stride**2, 3, padding=1)
-        nn.init.zeros_(last.weight)
-        self.head = nn.Sequential(nn.SiLU(), nn.Conv2d(width, width, 3, padding=1), nn.SiLU(), last)
-
-    def look(self, frames: torch.Tensor) -> torch.Tensor:
-        """Map frames (b in_channels h w) to features (b width h/stride w/stride)."""
-        # Convolutions of few channels are up to three times as fast with the channels last.
-        return self.stem(frames.contiguous(memory_format=torch.channels_last))
-
-    def draw(
-        self, features: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor
-    ) -> torch.Tensor:
-        """Map features to the clean frame (b out_channels h w).
-
-        Args:
-            features: From ``look``.
-            scale: Their factor minus 1, of their shape (FiLM, Perez et al. 2018).
-            shift: Their offset, of their shape.
-        """
-        modulated = torch.addcmul(features + shift, features, scale)
-        last = self.head[-1]
-        assert isinstance(last, nn.Conv2d)
-        drawn = self.head[:-1](modulated).to(last.weight.dtype)
-        return F.pixel_shuffle(last(drawn), self.stride)
-
-
-class Block(nn.Module):
-    """Attention over space, in some layers over time, and a feed-forward layer."""
-
-    def __init__(
-        self, width: int, num_heads: int, num_kv_heads: int, hidden: int, over_time: bool
-    ) -> None:
-        super().__init__()
-        self.space = SpaceAttention(width, num_heads, num_kv_heads)
-        self.time = TimeAttention(width, num_heads, num_kv_heads) if over_time else None
-        self.feed_forward = SwiGLU(width, hidden)
+        sizes = config.width, config.num_heads, config.num_kv_heads
+        space, over_time = LayerAttention.parse(attention)
+        self.space = SpaceAttention(*sizes) if space else None
+        self.time: TimeAttention | SpacetimeAttention | None = None
+        self.ring: Ring | None = None
+        if over_time is not None:
+            self.ring = Ring.of(over_time, config.window)
+            self.time = (
+                TimeAttention(*sizes)
+                if isinstance(over_time, str)
+                else SpacetimeAttention(*sizes, over_time, config.window)
+            )
+        self.feed_forward = SwiGLU(config.width, int(config.width * config.mlp_ratio))
 
     def forward(
-        self,
-        x: torch.Tensor,
-        space: torch.Tensor,
-        time: torch.Tensor,
-        mask: torch.Tensor,
-        cache: LayerCache | None,
-    ) -> torch.Tensor:
-        """Map tokens (b t n d) to tokens; attention over time reads and writes the cache."""
-        x = x + self.space(x, space)
+        self, groups: list[torch.Tensor], places: list[Places], cache: LayerCache | None
+    ) -> list[torch.Tensor]:
+        """Map tokens (b t n d) of each group; attention over time reads and writes the cache."""
+        if self.space is not None:
+            groups = _sums(groups, self.space(groups, places))
         if self.time is not None:
-            x = x + self.time(x, time, mask, cache)
-        return x + self.feed_forward(x)
+            groups = _sums(groups, self.time(groups, places, cache))
+        return _sums(groups, together(self.feed_forward, groups))
 
     def scale_outputs(self, factor: float) -> None:
         """Scale the output of each residual part, before training."""
-        outputs = [self.space.out, self.feed_forward.down]
-        if self.time is not None:
-            outputs.append(self.time.out)
-        for linear in outputs:
+        attentions = [part for part in (self.space, self.time) if part is not None]
+        for linear in (*(part.out for part in attentions), self.feed_forward.down):
             linear.weight.data *= factor
 
 
-@dataclass(frozen=True)
-class DiTConfig:
-    """The arguments of a VideoDiT.
-
-    Attributes:
-        num_actions: Actions of the game; the index ``num_actions`` is an unknown action.
-        latent_channels: Channels of a latent frame.
-        patch_size: Side of a square patch, in latent cells. Frames of any size are padded to
-            multiples of it.
-        width: Channels of a token.
-        depth: Layers.
-        num_heads: Query heads.
-        num_kv_heads: Key and value heads.
-        mlp_ratio: Hidden width of the feed-forward layers divided by ``width``.
-        time_every: Layers per layer with attention over time.
-        num_registers: Register tokens per frame.
-        num_history: Finished frames that the convolutional path reads.
-        window: Frames of attention over time, the current one included.
-        detail_width: Channels of the convolutional path.
-        chance_bits: Bits of a chance code, see `ChanceCodes`; 0: none.
-
-    Raises:
-        ValueError: If a size is not an integer or out of range, or width and heads do not divide.
-    """
-
-    num_actions: Size
-    latent_channels: Size = 3
-    patch_size: Size = 8
-    width: Size = 128
-    depth: Size = 6
-    num_heads: Size = 4
-    num_kv_heads: Size = 2
-    mlp_ratio: Positive = 2.0
-    time_every: Size = 3
-    num_registers: Annotated[int, Range(0, 2**20)] = 2
-    num_history: Size = 2
-    window: Annotated[int, Range(1, 4096)] = 16  # a lane's cache grows with it
-    detail_width: Size = 32
-    chance_bits: Annotated[int, Range(0, 12)] = 0
-
-    def __post_init__(self) -> None:
-        for name, kind in get_type_hints(DiTConfig, include_extras=True).items():
-            check_value(name, getattr(self, name), kind)
-        if self.width % (4 * self.num_heads) or self.num_heads % self.num_kv_heads:
-            raise ValueError(
-                "width must be a multiple of 4 * num_heads and num_heads one of num_kv_heads, got "
-                f"width {self.width}, num_heads {self.num_heads}, num_kv_heads {self.num_kv_heads}"
-            )
+def _sums(ones: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    return [one + other for one, other in zip(ones, others, strict=True)]
 
 
 class VideoDiT(nn.Module):
@@ -213,17 +133,7 @@ class VideoDiT(nn.Module):
         self.chance = ChanceCodes(config) if config.chance_bits else None
         self.registers = nn.Parameter(torch.empty(config.num_registers, width))
         nn.init.normal_(self.registers, std=0.02)
-        hidden = int(width * config.mlp_ratio)
-        self.blocks = nn.ModuleList(
-            Block(
-                width,
-                num_heads,
-                config.num_kv_heads,
-                hidden,
-                over_time=(i + 1) % config.time_every == 0,
-            )
-            for i in range(config.depth)
-        )
+        self.blocks = nn.ModuleList(Block(config, one) for one in config.layer_attentions)
         self.norm = nn.LayerNorm(width, bias=False)
         self.unembed = nn.Linear(width, 2 * detail_width * self.patch**2)
         self._initialize()
@@ -262,83 +172,145 @@ class VideoDiT(nn.Module):
 
     def new_cache(self, batch_size: int, frame_size: tuple[int, int]) -> KVCache:
         """An empty cache for lanes with latent frames of the given (h, w)."""
-        rows, columns = (-(-side // self.config.patch_size) for side in frame_size)
         return KVCache(
-            num_layers=sum(block.time is not None for block in self.blocks),
+            rings=[block.ring for block in self._blocks() if block.ring is not None],
             batch_size=batch_size,
-            num_tokens=rows * columns + self.num_special,
+            num_tokens=self.layout(1, frame_size).tokens_per_time,
             num_kv_heads=self.config.num_kv_heads,
             dim=self.head_dim,
-            window=self.config.window,
             device=self.device,
             dtype=self.dtype,
         )
+
+    def layout(self, times: int, frame_size: tuple[int, int]) -> Layout:
+        """The tokens of a sequence of latent frames of the given (h, w)."""
+        return Layout.of(times, frame_size, (1, self.config.patch_size), self.num_special)
+
+    def _blocks(self) -> list[Block]:
+        return [block for block in self.blocks if isinstance(block, Block)]
 
     def _level_features(self, tau: torch.Tensor) -> torch.Tensor:
         frequencies = torch.exp(torch.linspace(0, math.log(1_000), 32, device=tau.device))
         angles = tau[..., None] * frequencies
         return torch.cat((angles.sin(), angles.cos()), dim=-1)
 
+    @overload
     def forward(
         self,
         noisy_latents: torch.Tensor,
         conditions: Conditions,
         cache: KVCache | None = None,
-    ) -> DiTOutput:
+    ) -> DiTOutput: ...
+
+    @overload
+    def forward(
+        self, noisy_latents: Sequence[torch.Tensor], conditions: Sequence[Conditions]
+    ) -> list[DiTOutput]: ...
+
+    def forward(
+        self,
+        noisy_latents: torch.Tensor | Sequence[torch.Tensor],
+        conditions: Conditions | Sequence[Conditions],
+        cache: KVCache | None = None,
+    ) -> DiTOutput | list[DiTOutput]:
         """Predict clean frames.
 
         Without a cache, the frames are a sequence and each attends to the ``window - 1`` before it.
         With a cache, they are the next frame of each lane (t = 1), or the first t of empty lanes,
         a window at most. Positions advance only when the caller commits.
 
+        Sequences of different sizes and lengths share a batch as groups: a list of tensors, each
+        with its own b, t, h and w. The result for each sequence is that of the sequence alone.
+
         Args:
-            noisy_latents: (b t c h w).
-            conditions: Noise level, action and history of each frame.
+            noisy_latents: (b t c h w), or one of each group.
+            conditions: Noise level, action and history of each frame, or those of each group.
             cache: Keys and values of the lanes' past frames; those of these frames are written.
 
         Returns:
-            Predicted clean latents and features.
+            Predicted clean latents and features, or those of each group.
         """
-        # Frames of any size are padded to multiples of a patch, and read by the convolutions.
-        b, t, _, h, w = noisy_latents.shape
+        if isinstance(noisy_latents, torch.Tensor):
+            assert isinstance(conditions, Conditions)
+            return self._predict([noisy_latents], [conditions], cache)[0]
+        return self._predict(noisy_latents, conditions, None)
+
+    def _predict(
+        self,
+        noisy_latents: Sequence[torch.Tensor],
+        conditions: Sequence[Any],
+        cache: KVCache | None,
+    ) -> list[DiTOutput]:
+        features = [self._look(*both) for both in zip(noisy_latents, conditions, strict=True)]
+        tokens = [self._tokens(*both) for both in zip(features, conditions, strict=True)]
+        places = [self._places(latents, cache) for latents in noisy_latents]
+        layer_caches = iter([] if cache is None else cache.layers())
+        for block in self._blocks():
+            cached = None if cache is None or block.ring is None else next(layer_caches)
+            if self.activation_checkpointing and torch.is_grad_enabled():
+                tokens = checkpoint(block, tokens, places, cached, use_reentrant=False)
+            else:
+                tokens = block(tokens, places, cached)
+        tokens = together(self.norm, tokens)
+        patches = [
+            x[:, :, : place.layout.num_patches] for x, place in zip(tokens, places, strict=True)
+        ]
+        modulations = together(self.unembed, patches)
+        return [
+            DiTOutput(self._draw(*each), x[:, :, -1].float())
+            for x, *each in zip(tokens, features, modulations, noisy_latents, strict=True)
+        ]
+
+    def _look(self, noisy_latents: torch.Tensor, conditions: Conditions) -> torch.Tensor:
+        """Features (b*t c h w) of frames of any size, padded to multiples of a patch."""
+        h, w = noisy_latents.shape[-2:]
         patch = self.config.patch_size
         frames = torch.cat((noisy_latents, conditions.history), dim=2)
         frames = rearrange(frames, "b t c h w -> (b t) c h w")
         if h % patch or w % patch:
             frames = F.pad(frames, (0, -w % patch, 0, -h % patch))
-        rows, columns = (side // patch for side in frames.shape[-2:])
-        features = self.detail.look(frames.to(self.dtype))
-        x = self._tokens(features, conditions)
-        # Attention over time: a mask over the sequence, or over the slots of the cache.
-        space = space_rotation(x.device, rows, columns, self.num_special, self.head_dim)
-        layer_caches: Iterator[LayerCache | None]
-        layer_caches = itertools.repeat(None) if cache is None else iter(cache.layers())
-        if cache is not None and t == 1:
-            positions, mask = cache.positions[:, None], cache.mask()
-        else:
-            positions = torch.arange(t, device=x.device)[None]
-            distance = positions[0][:, None] - positions[0]
-            mask = (distance >= 0) & (distance < self.config.window)
-        time = time_rotation(positions, self.head_dim)
-        for block in self.blocks:
-            cached = None if block.time is None else next(layer_caches)
-            if self.activation_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, space, time, mask, cached, use_reentrant=False)
-            else:
-                x = block(x, space, time, mask, cached)
-        # Each patch's token modulates its features, from which the clean frame is drawn.
-        x = self.norm(x)
+        return self.detail.look(frames.to(self.dtype))
+
+    def _draw(
+        self, features: torch.Tensor, modulation: torch.Tensor, noisy_latents: torch.Tensor
+    ) -> torch.Tensor:
+        """Draw clean frames: each patch's token modulates its features.
+
+        Args:
+            features: From `_look`.
+            modulation: Of each patch (b t n d).
+            noisy_latents: (b t c h w), of which only the size matters.
+        """
+        b, _, _, h, w = noisy_latents.shape
         scale, shift = rearrange(
-            self.unembed(x[:, :, : rows * columns]),
+            modulation,
             "b t (rows columns) (two ph pw d) -> two (b t) (rows ph) (columns pw) d",
             two=2,
-            rows=rows,
+            rows=features.shape[-2] // self.patch,
             ph=self.patch,
             pw=self.patch,
         ).movedim(-1, 2)  # the memory layout of the features
         clean = self.detail.draw(features, scale, shift)
-        clean = rearrange(clean[..., :h, :w], "(b t) c h w -> b t c h w", b=b)
-        return DiTOutput(clean.float(), x[:, :, -1].float())
+        return rearrange(clean[..., :h, :w], "(b t) c h w -> b t c h w", b=b).float()
+
+    def _places(self, latents: torch.Tensor, cache: KVCache | None) -> Places:
+        """Where the tokens of latents (b t c h w) are, in a sequence or in the cache."""
+        t, device = latents.shape[1], latents.device
+        layout = self.layout(t, (latents.shape[-2], latents.shape[-1]))
+        positions = torch.arange(t, device=device)[None]
+        distance = positions[0][:, None] - positions[0]
+        mask = (distance >= 0) & (distance < self.config.window)
+        if cache is not None and t == 1:
+            positions = cache.positions[:, None]
+
+        def rotations(dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+            sizes = layout.rows, layout.columns, self.num_special, dim
+            return space_rotation(device, *sizes), time_rotation(positions, dim)
+
+        both = None
+        if any(isinstance(block.time, SpacetimeAttention) for block in self._blocks()):
+            both = spacetime_rotation(*rotations(self.head_dim // 2))
+        return Places(layout, *rotations(self.head_dim), mask, both)
 
     def _tokens(self, features: torch.Tensor, conditions: Conditions) -> torch.Tensor:
         """Tokens (b t n d) from features (b*t c h w): patches by rows, then the special ones."""

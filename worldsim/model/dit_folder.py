@@ -12,7 +12,8 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from worldsim.model.dit import DiTConfig, VideoDiT
+from worldsim.model.dit import VideoDiT
+from worldsim.model.dit_config import DiTConfig
 from worldsim.model.weights import CONFIG, REMEDY, WEIGHTS, build_network, read_network_config
 from worldsim.system.files import reading, write_json
 

@@ -1,13 +1,20 @@
 """The layers of the video transformer: rotary positions, attention over space and time, SwiGLU.
 
-Tokens have the shape (b t n d): ``n`` tokens of width ``d`` for each of ``t`` frames. Attention is
+Tokens have the shape (b t n d): ``n`` tokens of width ``d`` for each of ``t`` times. Attention is
 factorised: within a frame, and over time (causal, each token with its own past). Queries are
 grouped (GQA, Ainslie et al. 2023); queries and keys are normalised (QK-norm, Dehghani et al. 2023).
 Norms are LayerNorm without bias, which has a fused kernel on every device; RMSNorm has none on a
 CPU.
+
+A batch is a list of groups: tensors of tokens, each for sequences of one layout. Sequences of
+different sizes and lengths thus share a batch without padding. Layers that act on each token see
+all groups as one matrix; attention sees each group alone.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +22,10 @@ from einops import rearrange, repeat
 from torch import nn
 
 from worldsim.model.kv_cache import LayerCache
+from worldsim.model.layout import Layout
 from worldsim.model.tables import keep
+
+MAX_SCORES = 2**22  # of a head, above which attention is never written out
 
 TURNS = 4096  # positions in a table of rotations over time
 
@@ -105,6 +115,58 @@ def time_rotation(positions: torch.Tensor, dim: int) -> torch.Tensor:
     return torch.stack((cos, sin))[:, :, :, None, None]
 
 
+def spacetime_rotation(space: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+    """Rotation by time and place, (2 b t n 1 dim): half of the channel pairs for each.
+
+    Args:
+        space: From `space_rotation` with half of the channels, (2 n 1 dim/2).
+        time: From `time_rotation` with half of the channels, (2 b t 1 1 dim/2).
+    """
+    b, t, n = time.shape[1], time.shape[2], space.shape[1]
+    of_time = time.expand(-1, -1, -1, n, -1, -1).chunk(2, dim=-1)
+    of_space = space[:, None, None].expand(-1, b, t, -1, -1, -1).chunk(2, dim=-1)
+    return torch.cat((of_time[0], of_space[0], of_time[1], of_space[1]), dim=-1)
+
+
+def without_time(key: torch.Tensor) -> torch.Tensor:
+    """Keys (... dim) of `spacetime_rotation` without the channels that turn with time.
+
+    Their scores do not depend on the distance in time, however far the rollout has come.
+    """
+    quarter = key.shape[-1] // 4
+    halves = key.unflatten(-1, (2, -1))
+    return F.pad(halves[..., quarter:], (quarter, 0)).flatten(-2)
+
+
+class Places(NamedTuple):
+    """Where the tokens of a group are, as attention needs it.
+
+    Attributes:
+        layout: Their layout.
+        space: Rotation by place, see `space_rotation`.
+        time: Rotation by time, see `time_rotation`.
+        mask: Which times each time sees, bool (t t); of no use with a cache.
+        spacetime: Rotation by both, see `spacetime_rotation`; None if no layer needs it.
+    """
+
+    layout: Layout
+    space: torch.Tensor
+    time: torch.Tensor
+    mask: torch.Tensor
+    spacetime: torch.Tensor | None = None
+
+
+def together(
+    layer: Callable[[torch.Tensor], torch.Tensor], groups: Sequence[torch.Tensor]
+) -> list[torch.Tensor]:
+    """Apply a layer that acts on each token to all groups (... d) as one matrix (N d)."""
+    if len(groups) == 1:
+        return [layer(groups[0])]
+    out = layer(torch.cat([group.flatten(0, -2) for group in groups]))
+    parts = out.split([group.shape[:-1].numel() for group in groups])
+    return [part.view(*group.shape[:-1], -1) for part, group in zip(parts, groups, strict=True)]
+
+
 def grouped_attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None = None
 ) -> torch.Tensor:
@@ -112,7 +174,8 @@ def grouped_attention(
 
     The queries of a group are put along the query axis, so keys and values are not copied.
     Attention is written out where fused kernels are slow. On a CPU, their backward pass takes ten
-    times as long in bfloat16. On a GPU, a single query over a window takes four times as long.
+    times as long in bfloat16. On a GPU, a single query over a window takes four times as long. Long
+    sequences are never written out, since their scores would fill the memory.
 
     Args:
         query: (b q heads dim).
@@ -125,9 +188,10 @@ def grouped_attention(
     """
     length, groups = query.shape[1], query.shape[2] // key.shape[1]
     query = rearrange(query, "b q (kv g) dim -> b kv (g q) dim", g=groups)
-    if mask is not None and groups > 1:
+    if mask is not None and groups > 1 and mask.shape[-2] > 1:
         mask = repeat(mask, "... q k -> ... (g q) k", g=groups)
-    if query.device.type == "cpu" or length == 1:
+    few = query.shape[2] * key.shape[2] <= MAX_SCORES
+    if (query.device.type == "cpu" and few) or length == 1:
         scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
         if mask is not None:
             scores = scores.masked_fill(~mask, -torch.inf)
@@ -155,11 +219,15 @@ class Attention(nn.Module):
         self.query_key_norm = nn.LayerNorm(self.dim, bias=False)
         self.out = nn.Linear(width, width, bias=False)
 
-    def project(
-        self, x: torch.Tensor, rotation: torch.Tensor
+    def project(self, groups: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Queries, keys and values of tokens (b t n d), as one (b t n channels) for each group."""
+        return together(lambda x: self.query_key_value(self.norm(x)), groups)
+
+    def split(
+        self, projected: torch.Tensor, rotation: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Queries, keys (both rotated) and values of tokens (b t n d), each (b t n heads dim)."""
-        projected = self.query_key_value(self.norm(x)).unflatten(-1, (-1, self.dim))
+        """Queries, keys (both rotated) and values of a group, each (b t n heads dim)."""
+        projected = projected.unflatten(-1, (-1, self.dim))
         queries_keys, value = projected.tensor_split([sum(self.heads[:2])], dim=-2)
         # In float32, also under autocast.
         weight = self.query_key_norm.weight.float()
@@ -171,14 +239,19 @@ class Attention(nn.Module):
 class SpaceAttention(Attention):
     """Attention among the tokens of one frame."""
 
-    def forward(self, x: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
-        """Map tokens (b t n d) to their residuals."""
-        b = x.shape[0]
-        query, key, value = self.project(x, rotation)
+    def forward(
+        self, groups: Sequence[torch.Tensor], places: Sequence[Places]
+    ) -> list[torch.Tensor]:
+        """Map tokens (b t n d) of each group to their residuals."""
+        projected = zip(self.project(groups), places, strict=True)
+        return together(self.out, [self._attend(*each) for each in projected])
+
+    def _attend(self, projected: torch.Tensor, place: Places) -> torch.Tensor:
+        query, key, value = self.split(projected, place.space)
         query = rearrange(query, "b t n heads dim -> (b t) n heads dim")
         key, value = (rearrange(a, "b t n kv dim -> (b t) kv n dim") for a in (key, value))
         attended = grouped_attention(query, key, value)
-        return self.out(rearrange(attended, "(b t) n d -> b t n d", b=b))
+        return rearrange(attended, "(b t) n d -> b t n d", b=len(projected))
 
 
 class TimeAttention(Attention):
@@ -186,33 +259,37 @@ class TimeAttention(Attention):
 
     def forward(
         self,
-        x: torch.Tensor,
-        rotation: torch.Tensor,
-        mask: torch.Tensor,
+        groups: Sequence[torch.Tensor],
+        places: Sequence[Places],
         cache: LayerCache | None = None,
-    ) -> torch.Tensor:
-        """Map tokens (b t n d) to their residuals.
+    ) -> list[torch.Tensor]:
+        """Map tokens (b t n d) of each group to their residuals.
 
         Args:
-            x: Tokens; with a cache, of the next frame (t = 1), or of the first t of empty lanes.
-            rotation: From ``time_rotation``.
-            mask: (t t) for a sequence, (b window) for the next frame of lanes with a cache; true
-                where attention is allowed.
+            groups: Tokens; with a cache, one group: the next frame (t = 1), or the first t of empty
+                lanes.
+            places: Of each group.
             cache: Keys and values of past frames; those of these frames are written into it.
         """
-        b, t, n, _ = x.shape
-        query, key, value = self.project(x, rotation)
+        projected = zip(self.project(groups), places, strict=True)
+        return together(self.out, [self._attend(*each, cache) for each in projected])
+
+    def _attend(
+        self, projected: torch.Tensor, place: Places, cache: LayerCache | None
+    ) -> torch.Tensor:
+        b, t, n, _ = projected.shape
+        query, key, value = self.split(projected, place.time)
         query = rearrange(query, "b t n heads dim -> (b n) t heads dim")
+        mask = place.mask
         if cache is not None and t == 1:
             key, value = cache.write(key[:, 0], value[:, 0])
-            mask = repeat(mask, "b k -> (b n) 1 1 k", n=n)
+            mask = repeat(cache.seen, "b k -> (b n) 1 1 k", n=n)
         else:
             key, value = (rearrange(a, "b t n kv dim -> b n kv t dim") for a in (key, value))
             if cache is not None:
                 cache.fill(key, value)
-        key, value = key.flatten(0, 1), value.flatten(0, 1)
-        attended = grouped_attention(query, key, value, mask)
-        return self.out(rearrange(attended, "(b n) t d -> b t n d", b=b))
+        attended = grouped_attention(query, key.flatten(0, 1), value.flatten(0, 1), mask)
+        return rearrange(attended, "(b n) t d -> b t n d", b=b)
 
 
 class SwiGLU(nn.Module):

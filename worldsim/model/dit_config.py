@@ -1,0 +1,82 @@
+"""The sizes of a `VideoDiT`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, get_type_hints
+
+from worldsim.model.patterns import LayerAttention, Pattern, layer_attentions
+from worldsim.system.options import Positive, Range, check_value
+
+Size = Annotated[int, Range(1, 2**20)]
+
+
+@dataclass(frozen=True)
+class DiTConfig:
+    """The arguments of a VideoDiT.
+
+    Attributes:
+        num_actions: Actions of the game; the index ``num_actions`` is an unknown action.
+        latent_channels: Channels of a latent frame.
+        patch_size: Side of a square patch, in latent cells. Frames of any size are padded to
+            multiples of it.
+        width: Channels of a token.
+        depth: Layers.
+        num_heads: Query heads.
+        num_kv_heads: Key and value heads.
+        mlp_ratio: Hidden width of the feed-forward layers divided by ``width``.
+        time_every: Layers per layer with attention over time.
+        num_registers: Register tokens per frame.
+        num_history: Finished frames that the convolutional path reads.
+        window: Frames of attention over time, the current one included.
+        detail_width: Channels of the convolutional path.
+        chance_bits: Bits of a chance code, see `ChanceCodes`; 0: none.
+        attention: Attention of the layers, in turn, such as ``("space", "local:near=8")``, see
+            `LayerAttention.parse`. If empty, it follows from ``time_every``.
+
+    Raises:
+        ValueError: If a size is not an integer or out of range, width and heads do not divide, or
+            there is no such attention.
+    """
+
+    num_actions: Size
+    latent_channels: Size = 3
+    patch_size: Size = 8
+    width: Size = 128
+    depth: Size = 6
+    num_heads: Size = 4
+    num_kv_heads: Size = 2
+    mlp_ratio: Positive = 2.0
+    time_every: Size = 3
+    num_registers: Annotated[int, Range(0, 2**20)] = 2
+    num_history: Size = 2
+    window: Annotated[int, Range(1, 4096)] = 16  # a lane's cache grows with it
+    detail_width: Size = 32
+    chance_bits: Annotated[int, Range(0, 12)] = 0
+    attention: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.attention, list):  # from JSON
+            object.__setattr__(self, "attention", tuple(self.attention))
+        for name, kind in get_type_hints(DiTConfig, include_extras=True).items():
+            check_value(name, getattr(self, name), kind)
+        if self.width % (4 * self.num_heads) or self.num_heads % self.num_kv_heads:
+            raise ValueError(
+                "width must be a multiple of 4 * num_heads and num_heads one of num_kv_heads, got "
+                f"width {self.width}, num_heads {self.num_heads}, num_kv_heads {self.num_kv_heads}"
+            )
+        over_both = [
+            text
+            for text in self.layer_attentions
+            if isinstance(LayerAttention.parse(text).time, Pattern)
+        ]
+        if over_both and self.width % (8 * self.num_heads):
+            raise ValueError(
+                f"attention {over_both[0]} needs a width that is a multiple of 8 * num_heads, got "
+                f"width {self.width}, num_heads {self.num_heads}"
+            )
+
+    @property
+    def layer_attentions(self) -> list[str]:
+        """The attention of each layer."""
+        return layer_attentions(self.attention, self.depth, self.time_every)

@@ -1,0 +1,67 @@
+"""Layout: how many tokens a sequence has, and where each of them is.
+
+A spacetime patch is ``patch_frames`` frames by ``patch_size`` by ``patch_size`` cells. A sequence
+of F frames of H by W cells has 1 + (F - 1) / patch_frames times, each with (H / patch_size) times
+(W / patch_size) patches and some special tokens without a place. The first time is the first frame
+alone, so a still picture is a sequence like any other.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Layout(NamedTuple):
+    """The tokens of a sequence, by times, then rows and columns, then the special ones.
+
+    Attributes:
+        times: Times, each one patch long.
+        rows: Patches along the height of a frame.
+        columns: Patches along its width.
+        num_special: Tokens of each time without a place: action, level, chance, registers.
+
+    Example:
+        >>> still, clip = (Layout.of(F, (64, 64), (1, 8), 4) for F in (1, 12))
+        >>> still.num_tokens, clip.num_tokens
+        (68, 816)
+    """
+
+    times: int
+    rows: int
+    columns: int
+    num_special: int
+
+    @classmethod
+    def of(
+        cls,
+        num_frames: int,
+        frame_size: tuple[int, int],
+        patch: tuple[int, int],
+        num_special: int = 0,
+    ) -> Layout:
+        """Lay out a sequence of frames; sides that are no multiples of a patch are padded.
+
+        Args:
+            num_frames: Frames (F), at least 1.
+            frame_size: Their height and width (H, W), in cells of a latent.
+            patch: ``patch_frames`` and ``patch_size``.
+            num_special: Special tokens of each time.
+        """
+        patch_frames, patch_size = patch
+        rows, columns = (-(-side // patch_size) for side in frame_size)
+        return cls(1 - (1 - num_frames) // patch_frames, rows, columns, num_special)
+
+    @property
+    def num_patches(self) -> int:
+        """Patches of each time."""
+        return self.rows * self.columns
+
+    @property
+    def tokens_per_time(self) -> int:
+        """Patches and special tokens of each time."""
+        return self.num_patches + self.num_special
+
+    @property
+    def num_tokens(self) -> int:
+        """All tokens of the sequence (N)."""
+        return self.times * self.tokens_per_time

@@ -1,0 +1,204 @@
+"""Attention over space and time by a pattern: the same in a sequence and in a ring cache.
+
+A sequence is computed time by time, since all queries of a time see the same times. So nothing is
+computed that the rule for times excludes, and in space little that the rule for places excludes.
+On a CUDA device FlexAttention does the same in one kernel (Dong et al. 2024).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from einops import rearrange, repeat
+
+from worldsim.model.kv_cache import LayerCache
+from worldsim.model.layers import Attention, Places, grouped_attention, together, without_time
+from worldsim.model.layout import Layout
+from worldsim.model.patterns import Pattern, neighbours, places_seen, times_seen
+
+
+class SpacetimeAttention(Attention):
+    """Causal attention over the tokens of all frames that a pattern lets a token see.
+
+    Args:
+        width: Channels of a token.
+        num_heads: Query heads.
+        num_kv_heads: Key and value heads, a divisor of ``num_heads``.
+        pattern: Which times and places are seen.
+        window: Times that are seen at most, the own one included.
+    """
+
+    def __init__(
+        self, width: int, num_heads: int, num_kv_heads: int, pattern: Pattern, window: int
+    ) -> None:
+        super().__init__(width, num_heads, num_kv_heads)
+        self.pattern, self.window = pattern, window
+
+    def forward(
+        self,
+        groups: Sequence[torch.Tensor],
+        places: Sequence[Places],
+        cache: LayerCache | None = None,
+    ) -> list[torch.Tensor]:
+        """Map tokens (b t n d) of each group to their residuals, see `TimeAttention.forward`."""
+        projected = zip(self.project(groups), places, strict=True)
+        return together(self.out, [self._attend(*each, cache) for each in projected])
+
+    def _attend(
+        self, projected: torch.Tensor, place: Places, cache: LayerCache | None
+    ) -> torch.Tensor:
+        assert place.spacetime is not None
+        query, key, value = self.split(projected, place.spacetime)
+        if cache is not None:
+            keys, values = (rearrange(a, "b t n kv dim -> b kv n t dim") for a in (key, value))
+            sink_key = without_time(keys[:, :, :, 0]) if cache.ring.sink else None
+            if len(projected[0]) == 1:
+                keys, values = cache.write(keys[:, :, :, 0], values[:, :, :, 0], sink_key)
+                seen, reach = cache.seen, self.pattern.reach
+                return attend_frame(query[:, 0], keys, values, seen, place.layout, reach)[:, None]
+            cache.fill(keys, values, sink_key)
+        attend = flex if query.device.type == "cuda" else by_times
+        return attend(query, key, value, place.layout, self.window, self.pattern)
+
+
+def by_times(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: Layout,
+    window: int,
+    pattern: Pattern,
+) -> torch.Tensor:
+    """Attend within a sequence, one time after another.
+
+    Args:
+        query: (b t n heads dim).
+        key: (b t n kv_heads dim).
+        value: (b t n kv_heads dim).
+        layout: Of the sequence.
+        window: Times that are seen at most.
+        pattern: Which times and places are seen.
+
+    Returns:
+        (b t n heads * dim).
+    """
+    seen = times_seen(layout.times, window, pattern).tolist()
+    of_places = "b t n kv dim -> b kv n t dim"
+    keys, values = rearrange(key, of_places), rearrange(value, of_places)
+    if pattern.sink:
+        sink_key = rearrange(without_time(key[:, 0]), "b n kv dim -> b kv n 1 dim")
+        keys = torch.cat((keys, sink_key), dim=3)
+        values = torch.cat((values, values[:, :, :, :1]), dim=3)
+    outs = []
+    for time in range(layout.times):
+        columns = [column for column, is_seen in enumerate(seen[time]) if is_seen]
+        first, last = columns[0], columns[-1] + 1
+        # A slice where there is no gap: it copies nothing.
+        which: Any = slice(first, last) if last - first == len(columns) else columns
+        visible = keys[:, :, :, which], values[:, :, :, which]
+        outs.append(attend_frame(query[:, time], *visible, None, layout, pattern.reach))
+    return torch.stack(outs, dim=1)
+
+
+def attend_frame(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    seen: torch.Tensor | None,
+    layout: Layout,
+    reach: int | None,
+) -> torch.Tensor:
+    """Attend from the tokens of one frame to those of some frames.
+
+    Args:
+        query: (b n heads dim).
+        keys: (b kv_heads n t dim).
+        values: (b kv_heads n t dim).
+        seen: Which of the t frames are seen, bool (b t); None for all.
+        layout: Of the frame's tokens.
+        reach: See `Pattern`.
+
+    Returns:
+        (b n heads * dim).
+    """
+    b, t = len(query), keys.shape[3]
+    n, patches = layout.tokens_per_time, layout.num_patches
+    if reach is None:
+        mask = None if seen is None else repeat(seen, "b t -> b 1 1 (n t)", n=n)
+        return grouped_attention(query, keys.flatten(2, 3), values.flatten(2, 3), mask)
+    tiles = neighbours(query.device, layout, reach)
+    own = rearrange(query[:, tiles.queries], "b tiles q heads dim -> (b tiles) q heads dim")
+    around, of_around = (
+        rearrange(a[:, :, tiles.keys], "b kv tiles k t dim -> (b tiles) kv (k t) dim")
+        for a in (keys, values)
+    )
+    mask = repeat(tiles.mask, "tiles q k -> b tiles q k t", b=b, t=t)
+    if seen is not None:
+        mask = mask & rearrange(seen, "b t -> b 1 1 1 t")
+    mask = rearrange(mask, "b tiles q k t -> (b tiles) 1 q (k t)")
+    local = grouped_attention(own, around, of_around, mask)
+    local = rearrange(local, "(b tiles) q d -> b (tiles q) d", b=b)[:, tiles.places]
+    if patches == n:
+        return local
+    special = attend_frame(query[:, patches:], keys, values, seen, layout, None)
+    return torch.cat((local, special), dim=1)
+
+
+@torch.compiler.disable  # around it; the kernel is compiled by itself
+def flex(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: Layout,
+    window: int,
+    pattern: Pattern,
+    compiled: bool = True,
+) -> torch.Tensor:
+    """Attend within a sequence by FlexAttention.
+
+    Arguments and result are those of `by_times`. Without ``compiled`` all scores are in memory,
+    which serves to compare.
+    """
+    from torch.nn.attention.flex_attention import flex_attention
+
+    keys, values = key.flatten(1, 2), value.flatten(1, 2)
+    if pattern.sink:
+        keys = torch.cat((keys, without_time(key[:, 0])), dim=1)
+        values = torch.cat((values, value[:, 0]), dim=1)
+    if compiled and not _kernel:
+        _kernel.append(torch.compile(flex_attention))
+    attended = (_kernel[0] if compiled else flex_attention)(
+        *(
+            rearrange(a, "b n heads dim -> b heads n dim")
+            for a in (query.flatten(1, 2), keys, values)
+        ),
+        block_mask=_block_mask(query.device, layout, window, pattern),
+        enable_gqa=True,
+    )
+    return rearrange(attended, "b heads (t n) dim -> b t n (heads dim)", t=layout.times)
+
+
+_kernel: list[Any] = []
+_masks: dict[tuple[Any, ...], Any] = {}
+
+
+def _block_mask(device: torch.device, layout: Layout, window: int, pattern: Pattern) -> Any:
+    """The blocks that a pattern leaves, made once for each layout."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    known = device, layout, window, pattern
+    if known not in _masks:
+        n = layout.tokens_per_time
+        times = times_seen(layout.times, window, pattern).to(device)
+        places = places_seen(layout, pattern.reach).to(device)
+
+        def sees(b: Any, head: Any, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+            return times[query // n, key // n] & places[query % n, key % n]
+
+        length = layout.num_tokens
+        _masks[known] = create_block_mask(
+            sees, None, None, length, length + n * pattern.sink, device=device
+        )
+    return _masks[known]
