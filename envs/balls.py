@@ -7,6 +7,7 @@ positions to a fraction of a pixel, and two frames show their velocities.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import gymnasium
@@ -14,6 +15,7 @@ import numpy as np
 from einops import rearrange
 from gymnasium import spaces
 
+from . import looks
 from .sight import is_colour
 
 SIZE = 64
@@ -33,6 +35,23 @@ COLOURS = ((248, 248, 248), (232, 72, 80), (72, 136, 240), (80, 200, 104), (192,
 
 PUSHES = ((0, 0), (0, -1), (0, 1), (-1, 0), (1, 0))  # (x, y) of each action
 
+LOOKS = looks.Looks(
+    "balls",
+    {"num_balls": len(RADII), "ball_colour": None, "night": True},
+    {
+        "num_balls": {
+            1: "one ball",
+            2: "two balls",
+            3: "three balls",
+            4: "four balls",
+            5: "five balls",
+        },
+        "ball_colour": {colour: f"the player's is {colour}" for colour in looks.COLOURS},
+        "night": looks.NIGHT_WORDS,
+    },
+)
+"""Variants of the game, and their words."""
+
 _PATCH = 16  # pixels; a square that holds the largest ball wherever it lies
 
 
@@ -51,14 +70,22 @@ class Balls(gymnasium.Env[np.ndarray, np.int64]):
     - ``radii``: of the balls, (5,).
     - ``target``: the square's centre, (2,).
     - ``score``: squares touched, an int.
+    - ``caption``: what the game looks like, in words, if an argument changes it.
 
     Args:
         render_mode: ``"rgb_array"`` or None.
         gravity: Downward acceleration in pixels per step squared, from 0 to 0.5.
         drag: Share of its speed that each ball loses per step, from 0 to 1. At 0, energy is kept.
+        num_balls: From 1 to 5.
+        ball_colour: Name of the colour of the player's ball, from `worldsim.envs.looks.COLOURS`;
+            the others are grey then. None: white, and each other ball has a colour of its own.
+        night: Whether the ground is dark.
+        vary: Names of the last three arguments that each episode draws from its seed.
+        vary_except: Combinations that are not drawn: ``[{"ball_colour": "red", "num_balls": 3}]``.
+        vary_only: Combinations of which one is drawn, if not empty.
 
     Raises:
-        ValueError: If an argument is outside its range.
+        ValueError: If an argument is outside its range, or no combination is left.
 
     Example:
         >>> env = Balls(gravity=0.1)
@@ -74,7 +101,16 @@ class Balls(gymnasium.Env[np.ndarray, np.int64]):
     }
 
     def __init__(
-        self, render_mode: str | None = None, gravity: float = 0.0, drag: float = 0.005
+        self,
+        render_mode: str | None = None,
+        gravity: float = 0.0,
+        drag: float = 0.005,
+        num_balls: int = len(RADII),
+        ball_colour: str | None = None,
+        night: bool = True,
+        vary: Sequence[str] = (),
+        vary_except: Sequence[Mapping[str, Any]] = (),
+        vary_only: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode must be 'rgb_array' or None, got {render_mode!r}")
@@ -87,8 +123,8 @@ class Balls(gymnasium.Env[np.ndarray, np.int64]):
         self.drag = drag
         self.observation_space = spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8)
         self.action_space = spaces.Discrete(5)
-        self._box = np.full((SIZE, SIZE, 3), WALL, np.uint8)
-        self._box[WALL_WIDTH:-WALL_WIDTH, WALL_WIDTH:-WALL_WIDTH] = BACKGROUND
+        given = {"num_balls": num_balls, "ball_colour": ball_colour, "night": night}
+        self._looks = LOOKS.choose(given, vary, vary_except, vary_only)
 
     def get_action_meanings(self) -> list[str]:
         """Return the word of each action."""
@@ -99,17 +135,19 @@ class Balls(gymnasium.Env[np.ndarray, np.int64]):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Put the balls where none touches another and send them off."""
         super().reset(seed=seed)
+        look, self._caption = self._looks.draw(self.np_random)
+        self._set_look(look)
         # Lists of floats: for five balls, plain Python is several times faster than numpy.
         self._positions: list[list[float]] = []
-        while len(self._positions) < len(RADII):
+        while len(self._positions) < self._num_balls:
             radius = RADII[len(self._positions)]
             low, high = WALL_WIDTH + radius, SIZE - WALL_WIDTH - radius
             place = self.np_random.uniform(low, high, 2).tolist()
             others = zip(self._positions, RADII, strict=False)
             if all(math.dist(place, other) > radius + other_r for other, other_r in others):
                 self._positions.append(place)
-        angles = self.np_random.uniform(0, 2 * math.pi, len(RADII))
-        speeds = self.np_random.uniform(0.3, 1.0, len(RADII)) * START_SPEED
+        angles = self.np_random.uniform(0, 2 * math.pi, self._num_balls)
+        speeds = self.np_random.uniform(0.3, 1.0, self._num_balls) * START_SPEED
         self._velocities: list[list[float]] = [
             [s * math.cos(a), s * math.sin(a)]
             for s, a in zip(speeds.tolist(), angles.tolist(), strict=True)
@@ -137,9 +175,9 @@ class Balls(gymnasium.Env[np.ndarray, np.int64]):
             velocity[1] *= factor
         # Short substeps keep balls from passing through each other.
         for _ in range(NUM_SUBSTEPS):
-            for i in range(len(RADII)):
+            for i in range(self._num_balls):
                 self._move(i, 1.0 / NUM_SUBSTEPS)
-            for i in range(len(RADII)):
+            for i in range(self._num_balls):
                 for j in range(i):
                     self._collide(i, j)
         target = TARGET_PLACES[self._target]
@@ -152,6 +190,16 @@ class Balls(gymnasium.Env[np.ndarray, np.int64]):
     def render(self) -> np.ndarray | None:  # type: ignore[override]
         """Return the frame, ``uint8`` of shape (64 64 3), or None without a render mode."""
         return self._draw() if self.render_mode == "rgb_array" else None
+
+    def _set_look(self, look: looks.Look) -> None:
+        self._num_balls: int = look["num_balls"]
+        self._ground = BACKGROUND if look["night"] else looks.DAY
+        self._box = np.full((SIZE, SIZE, 3), WALL, np.uint8)
+        self._box[WALL_WIDTH:-WALL_WIDTH, WALL_WIDTH:-WALL_WIDTH] = self._ground
+        colours: Sequence[looks.Colour] = COLOURS
+        if look["ball_colour"] is not None:
+            colours = (looks.COLOURS[look["ball_colour"]], *[looks.PLAIN] * (len(RADII) - 1))
+        self._colours = np.array(colours[: self._num_balls], np.float64)
 
     def _move(self, i: int, duration: float) -> None:
         """Move a ball in a straight line, mirrored by the walls."""
@@ -191,7 +239,7 @@ class Balls(gymnasium.Env[np.ndarray, np.int64]):
         frame = self._box.copy()
         x, y = TARGET_PLACES[self._target]
         frame[y - 3 : y + 3, x - 3 : x + 3] = TARGET
-        frame[y - 1 : y + 1, x - 1 : x + 1] = BACKGROUND
+        frame[y - 1 : y + 1, x - 1 : x + 1] = self._ground
         positions = np.array(self._positions)
         corners = np.clip(positions.astype(int) - _PATCH // 2, 0, SIZE - _PATCH)
         pixels = np.arange(_PATCH) + 0.5
@@ -199,8 +247,8 @@ class Balls(gymnasium.Env[np.ndarray, np.int64]):
         distances = np.hypot(
             rearrange(across[0], "n w -> n 1 w"), rearrange(across[1], "n h -> n h 1")
         )
-        alphas = np.clip(_RADII_COLUMN + 0.5 - distances, 0.0, 1.0)
-        for (x, y), alpha, colour in zip(corners.tolist(), alphas, _COLOURS, strict=True):
+        alphas = np.clip(_RADII_COLUMN[: self._num_balls] + 0.5 - distances, 0.0, 1.0)
+        for (x, y), alpha, colour in zip(corners.tolist(), alphas, self._colours, strict=True):
             patch = frame[y : y + _PATCH, x : x + _PATCH]
             cover = alpha[..., None]
             patch[:] = patch + cover * (colour - patch) + 0.5
@@ -210,14 +258,14 @@ class Balls(gymnasium.Env[np.ndarray, np.int64]):
         return {
             "positions": np.array(self._positions),
             "velocities": np.array(self._velocities),
-            "radii": np.array(RADII),
+            "radii": np.array(RADII[: self._num_balls]),
             "target": np.array(TARGET_PLACES[self._target]),
             "score": self._score,
+            **self._caption,
         }
 
 
 _RADII_COLUMN = rearrange(np.array(RADII), "n -> n 1 1")
-_COLOURS = np.array(COLOURS, np.float64)
 
 
 def play(observation: np.ndarray, info: dict[str, Any], rng: np.random.Generator) -> int:

@@ -8,13 +8,14 @@ its own wall colour.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from . import looks
 from .maze_sprites import (
     CELL,
     COAT,
@@ -26,6 +27,7 @@ from .maze_sprites import (
     OPEN_DOOR,
     PLAYER,
     PLAYER_WITH_KEY,
+    WALL_COLOURS,
     draw_maze,
     draw_sprite,
 )
@@ -40,6 +42,16 @@ EXIT_REWARD = 5.0
 
 MOVES = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))  # (row, column) of each action
 OPPOSITE = (0, 2, 1, 4, 3)  # the action that undoes each
+
+LOOKS = looks.Looks(
+    "maze",
+    {"wall_colour": None, "night": True},
+    {
+        "wall_colour": {colour: f"{colour} walls" for colour in looks.COLOURS},
+        "night": looks.NIGHT_WORDS,
+    },
+)
+"""Variants of the game, and their words."""
 
 Cell = tuple[int, int]
 
@@ -58,9 +70,19 @@ class Maze(gymnasium.Env[np.ndarray, np.int64]):
     - ``coins``: cells, (10 2); ``coins_left``: whether each is still there, bool (10,).
     - ``has_key``: whether the player carries the key, bool.
     - ``score``: the sum of rewards.
+    - ``caption``: what the game looks like, in words, if an argument changes it.
 
     Args:
         render_mode: ``"rgb_array"`` or None.
+        wall_colour: Name of the colour of all walls, from `worldsim.envs.looks.COLOURS`. None: each
+            quarter has its own.
+        night: Whether all is dark beyond the lamp. By day the whole maze is visible.
+        vary: Names of the last two arguments that each episode draws from its seed.
+        vary_except: Combinations that are not drawn: ``[{"wall_colour": "red", "night": True}]``.
+        vary_only: Combinations of which one is drawn, if not empty.
+
+    Raises:
+        ValueError: If an argument is none of these, or no combination is left.
 
     Example:
         >>> env = Maze()
@@ -75,12 +97,22 @@ class Maze(gymnasium.Env[np.ndarray, np.int64]):
         "scripted_policy": "worldsim.envs.maze:Player",
     }
 
-    def __init__(self, render_mode: str | None = None) -> None:
+    def __init__(
+        self,
+        render_mode: str | None = None,
+        wall_colour: str | None = None,
+        night: bool = True,
+        vary: Sequence[str] = (),
+        vary_except: Sequence[Mapping[str, Any]] = (),
+        vary_only: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode must be 'rgb_array' or None, got {render_mode!r}")
         self.render_mode = render_mode
         self.observation_space = spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8)
         self.action_space = spaces.Discrete(5)
+        given = {"wall_colour": wall_colour, "night": night}
+        self._looks = LOOKS.choose(given, vary, vary_except, vary_only)
 
     def get_action_meanings(self) -> list[str]:
         """Return the word of each action."""
@@ -91,6 +123,7 @@ class Maze(gymnasium.Env[np.ndarray, np.int64]):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Grow a new maze and put the player at a random cell of it."""
         super().reset(seed=seed)
+        look, self._caption = self._looks.draw(self.np_random)
         self._open_ways, self._player, self._door = grow_maze(self.np_random)
         free = [cell for cell in np.ndindex(NUM_CELLS, NUM_CELLS) if cell != self._door]
         free.remove(self._player)
@@ -98,7 +131,11 @@ class Maze(gymnasium.Env[np.ndarray, np.int64]):
         self._key, *self._coins = [free[i] for i in chosen]
         self._coins_left = [True] * NUM_COINS
         self._has_key, self._score = False, 0.0
-        self._floor = draw_maze(self._open_ways)
+        self._night = look["night"]
+        walls: Sequence[looks.Colour] = WALL_COLOURS
+        if look["wall_colour"] is not None:
+            walls = [looks.COLOURS[look["wall_colour"]]] * len(WALL_COLOURS)
+        self._floor = draw_maze(self._open_ways, walls, night=self._night)
         return self._draw(), self._get_info()
 
     def step(self, action: int | np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -139,7 +176,8 @@ class Maze(gymnasium.Env[np.ndarray, np.int64]):
             if left:
                 draw_sprite(frame, COIN, coin)
         draw_sprite(frame, PLAYER_WITH_KEY if self._has_key else PLAYER, self._player)
-        frame[~lit_from(self._player)] = DARK
+        if self._night:
+            frame[~lit_from(self._player)] = DARK
         return frame
 
     def _get_info(self) -> dict[str, Any]:
@@ -152,6 +190,7 @@ class Maze(gymnasium.Env[np.ndarray, np.int64]):
             "has_key": self._has_key,
             "door": np.array(self._door),
             "score": self._score,
+            **self._caption,
         }
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 CELL = 8  # pixels; the outermost ones on each side are walls
 DARK = (6, 6, 12)
 FLOOR = (52, 46, 64)
 FLOOR_SPECK = (66, 58, 82)
+DAY_FLOOR = (150, 144, 160)
+DAY_FLOOR_SPECK = (164, 158, 176)
 WALL_COLOURS = ((96, 144, 248), (232, 96, 176), (72, 200, 160), (240, 168, 80))
 """Walls of the upper left, upper right, lower left and lower right quarter."""
 
@@ -94,30 +98,38 @@ def draw_sprite(
     target[mask] = colours[mask]
 
 
-def draw_maze(open_ways: np.ndarray) -> np.ndarray:
+def draw_maze(
+    open_ways: np.ndarray,
+    walls: Sequence[tuple[int, int, int]] = WALL_COLOURS,
+    *,
+    night: bool = True,
+) -> np.ndarray:
     """Draw walls and floor.
 
     Args:
         open_ways: Bool array of shape (rows columns 2): whether the way down, and to the right, of
             a cell is open.
+        walls: Colours of the quarters' walls, as `WALL_COLOURS`.
+        night: Whether the floor is dark.
 
     Returns:
         ``uint8`` canvas of shape (8 * rows, 8 * columns, 3).
     """
     rows, columns = open_ways.shape[:2]
+    floor, speck = (FLOOR, FLOOR_SPECK) if night else (DAY_FLOOR, DAY_FLOOR_SPECK)
     canvas = np.empty((CELL * rows, CELL * columns, 3), np.uint8)
     for r in range(rows):
         for c in range(columns):
             cell = canvas[CELL * r : CELL * (r + 1), CELL * c : CELL * (c + 1)]
-            cell[:] = WALL_COLOURS[2 * (r >= rows // 2) + (c >= columns // 2)]
-            cell[1:-1, 1:-1] = FLOOR
-            cell[2, 2] = cell[5, 4] = FLOOR_SPECK
+            cell[:] = walls[2 * (r >= rows // 2) + (c >= columns // 2)]
+            cell[1:-1, 1:-1] = floor
+            cell[2, 2] = cell[5, 4] = speck
             if r and open_ways[r - 1, c, 0]:
-                cell[0, 1:-1] = FLOOR
+                cell[0, 1:-1] = floor
             if open_ways[r, c, 0]:
-                cell[-1, 1:-1] = FLOOR
+                cell[-1, 1:-1] = floor
             if c and open_ways[r, c - 1, 1]:
-                cell[1:-1, 0] = FLOOR
+                cell[1:-1, 0] = floor
             if open_ways[r, c, 1]:
-                cell[1:-1, -1] = FLOOR
+                cell[1:-1, -1] = floor
     return canvas

@@ -7,11 +7,14 @@ paddle by a pixel or two before it turns: two frames around a bounce still show 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, get_args
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+
+from . import looks
 
 SIZE = 64
 COURT_TOP, COURT_BOTTOM = 8, 62  # rows between the walls: top included, bottom excluded
@@ -28,6 +31,19 @@ PIP_OFF = (40, 44, 74)
 PLAYER = (64, 208, 112)
 OPPONENT = (240, 120, 48)
 BALL = (250, 246, 220)
+
+DAY_NET = (140, 160, 176)
+DAY_PIP_OFF = (142, 162, 178)
+
+LOOKS = looks.Looks(
+    "pong",
+    {"ball_colour": None, "night": True},
+    {
+        "ball_colour": {colour: f"a {colour} ball" for colour in looks.COLOURS},
+        "night": looks.NIGHT_WORDS,
+    },
+)
+"""Variants of the game, and their words."""
 
 _PADDLE_TOP_MAX = COURT_BOTTOM - PADDLE_HEIGHT
 _BALL_TOP_MAX = COURT_BOTTOM - BALL_SIZE
@@ -52,14 +68,22 @@ class Pong(gymnasium.Env[np.ndarray, np.int64]):
     - ``player_y``, ``opponent_y``: the paddles' upper ends.
     - ``player_score``, ``opponent_score``: points won.
 
+    ``info`` also has ``caption``, what the game looks like in words, if an argument changes it.
+
     Args:
         render_mode: ``"rgb_array"`` or None.
         serve: ``"lot"``: each serve goes one of eight ways, drawn at random. ``"play"``: only the
             first serve of a game is random. Each later one goes to the side that scored, at a slope
             given by where the ball was last seen.
+        ball_colour: Name of the colour of the ball, from `worldsim.envs.looks.COLOURS`; the paddles
+            are grey then. None: a pale ball and paddles of two colours.
+        night: Whether the court is dark.
+        vary: Names of the last two arguments that each episode draws from its seed.
+        vary_except: Combinations that are not drawn: ``[{"ball_colour": "red", "night": True}]``.
+        vary_only: Combinations of which one is drawn, if not empty.
 
     Raises:
-        ValueError: If ``render_mode`` or ``serve`` is none of these.
+        ValueError: If an argument is none of these, or no combination is left.
 
     Example:
         >>> env = Pong()
@@ -74,7 +98,16 @@ class Pong(gymnasium.Env[np.ndarray, np.int64]):
         "scripted_policy": "worldsim.envs.pong:play",
     }
 
-    def __init__(self, render_mode: str | None = None, serve: Serve = "lot") -> None:
+    def __init__(
+        self,
+        render_mode: str | None = None,
+        serve: Serve = "lot",
+        ball_colour: str | None = None,
+        night: bool = True,
+        vary: Sequence[str] = (),
+        vary_except: Sequence[Mapping[str, Any]] = (),
+        vary_only: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode must be 'rgb_array' or None, got {render_mode!r}")
         if serve not in get_args(Serve):
@@ -83,7 +116,8 @@ class Pong(gymnasium.Env[np.ndarray, np.int64]):
         self.render_mode = render_mode
         self.observation_space = spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8)
         self.action_space = spaces.Discrete(3)
-        self._court = _draw_court()
+        given = {"ball_colour": ball_colour, "night": night}
+        self._looks = LOOKS.choose(given, vary, vary_except, vary_only)
 
     def get_action_meanings(self) -> list[str]:
         """Return the word of each action."""
@@ -94,6 +128,8 @@ class Pong(gymnasium.Env[np.ndarray, np.int64]):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Start a game at 0:0 with both paddles at random heights."""
         super().reset(seed=seed)
+        look, self._caption = self._looks.draw(self.np_random)
+        self._set_look(look)
         self._player_y = int(self.np_random.integers(COURT_TOP, _PADDLE_TOP_MAX + 1))
         self._opponent_y = int(self.np_random.integers(COURT_TOP, _PADDLE_TOP_MAX + 1))
         self._player_score = self._opponent_score = 0
@@ -130,6 +166,13 @@ class Pong(gymnasium.Env[np.ndarray, np.int64]):
     def render(self) -> np.ndarray | None:  # type: ignore[override]
         """Return the frame, ``uint8`` of shape (64 64 3), or None without a render mode."""
         return self._draw() if self.render_mode == "rgb_array" else None
+
+    def _set_look(self, look: looks.Look) -> None:
+        self._court = _draw_court(look["night"])
+        self._ball_colour, self._player_colour, self._opponent_colour = BALL, PLAYER, OPPONENT
+        if look["ball_colour"] is not None:
+            self._ball_colour = looks.COLOURS[look["ball_colour"]]
+            self._player_colour = self._opponent_colour = looks.PLAIN
 
     def _serve_at_random(self) -> None:
         """Serve from the middle, one of eight ways."""
@@ -174,15 +217,15 @@ class Pong(gymnasium.Env[np.ndarray, np.int64]):
     def _draw(self) -> np.ndarray:
         frame = self._court.copy()
         for i in range(self._opponent_score):
-            frame[1:5, 4 + 5 * i : 8 + 5 * i] = OPPONENT
+            frame[1:5, 4 + 5 * i : 8 + 5 * i] = self._opponent_colour
         for i in range(self._player_score):
-            frame[1:5, 56 - 5 * i : 60 - 5 * i] = PLAYER
+            frame[1:5, 56 - 5 * i : 60 - 5 * i] = self._player_colour
         y = self._opponent_y
-        frame[y : y + PADDLE_HEIGHT, OPPONENT_X : OPPONENT_X + PADDLE_WIDTH] = OPPONENT
+        frame[y : y + PADDLE_HEIGHT, OPPONENT_X : OPPONENT_X + PADDLE_WIDTH] = self._opponent_colour
         y = self._player_y
-        frame[y : y + PADDLE_HEIGHT, PLAYER_X : PLAYER_X + PADDLE_WIDTH] = PLAYER
+        frame[y : y + PADDLE_HEIGHT, PLAYER_X : PLAYER_X + PADDLE_WIDTH] = self._player_colour
         x, y = self._ball_x, self._ball_y
-        frame[y : y + BALL_SIZE, x : x + BALL_SIZE] = BALL
+        frame[y : y + BALL_SIZE, x : x + BALL_SIZE] = self._ball_colour
         return frame
 
     def _get_info(self) -> dict[str, Any]:
@@ -195,28 +238,36 @@ class Pong(gymnasium.Env[np.ndarray, np.int64]):
             "opponent_y": self._opponent_y,
             "player_score": self._player_score,
             "opponent_score": self._opponent_score,
+            **self._caption,
         }
 
 
-def _draw_court() -> np.ndarray:
+def _draw_court(night: bool) -> np.ndarray:
     """Return the background: walls, net and the ten unlit score pips."""
-    court = np.full((SIZE, SIZE, 3), BACKGROUND, np.uint8)
+    ground, net, pip_off = BACKGROUND, NET, PIP_OFF
+    if not night:
+        ground, net, pip_off = looks.DAY, DAY_NET, DAY_PIP_OFF
+    court = np.full((SIZE, SIZE, 3), ground, np.uint8)
     for y in range(COURT_TOP + 2, COURT_BOTTOM, 6):
-        court[y : y + 3, SIZE // 2 - 1 : SIZE // 2 + 1] = NET
+        court[y : y + 3, SIZE // 2 - 1 : SIZE // 2 + 1] = net
     court[COURT_TOP - 2 : COURT_TOP] = WALL
     court[COURT_BOTTOM:] = WALL
     for i in range(WINNING_SCORE):
-        court[1:5, 4 + 5 * i : 8 + 5 * i] = PIP_OFF
-        court[1:5, 56 - 5 * i : 60 - 5 * i] = PIP_OFF
+        court[1:5, 4 + 5 * i : 8 + 5 * i] = pip_off
+        court[1:5, 56 - 5 * i : 60 - 5 * i] = pip_off
     return court
 
 
 def play(observation: np.ndarray, info: dict[str, Any], rng: np.random.Generator) -> int:
     """Follow the ball and return it away from the computer's paddle.
 
-    A `worldsim.game.policy.Policy` that reads only the frame, ``uint8`` (64 64 3). It returns 0
-    (NOOP) if it finds no ball or no own paddle.
+    A `worldsim.game.policy.Policy` that reads only the frame, ``uint8`` (64 64 3), where the game
+    has its usual look. It returns 0 (NOOP) if it finds no ball or no own paddle.
     """
+    if {"caption", "ball_y"} <= info.keys():  # another look: go by the true state
+        middle = PADDLE_HEIGHT / 2
+        ball = info["ball_y"] + BALL_SIZE / 2
+        return _meet(ball, info["player_y"] + middle, info["opponent_y"] + middle)
     court = observation[COURT_TOP:COURT_BOTTOM].astype(np.int16)
     # Thresholds instead of exact colours: the frames of a learned world are not exact.
     red, green, blue = court[..., 0], court[..., 1], court[..., 2]
@@ -225,6 +276,11 @@ def play(observation: np.ndarray, info: dict[str, Any], rng: np.random.Generator
     opponent_y = _centre_row((red - blue > 60)[:, : SIZE // 2])
     if ball_y is None or player_y is None:
         return 0
+    return _meet(ball_y, player_y, opponent_y)
+
+
+def _meet(ball_y: float, player_y: float, opponent_y: float | None) -> int:
+    """Return the action that brings the paddle to the ball, given the rows of their centres."""
     # The paddle's upper end returns the ball upwards: aim for the half without the computer.
     computer_is_low = opponent_y is not None and opponent_y > ball_y
     target = ball_y + 5 if computer_is_low else ball_y - 5
