@@ -56,7 +56,9 @@ def main(minutes: float = 3.0, games: int = 400, out: Path = Path("runs/catch"))
                 episode.add(action, frame, reward=reward, terminated=over)
             writer.write_episode(episode.build(), seed)
     quiet, unwatched = Logging(log=()), RunOptions(num_evals=0)
-    run = train(TrainConfig(out / "recording", out, minutes=minutes, logging=quiet, run=unwatched))
+    run = train(
+        TrainConfig((out / "recording",), out, minutes=minutes, logging=quiet, run=unwatched)
+    )
     print(f"{run.checkpoint / 'filmstrip.png'} shows it; next: worldsim play {out}")
 
 

@@ -288,7 +288,7 @@ def test_a_world_draws_each_of_two_futures_and_not_their_mean(tmp_path: Path) ->
                 top = 2 + 8 * int(rng.integers(2))
                 frame[top : top + 4, 6:10] = 220
             writer.write_episode(dataclasses.replace(episode, seed=seed))
-    config = TrainConfig(tmp_path / "lots", tmp_path / "run", steps=600, device="cpu")
+    config = TrainConfig((tmp_path / "lots",), tmp_path / "run", steps=600, device="cpu")
     config = dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, window=WINDOW, chance_bits=2, passes=1),

@@ -250,7 +250,7 @@ def test_a_value_of_the_wrong_type_is_one_sentence_that_names_the_file(
     [("optim.lr", "fast"), ("steps", 2.5), ("size", "vast"), ("wandb_tags", [5])],
 )
 def test_a_setting_of_the_wrong_type_is_named(tmp_path: Path, name: str, value: object) -> None:
-    config = TrainConfig(tmp_path, tmp_path / "run", resume=True)
+    config = TrainConfig((tmp_path,), tmp_path / "run", resume=True)
     assert resumed_config(config, config.settings()) == config
     with pytest.raises(ValueError, match=f"training.json .* is damaged .{name} must be"):
         resumed_config(config, {**config.settings(), name: value})

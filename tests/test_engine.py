@@ -107,27 +107,27 @@ def test_what_cannot_be_compiled_trains_with_a_note(
 
 class TestWhatIsNotGiven:
     def test_comes_from_the_device_and_the_size(self, tmp_path: Path) -> None:
-        config = TrainConfig(tmp_path, tmp_path, device="cpu")
+        config = TrainConfig((tmp_path,), tmp_path, device="cpu")
         assert presets.complete(config, (64, 64)).optim == Optim(batch_size=4, lr=4e-3)
-        large = TrainConfig(tmp_path, tmp_path, device="cpu", size="large")
+        large = TrainConfig((tmp_path,), tmp_path, device="cpu", size="large")
         assert presets.complete(large, (64, 64)).optim.lr == 1e-3
-        given = TrainConfig(tmp_path, tmp_path, device="cpu", optim=Optim(batch_size=3, lr=0.1))
+        given = TrainConfig((tmp_path,), tmp_path, device="cpu", optim=Optim(batch_size=3, lr=0.1))
         assert presets.complete(given, (64, 64)) == given
 
     @pytest.mark.parametrize(("parts", "windows"), [(3, 3), (2, 4), (8, 8)])
     def test_a_batch_has_whole_parts(self, tmp_path: Path, parts: int, windows: int) -> None:
-        config = TrainConfig(tmp_path, tmp_path, device="cpu", engine=Engine(accumulate=parts))
+        config = TrainConfig((tmp_path,), tmp_path, device="cpu", engine=Engine(accumulate=parts))
         assert presets.complete(config, (64, 64)).optim.batch_size == windows
 
     def test_parts_that_do_not_divide_the_batch(self, tmp_path: Path) -> None:
         optim, engine = Optim(batch_size=4), Engine(accumulate=3)
         with pytest.raises(ValueError, match=r"accumulate must divide .*, got 3 and 4"):
-            check(TrainConfig(tmp_path, tmp_path, optim=optim, engine=engine))
+            check(TrainConfig((tmp_path,), tmp_path, optim=optim, engine=engine))
 
     @pytest.mark.cuda
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
     def test_on_a_gpu_larger_batches_until_its_memory_ends(self, tmp_path: Path) -> None:
-        config = TrainConfig(tmp_path, tmp_path, device="cuda")
+        config = TrainConfig((tmp_path,), tmp_path, device="cuda")
         assert presets.complete(config, (64, 64)).optim.batch_size == 64
         assert presets.complete(config, (4096, 4096)).optim.batch_size == 1
 

@@ -31,7 +31,7 @@ def test_a_url_is_read_as_it_is_and_all_else_as_a_path(word: str, location: Loca
     train = parse(TrainConfig, [word, "--out", "run"], "worldsim train")
     assert train.recording == location
     assert train.command() == f"worldsim train {location} --out run"
-    assert train.settings()["recording"] == str(location)
+    assert train.settings()["recordings"] == (str(location),)
     assert parse(EvalConfig, ["pong", word], "worldsim eval").recording == location
     assert parse(BenchConfig, ["--train", word], "worldsim bench").train == location
 

@@ -68,7 +68,7 @@ class TestFloor:
 class TestWorlds:
     def test_training_keeps_what_was_recorded(self, tmp_path: Path) -> None:
         recording = write_pong_recording(tmp_path / "pong")
-        config = TrainConfig(tmp_path / "pong", tmp_path / "run", device="cpu")
+        config = TrainConfig((tmp_path / "pong",), tmp_path / "run", device="cpu")
         world = build_world(config, recording, Split.of(recording, 0.3))
         rewards = [recording.rewards(index) for index in range(len(recording))]
         assert any(part.any() for part in rewards)

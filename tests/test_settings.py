@@ -36,7 +36,7 @@ def read(tmp_path: Path, text: str, *words: str) -> TrainConfig:
 
 def test_a_file_of_settings_gives_them_back(tmp_path: Path) -> None:
     config = TrainConfig(
-        Path("data"),
+        (Path("data"),),
         tmp_path / "run",
         minutes=1e-05,
         logging=Logging((), wandb_project='a "b" \\ é#', wandb_tags=("x", "[y]")),
@@ -92,7 +92,7 @@ def test_what_is_no_file_of_its_own_is_not_read(tmp_path: Path) -> None:
 
 
 def test_settings_of_an_older_version_have_the_new_names() -> None:
-    config = TrainConfig(Path("data"), Path("runs/here"), resume=True)
+    config = TrainConfig((Path("data"),), Path("runs/here"), resume=True)
     begun = resumed_config(config, json.loads(json.dumps(OLDER)))
     assert (begun.out, begun.resume) == (Path("runs/here"), True)
     assert (begun.size, begun.seed, begun.steps) == ("small", 3, 9)

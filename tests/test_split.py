@@ -165,7 +165,7 @@ class TestMeasurable:
 class TestRun:
     def config(self, recording: Recording, out: Path, **changes: Any) -> TrainConfig:
         values = {"steps": 4, "optim.batch_size": 2, "model.window": 4, "run.num_evals": 0}
-        config = TrainConfig(recording.path, out)
+        config = TrainConfig((recording.path,), out)
         return with_values(config, {**values, "wandb": "disabled", **changes})
 
     def test_is_measured_on_nothing_that_it_was_trained_on(self, tmp_path: Path) -> None:

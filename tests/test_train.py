@@ -50,7 +50,7 @@ def make_config(recording: Path, out: Path, **changes: Any) -> TrainConfig:
     values: dict[str, Any] = {"steps": 7, "model.window": 4, "optim.lr": 4e-3}
     values |= {"optim.batch_size": 2, "optim.warmup_steps": 2, "wandb": "disabled"}
     values |= {"model.chance_bits": 3, "run.log_steps": 3, "run.num_evals": 0, **changes}
-    config = TrainConfig(recording, out)
+    config = TrainConfig((recording,), out)
     assert values.keys() <= {option.name for option in options_of(TrainConfig, config)}
     return with_values(config, values)
 

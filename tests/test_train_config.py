@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.tiny_worlds import write_tiny_recording
+from tests.test_pictures import write_pictures
+from tests.tiny_worlds import make_tiny_game, write_tiny_recording
 from worldsim.data.recording import Recording
 from worldsim.data.split import Split
-from worldsim.train.config import Model, RunOptions, TrainConfig, main, read_config
+from worldsim.train.config import (
+    Model,
+    RunOptions,
+    TrainConfig,
+    check,
+    main,
+    read_config,
+    resumed_config,
+)
 from worldsim.train.optim import Optim
 from worldsim.train.presets import build_world
 from worldsim.train.recipe import Recipe
@@ -22,7 +33,7 @@ def test_settings_make_the_world(tmp_path: Path) -> None:
     write_tiny_recording(tmp_path, steps=12, episodes=3)
     recording = Recording(tmp_path)
     model = Model(window=6, patch_size=4, time_every=2, passes=3)
-    config = TrainConfig(tmp_path, tmp_path / "run", device="cpu", model=model)
+    config = TrainConfig((tmp_path,), tmp_path / "run", device="cpu", model=model)
     world = build_world(config, recording, Split.of(recording, 0.1))
     assert (world.window, world.num_passes) == (6, 3)
     assert (world.dit.config.patch_size, world.dit.config.time_every) == (4, 2)
@@ -35,7 +46,7 @@ def test_settings_make_the_world(tmp_path: Path) -> None:
 
 def test_the_command_on_the_card_makes_the_same_run(tmp_path: Path) -> None:
     config = TrainConfig(
-        recording=tmp_path / "a b",
+        recordings=(tmp_path / "a b",),
         out=tmp_path / "c",
         size="small",
         steps=9,
@@ -47,6 +58,46 @@ def test_the_command_on_the_card_makes_the_same_run(tmp_path: Path) -> None:
     assert words[:2] == ["worldsim", "train"]
     assert words[-5:] == ["--recipe.object-focus", "0.6", "0.15", "--run.num-evals", "0"]
     assert read_config(words[2:]) == config
+
+
+def test_several_recordings_and_their_shares_are_read_and_said(tmp_path: Path) -> None:
+    url, out = "s3://bucket/maze", str(tmp_path / "run")
+    words = ["a b", url, "stills", "--out", out, "--mix", "0.5", "0.3", "0.2"]
+    config = read_config(words)
+    assert config.recordings == (Path("a b"), url, Path("stills"))
+    assert config.mix == (0.5, 0.3, 0.2)
+    assert config.recording == Path("a b")
+    check(config)
+    assert shlex.split(config.command()) == ["worldsim", "train", *words]
+    # In a checkpoint and in a file of settings.
+    settings = json.loads(json.dumps(config.settings()))
+    assert settings["recordings"] == ["a b", url, "stills"]
+    assert resumed_config(read_config(words[:-4]), settings) == config
+    config.write()
+    file = f"{out}/config.toml"
+    assert read_config([*words[:-4], "--config", file]).mix == config.mix
+    assert "s3" not in Path(file).read_text(encoding="utf-8")
+
+
+def test_settings_from_before_there_could_be_several_recordings_resume(tmp_path: Path) -> None:
+    config = TrainConfig((Path("here"),), tmp_path, resume=True)
+    old = {"recording": "recordings/pong", "seed": 4}
+    assert resumed_config(config, old) == dataclasses.replace(config, seed=4)
+
+
+def test_recordings_are_looked_at_before_anything_slow(tmp_path: Path) -> None:
+    write_tiny_recording(tmp_path / "data", steps=12, episodes=2)
+    game = make_tiny_game(channels=1)
+    write_tiny_recording(tmp_path / "grey", steps=12, episodes=2, game=game)
+    write_pictures(tmp_path / "stills")
+    for names, sentence in (
+        (["data", "none"], "none is not a recording"),
+        (["stills"], "stills holds pictures, which show no actions"),
+        (["data", "stills", "grey"], "must all be in colour or all be grey"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            main([*(str(tmp_path / name) for name in names), "--out", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_learning_rate_rises_stays_and_falls() -> None:
@@ -81,6 +132,9 @@ def test_the_recipe_changes_with_time() -> None:
         ("--run.num-evals -1", r"--run\.num-evals must be a whole number from 0 to .*, got -1"),
         ("--run.held-out 1", r"--run\.held-out must be a number above 0 and below 1, got 1\.0"),
         ("--device abacus", "the device 'abacus' cannot be used here: "),
+        ("--mix 0.4", "shares of a mix must be above 0 and add up to 1, got 0.4,"),
+        ("--mix 0.5 0.5", "one share for each of the 1 recordings, got 0.5 0.5"),
+        ("--mix 0 1", r"--mix must be a number above 0 and at most 1, got 0\.0"),
         ("--resume", "there is no run in .* to resume: leave out --resume"),
         ("--own-history 0.8", r"^--own-history is now --recipe\.self-rollout$"),
         ("--final-presence=0.1", r"^--final-presence is now value 2 of --recipe\.object-focus$"),

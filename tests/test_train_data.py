@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.numeric, pytest.mark.usefixtures("tiny_is_tinier")]
 def make_config(recording: Path, out: Path, **changes: Any) -> TrainConfig:
     values = {"steps": 7, "optim.batch_size": 2, "model.window": 4, "run.num_evals": 0}
     values = {**values, "wandb": "disabled", **changes}
-    config = TrainConfig(recording, out)
+    config = TrainConfig((recording,), out)
     assert values.keys() <= {option.name for option in options_of(TrainConfig, config)}
     return with_values(config, values)
 

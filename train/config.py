@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from worldsim.data.metadata import read_metadata
+from worldsim.data.mixture import check_shares
+from worldsim.data.opening import read_games
 from worldsim.system.command_line import parse
 from worldsim.system.files import naming_damage, write_text
 from worldsim.system.location import Location
@@ -29,6 +30,7 @@ from worldsim.system.options import (
     Part,
     Passes,
     Range,
+    Rule,
     Seed,
     check_options,
 )
@@ -48,10 +50,11 @@ from .recipe import Recipe
 from .run_folder import RunProgress, find_checkpoint, read_progress
 from .run_log import Logging, check_log
 
+Share = Annotated[float, Range(0, 1, above=True)]
 Size = Literal["tiny", "small", "base", "large", "xl"]
 PROG = "worldsim train"
 SETTINGS_FILE = "config.toml"
-PLACES = ("recording", "out", "resume", "config")  # of one run only, so not in a settings file
+PLACES = ("recordings", "out", "resume", "config")  # of one run only, so not in a settings file
 RENAMED = MappingProxyType(
     {
         "num_frames": "model.window",
@@ -123,7 +126,7 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Train a world on a recording. Play it, step it or evaluate it at any time.
+    """Train a world on recordings. Play it, step it or evaluate it at any time.
 
     A run writes its settings to config.toml in --out. Given to --config, they repeat the run.
 
@@ -134,8 +137,13 @@ class TrainConfig:
         worldsim train recordings/pong --out runs/sharp --size small --model.patch-size 4
     """
 
-    recording: Annotated[tyro.conf.Positional[Location], Heading("what to train on, and where")]
-    """Folder written by `worldsim record`, or its URL, such as s3://BUCKET/pong."""
+    recordings: Annotated[
+        tyro.conf.Positional[tuple[Location, ...]],
+        Heading("what to train on, and where"),
+        Rule("one recording or more", bool),
+    ]
+    """Folder written by `worldsim record`, or its URL, such as s3://BUCKET/pong. Several, also
+    folders of pictures, train one world."""
     out: OutFolder
     """Folder of the run: checkpoints, figures, videos."""
     config: InFile | None = None
@@ -148,6 +156,8 @@ class TrainConfig:
     """Optimizer steps to train, instead of --minutes."""
     resume: bool = False
     """Continue from the newest checkpoint in --out, with the settings that it began with."""
+    mix: Annotated[tuple[Share, ...] | None, Advanced()] = None
+    """Share of each recording in a batch, such as 0.5 0.3 0.2; equal shares if not given."""
     init: Annotated[str | None, Advanced(), tyro.conf.arg(metavar="WORLD")] = None
     """World to begin from: a name or a folder. Weights that fit are taken, the others are new."""
     size: Annotated[Size, Heading("what to train, and with what")] = "tiny"
@@ -164,9 +174,14 @@ class TrainConfig:
     engine: Engine = field(default_factory=Engine)
     run: RunOptions = field(default_factory=RunOptions)
 
+    @property
+    def recording(self) -> Location:
+        """The first recording."""
+        return self.recordings[0]
+
     def command(self) -> str:
         """The command of this run, with the options that differ from the defaults."""
-        words = command_words(self, TrainConfig(self.recording, Path()), ("resume", "config"))
+        words = command_words(self, TrainConfig(self.recordings, Path()), ("resume", "config"))
         return shlex.join([*PROG.split(), *words])
 
     def settings(self) -> dict[str, Any]:
@@ -175,7 +190,7 @@ class TrainConfig:
 
     def write(self) -> None:
         """Write the settings into the run's folder, for `--config` and for people."""
-        about = f"Settings of a run: {PROG} RECORDING --out FOLDER --config {SETTINGS_FILE}"
+        about = f"Settings of a run: {PROG} RECORDINGS --out FOLDER --config {SETTINGS_FILE}"
         write_text(self.out / SETTINGS_FILE, settings_text(self, about, PLACES))
 
     def fraction(self, progress: RunProgress) -> float:
@@ -197,6 +212,7 @@ def check(config: TrainConfig) -> None:
         raise ValueError(
             f"give --steps or --minutes, not both (got {config.steps} and {config.minutes})"
         )
+    check_shares(config.mix, len(config.recordings))
     parts = config.engine.accumulate or 1
     if config.optim.batch_size is not None and config.optim.batch_size % parts:
         raise ValueError(
@@ -252,7 +268,9 @@ def main(argv: Sequence[str]) -> int:
     """
     config = read_config(argv)
     check(config)
-    read_metadata(config.recording)
+    read_games(config.recordings)
+    if len(config.recordings) > 1:
+        raise ValueError("one world cannot learn several recordings yet: give one recording")
     from .dynamics import train  # torch takes seconds
 
     is_first = int(os.environ.get("RANK", "0")) == 0  # of `torchrun`: only this one prints
@@ -266,7 +284,7 @@ def main(argv: Sequence[str]) -> int:
         return 130 if ended == "stopped" else 0
     out, length = shlex.quote(str(config.out)), f"{progress.step:,} steps"
     if ended == "stopped":
-        again = shlex.join(["worldsim", "train", str(config.recording), "--out", str(config.out)])
+        again = shlex.join([*PROG.split(), *map(str, config.recordings), "--out", str(config.out)])
         todo = "evaluate it" if config.fraction(progress) >= 1 else "continue"
         print(f"stopped after {length}: {checkpoint} keeps them; to {todo}: {again} --resume")
         return 130

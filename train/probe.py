@@ -220,7 +220,7 @@ def train_world(config: ProbeConfig, name: str, episodes: int) -> WorldModel | N
 
     outcome = train(
         TrainConfig(
-            recording=recording,
+            recordings=(recording,),
             out=out,
             steps=config.steps,
             size=config.size,

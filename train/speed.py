@@ -87,7 +87,7 @@ def begin_run(
         ValueError: If the recording or the device is unusable, or a step does not fit into memory.
     """
     config = TrainConfig(
-        recording,
+        (recording,),
         out=Path(),
         steps=LENGTH,
         size=size,

@@ -83,7 +83,7 @@ def work(args: argparse.Namespace) -> None:
     """Time steps, then steps around a checkpoint; the first process prints both."""
     with Processes("cpu") as processes, tempfile.TemporaryDirectory() as folder:
         config = TrainConfig(
-            args.recording,
+            (args.recording,),
             out=Path(processes.first(lambda: folder)),
             steps=LENGTH,
             size=args.size,

@@ -18,7 +18,7 @@ class Windows:
     """A batch of parts of episodes, padded if a window reaches beyond its episode.
 
     Padding repeats the episode's first or last frame. Its actions are the game's noop, its rewards
-    0, its terminations and truncations False.
+    0, its terminations and truncations False. Before a picture, see `Pictures`, it is grey.
 
     ``windows[rows]`` selects windows, ``windows[rows, first:last]`` also the frames first … last-1
     of each, with the steps between them.

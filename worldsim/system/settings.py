@@ -36,8 +36,7 @@ def values_of(config: Any) -> dict[str, Any]:
         place = values
         for group in groups:
             place = place.setdefault(group, {})
-        is_path = isinstance(option.value, Path)
-        place[key] = str(option.value) if is_path else option.value
+        place[key] = _as_json(option.value)
     return values
 
 
@@ -113,10 +112,10 @@ def command_words(config: Any, defaults: Any, left_out: Collection[str] = ()) ->
     words: list[str] = []
     usual = {option.name: option.value for option in options_of(type(defaults), defaults)}
     for option in options_of(type(config), config):
+        several = option.value if isinstance(option.value, tuple) else (option.value,)
         if option.is_positional:
-            words.append(str(option.value))
+            words += map(str, several)
         elif option.value != usual[option.name] and option.name not in left_out:
-            several = option.value if isinstance(option.value, tuple) else (option.value,)
             words += [option.flag, *map(str, several)]
     return words
 
@@ -173,6 +172,12 @@ def read_settings(
             close = difflib.get_close_matches(name, known, n=1, cutoff=0)
             raise ValueError(f"{path}: there is no setting {name!r:.60}; did you mean {close[0]}?")
     return values
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_as_json, value))
+    return str(value) if isinstance(value, Path) else value
 
 
 def _replaced(config: Any, path: tuple[str, ...], value: Any) -> Any:
