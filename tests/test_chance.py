@@ -25,7 +25,7 @@ from worldsim.model.dit import DiTOutput
 from worldsim.rollout import Rollout
 from worldsim.rollout_state import fingerprint
 from worldsim.train.config import TrainConfig
-from worldsim.train.draws import NEEDLESS_CODES
+from worldsim.train.draws import NEEDLESS_CODES, CodeDraws, Draws
 from worldsim.train.dynamics import train
 from worldsim.train.objective import Batch, write_codes
 from worldsim.train.recipe import Recipe
@@ -211,11 +211,14 @@ def test_codes_tell_what_differs_from_the_averaged_worlds_prediction(
         latents[:, k:] = average.predict(noise, conditions).latents
     moving = torch.zeros(*latents.shape[:2], *world.starts.frames.shape[2:4], dtype=torch.bool)
     batch = Batch(latents, moving, none.long(), none, none.bool(), none + 1)
+    flags = none > 0
+    draws = Draws(none, noise, codes=CodeDraws(noise, flags, flags, torch.zeros(*none.shape, BITS)))
     found = []
     for mean in (average, world):
         assert world.dit.chance is not None
         expect_surprises(world.dit.chance, -10.0)
-        codes = write_codes(world, batch, noise, mean)
+        (codes,) = write_codes(world, [batch], [draws], mean)
+        assert codes is not None
         found.append((codes.bits != 0).any(-1).all().item())
     assert found == [False, True]
 

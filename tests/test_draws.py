@@ -93,7 +93,7 @@ def test_the_objective_is_one_graph(batch: Batch) -> None:
     compiled = torch.compile(objective, fullgraph=True, backend="eager")
     losses = compiled(one, batch, RECIPE, draws)
     losses.total().backward()
-    plain = objective(other, batch, RECIPE, draws)
+    plain = objective(other, [batch], RECIPE, [draws])
     plain.total().backward()
     for part, same in zip(losses, plain, strict=True):
         torch.testing.assert_close(part, same)
@@ -106,7 +106,7 @@ def test_the_objective_waits_for_no_device(world: WorldModel, batch: Batch) -> N
     draws = draw(world, batch.latents, RECIPE, (0,))
     assert len(tensors_in(draws)) == 10
     absent = make_tiny_world(chance_bits=3).train().to("meta")
-    losses = objective(absent, moved(batch, "meta"), RECIPE, moved(draws, "meta"))
+    losses = objective(absent, [moved(batch, "meta")], RECIPE, [moved(draws, "meta")])
     losses.total().backward()
     assert {part.device.type for part in losses} == {"meta"}
     assert all(weights.grad is not None for weights in absent.parameters())

@@ -210,4 +210,4 @@ def losses_of(world: WorldModel, windows: Windows, seed: int = 0, **recipe: Any)
 
 def losses_by(world: WorldModel, batch: Batch, recipe: Recipe, seed: int = 0) -> Losses:
     """The losses of a batch by a recipe, with the draws of a seed."""
-    return objective(world, batch, recipe, draw(world, batch.latents, recipe, (seed,)))
+    return objective(world, [batch], recipe, [draw(world, batch.latents, recipe, (seed,))])

@@ -44,9 +44,11 @@ class Objective(nn.Module):
         super().__init__()
         self.world = world
 
-    def forward(self, batch: Batch, recipe: Recipe, draws: Draws, average: WorldModel) -> Losses:
-        """The losses of a batch, see `objective`."""
-        return objective(self.world, batch, recipe, draws, average)
+    def forward(
+        self, batches: list[Batch], recipe: Recipe, draws: list[Draws], average: WorldModel
+    ) -> Losses:
+        """The losses of a step, see `objective`."""
+        return objective(self.world, batches, recipe, draws, average)
 
 
 def distribute(

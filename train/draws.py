@@ -59,6 +59,25 @@ class Draws(NamedTuple):
     history_noise: torch.Tensor | None = None
 
 
+def draw_all(
+    world: WorldModel,
+    latents: Sequence[torch.Tensor],
+    recipe: Recipe,
+    key: Sequence[int],
+    part: int = 0,
+    code_share: float = 1.0,
+) -> list[Draws]:
+    """Draw all that is random in a step of several batches: chance codes are for all or none.
+
+    Arguments are those of `draw`, with the latents of each batch.
+    """
+    draws = [draw(world, latents[0], recipe, key, part, code_share)]
+    with_codes = float(draws[0].codes is not None)
+    for number, each in enumerate(latents[1:], 1):
+        draws.append(draw(world, each, recipe, (*key, number), part, with_codes))
+    return draws
+
+
 def draw(
     world: WorldModel,
     latents: torch.Tensor,

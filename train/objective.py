@@ -1,4 +1,7 @@
-"""The training objective: `encode` windows into a batch, then take the `objective` of the batch.
+"""The training objective: `encode` windows into batches, then take their `objective`.
+
+A step may have several batches: groups of clips of different frame sizes and lengths, which go
+through the network together.
 
 Every frame after the first ``num_history`` of a window is a target. Each has its own noise level
 (diffusion forcing, Chen et al. 2024), so one forward pass trains all mixtures of noisy and clean
@@ -7,6 +10,7 @@ frames. Histories are made to look as in play, where the world has predicted the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -89,9 +93,17 @@ def pinned(windows: Windows) -> Windows:
     return replace(windows, **arrays)
 
 
-def encode(world: WorldModel, windows: Windows) -> Batch:
-    """Encode recorded windows of ``num_history + t`` frames on the world's device."""
+def encode(world: WorldModel, windows: Windows, backgrounds: np.ndarray | None = None) -> Batch:
+    """Encode recorded windows of ``num_history + t`` frames on the world's device.
+
+    Args:
+        world: The world in training.
+        windows: The windows.
+        backgrounds: The median frame of each window's recording (b h w c); that of the world if not
+            given.
+    """
     k = world.num_history
+    own = world.background if backgrounds is None else backgrounds[:, None]
 
     def to_device(array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array).to(world.device, non_blocking=True)
@@ -99,7 +111,7 @@ def encode(world: WorldModel, windows: Windows) -> Batch:
     frames = to_device(windows.frames)
     return Batch(
         latents=world.encode(frames),
-        moving=moving_pixels(frames, to_device(world.background)),
+        moving=moving_pixels(frames, to_device(own)),
         actions=to_device(windows.actions)[:, k - 1 :],
         rewards=to_device(windows.rewards)[:, k - 1 :],
         terminations=to_device(windows.terminations)[:, k - 1 :],
@@ -109,53 +121,103 @@ def encode(world: WorldModel, windows: Windows) -> Batch:
 
 def objective(
     world: WorldModel,
-    batch: Batch,
+    batches: Sequence[Batch],
     recipe: Recipe,
-    draws: Draws,
+    draws: Sequence[Draws],
     average: WorldModel | None = None,
 ) -> Losses:
-    """The losses of a batch: a function of tensors, in which the host never waits for the device.
+    """The losses of a step: a function of tensors, in which the host never waits for the device.
 
     Args:
         world: The world in training.
-        batch: From `encode`.
+        batches: From `encode`, of different frame sizes or lengths.
         recipe: The recipe at this point of the run, see `Recipe.at`.
-        draws: All that is random, from `worldsim.train.draws.draw`.
+        draws: All that is random, from `worldsim.train.draws.draw`, for each batch.
         average: The world of averaged weights, from whose predictions chance codes tell what
             differs; the world itself if not given.
 
     Returns:
-        Losses of each target.
+        Losses of each target; those of several batches are one row.
     """
-    k, tau = world.num_history, draws.tau
-    targets = batch.latents[:, k:]
-    size = targets.shape[-2:]
-    noisy = add_noise(targets, draws.noise, tau)
+    k = world.num_history
+    noisy = [
+        add_noise(batch.latents[:, k:], each.noise, each.tau)
+        for batch, each in zip(batches, draws, strict=True)
+    ]
+    # Chance codes tell which of the possible frames each target is.
+    codes = write_codes(world, batches, draws, average or world)
+    conditions = [_conditions(world, *each) for each in zip(batches, draws, codes, strict=True)]
+    # Histories as in play: predicted by the world, with objects missing or doubled, slightly noisy.
+    pasts = _with_own_predictions(world, batches, noisy, conditions, draws)
+    seen = [_corrupted(*each) for each in zip(pasts, batches, draws, strict=True)]
+    conditions = [
+        known._replace(history=_noisy_history(world, past, each))
+        for known, (past, _), each in zip(conditions, seen, draws, strict=True)
+    ]
+    outputs = world.predict(noisy, conditions)
+    losses = [
+        _losses(world, batch, recipe, each.tau, erased, actions.actions, written, output)
+        for batch, each, (_, erased), actions, written, output in zip(
+            batches, draws, seen, conditions, codes, outputs, strict=True
+        )
+    ]
+    if len(losses) == 1:
+        return losses[0]
+    fields = zip(*losses, strict=True)
+    return Losses(*(torch.cat([part.flatten() for part in field])[None] for field in fields))
 
+
+def _conditions(world: WorldModel, batch: Batch, draws: Draws, codes: Codes | None) -> Conditions:
+    """The conditions of the targets, with the recorded history."""
     # Hide some actions, so that the world also learns to continue with an unknown action.
     actions = batch.actions
     if draws.hidden_actions is not None:
         actions = actions.masked_fill(draws.hidden_actions, world.game.num_actions)
-
-    # Chance codes tell which of the possible frames each target is.
-    codes = known = None
-    if draws.codes is not None:
-        codes = write_codes(world, batch, draws.codes.noise, average or world)
+    known = None
+    if codes is not None and draws.codes is not None:
         known = _known_codes(codes, draws.codes)
+    return Conditions(draws.tau, actions, world.history(batch.latents), known)
 
-    # Histories as in play: predicted by the world, with objects missing or doubled, slightly noisy.
-    past, erased = batch.latents, None
-    if draws.num_own:
-        conditions = Conditions(tau, actions, world.history(past), known)
-        past = _with_own_predictions(world, past, noisy, conditions, draws.num_own)
-    if draws.corruption is not None:
-        past, erased = corrupt_history(past, batch.latents, draws.corruption)
+
+def _corrupted(
+    past: torch.Tensor, batch: Batch, draws: Draws
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The past with objects missing or doubled, and where one is missing."""
+    if draws.corruption is None:
+        return past, None
+    return corrupt_history(past, batch.latents, draws.corruption)
+
+
+def _noisy_history(world: WorldModel, past: torch.Tensor, draws: Draws) -> torch.Tensor:
     history = world.history(past)
-    if draws.history_noise is not None:
-        history = history + draws.history_noise
+    return history if draws.history_noise is None else history + draws.history_noise
 
-    output = world.predict(noisy, Conditions(tau, actions, history, known))
 
+def _losses(
+    world: WorldModel,
+    batch: Batch,
+    recipe: Recipe,
+    tau: torch.Tensor,
+    erased: torch.Tensor | None,
+    actions: torch.Tensor,
+    codes: Codes | None,
+    output: DiTOutput,
+) -> Losses:
+    """The losses of a batch (b t).
+
+    Args:
+        world: The world in training.
+        batch: The batch.
+        recipe: The recipe at this point of the run.
+        tau: Noise level of each target (b t).
+        erased: Where an object is missing in the history, bool (b k+t 1 h w).
+        actions: Those that the world knew (b t).
+        codes: Written chance codes.
+        output: What the world predicted.
+    """
+    k = world.num_history
+    targets = batch.latents[:, k:]
+    size = targets.shape[-2:]
     # The background is learned within a minute, small objects much later: they weigh more.
     weights = None
     if recipe.moving_weight:
@@ -165,7 +227,6 @@ def objective(
             places = torch.maximum(places, (1 - focus) * erased[:, k - 1 : -1])
         weights = 1 + recipe.moving_weight * places
         weights = weights / weights.mean()
-
     return Losses(
         frame=frame_errors(output.latents, targets, weights),
         head=world.head.loss(world.head(output.features), batch.rewards, batch.terminations),
@@ -177,24 +238,36 @@ def objective(
     )
 
 
-def write_codes(world: WorldModel, batch: Batch, noise: torch.Tensor, average: WorldModel) -> Codes:
+def write_codes(
+    world: WorldModel,
+    batches: Sequence[Batch],
+    draws: Sequence[Draws],
+    average: WorldModel,
+) -> list[Codes | None]:
     """Write the chance codes (b t bits) of all frames but the first k, see `ChanceCodes.encode`.
 
     Args:
-        world: A world with chance codes.
-        batch: From `encode`.
-        noise: Where the means are predicted from (b t c h w).
+        world: A world with chance codes, if any are drawn.
+        batches: From `encode`.
+        draws: Of each batch; without codes, none are written.
         average: The world that predicts the means. Averaged weights err less, so fewer frames are
             surprises by mistake.
     """
-    assert world.dit.chance is not None
-    targets = batch.latents[:, world.num_history :]
+    noises = [each.codes.noise for each in draws if each.codes is not None]
+    if not noises:
+        return [None] * len(batches)
+    chance = world.dit.chance
+    assert chance is not None
     with torch.no_grad():
-        tau = torch.zeros(targets.shape[:2], device=targets.device)
-        conditions = Conditions(tau, batch.actions, world.history(batch.latents))
-        expected = average.predict(noise, conditions)
-    codes: Codes = world.dit.chance.encode(targets, expected, batch.valid > 0)
-    return codes
+        conditions = [
+            Conditions(torch.zeros_like(each.tau), batch.actions, world.history(batch.latents))
+            for batch, each in zip(batches, draws, strict=True)
+        ]
+        expected = average.predict(noises, conditions)
+    return [
+        chance.encode(batch.latents[:, world.num_history :], means, batch.valid > 0)
+        for batch, means in zip(batches, expected, strict=True)
+    ]
 
 
 def prior_errors(
@@ -220,22 +293,42 @@ def _known_codes(codes: Codes, draws: CodeDraws) -> torch.Tensor:
 @torch.no_grad()
 def _with_own_predictions(
     world: WorldModel,
-    latents: torch.Tensor,
-    noisy: torch.Tensor,
-    conditions: Conditions,
-    num_own: int,
-) -> torch.Tensor:
+    batches: Sequence[Batch],
+    noisy: Sequence[torch.Tensor],
+    conditions: Sequence[Conditions],
+    draws: Sequence[Draws],
+) -> list[torch.Tensor]:
     """Replace the targets of the first windows by one-step predictions of the world.
 
     Parallel scheduled sampling (Mihaylova & Martins 2019): the world learns to correct its own
     errors, at the cost of another forward pass. Windows are in random order, so the first are any.
+
+    Returns:
+        The latents of each batch (b k+t c h w).
     """
-    k, (tau, actions, history, codes) = world.num_history, conditions
-    known = None if codes is None else codes[:num_own].detach()
-    of_own = Conditions(tau[:num_own], actions[:num_own], history[:num_own], known)
-    predicted = world.quantize(world.predict(noisy[:num_own], of_own).latents)
-    own = torch.cat((latents[:num_own, :k], predicted.to(latents.dtype)), dim=1)
-    return torch.cat((own, latents[num_own:]))
+    pasts = [batch.latents for batch in batches]
+    chosen = [number for number, each in enumerate(draws) if each.num_own]
+    if not chosen:
+        return pasts
+    counts = [draws[number].num_own for number in chosen]
+    predicted = world.predict(
+        [noisy[number][:count] for number, count in zip(chosen, counts, strict=True)],
+        [_first(conditions[number], count) for number, count in zip(chosen, counts, strict=True)],
+    )
+    for number, count, output in zip(chosen, counts, predicted, strict=True):
+        latents = pasts[number]
+        own = world.quantize(output.latents).to(latents.dtype)
+        own = torch.cat((latents[:count, : world.num_history], own), dim=1)
+        pasts[number] = torch.cat((own, latents[count:]))
+    return pasts
+
+
+def _first(conditions: Conditions, count: int) -> Conditions:
+    """The conditions of the first windows, without gradients."""
+    chance = conditions.chance
+    known = None if chance is None else chance[:count].detach()
+    tau, actions, history = (part[:count] for part in conditions[:3])
+    return Conditions(tau, actions, history, known)
 
 
 def moving_pixels(frames: torch.Tensor, background: torch.Tensor) -> torch.Tensor:

@@ -20,7 +20,7 @@ from worldsim.world_model import WorldModel
 from .checkpoint import CheckpointWriter, check_finite
 from .config import TrainConfig, resumed_config
 from .distributed import distribute, part_of_step, release_weights, sharing_group
-from .draws import draw
+from .draws import draw_all
 from .objective import Losses, encode, pinned
 from .optimizers import has_fast_bfloat16, make_optimizers, set_lr, update_ema
 from .presets import begin_from, build_world, complete
@@ -141,11 +141,11 @@ class Run:
         batch = encode(world, self.windows.at(progress.step * self.rounds + round_))
         part, _ = self.processes.part(round_, self.parts)
         key = (self.config.seed, progress.step, DRAWS_KEY)
-        draws = draw(world, batch.latents, recipe, key, part, progress.code_share)
+        draws = draw_all(world, [batch.latents], recipe, key, part, progress.code_share)
         mark("data")
         bfloat16 = has_fast_bfloat16(world.device)
         with torch.autocast(world.device.type, torch.bfloat16, enabled=bfloat16):
-            losses: Losses = self.step(batch, recipe, draws, self.ema_world)
+            losses: Losses = self.step([batch], recipe, draws, self.ema_world)
         return losses
 
     def take_step(self, progress: RunProgress, mark: Mark = no_mark) -> tuple[Losses, torch.Tensor]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -66,6 +69,7 @@ class WorldModel(nn.Module):
         self.game, self.starts, self.background = game, starts, background
         background_latents = codec.encode(torch.from_numpy(background)[None, None])
         self.register_buffer("background_latents", background_latents, persistent=False)
+        self._backgrounds: dict[tuple[Any, ...], torch.Tensor] = {}  # at other sizes
         check_value("num_passes", num_passes, Passes)
         self.recorded_rewards = recorded_rewards
         self.num_passes = num_passes
@@ -76,26 +80,93 @@ class WorldModel(nn.Module):
     def encode(self, frames: torch.Tensor) -> torch.Tensor:
         """Map uint8 frames (b t h w c) to latents (b t c h w) relative to the median frame's.
 
-        Pixels that never move are 0, so the denoiser need not learn them.
+        Pixels that never move are 0, so the denoiser need not learn them. Frames may have any size;
+        the median frame is then scaled to it.
         """
-        return self.codec.encode(frames) - self.background_latents
+        latents = self.codec.encode(frames)
+        return latents - self._background_of(latents)
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Map latents (b t c h w) to uint8 frames (b t h w c)."""
-        return self.codec.decode(latents + self.background_latents)
+        return self.codec.decode(latents + self._background_of(latents))
 
+    def _background_of(self, latents: torch.Tensor) -> torch.Tensor:
+        """The latents of the median frame at the size of others."""
+        size = latents.shape[-2:]
+        if size == self.background_latents.shape[-2:]:
+            return self.background_latents
+        factor = self.codec.space_factor
+        key = (*size, latents.device)
+        if key not in self._backgrounds:
+            from worldsim.media import fit_frame  # whose codecs take a while
+
+            frame_size = size[0] * factor, size[1] * factor
+            frame = fit_frame(self.background, frame_size, self.game.channels)
+            encoded = self.codec.encode(torch.from_numpy(frame)[None, None].to(latents.device))
+            self._backgrounds[key] = encoded
+        return self._backgrounds[key]
+
+    @overload
     def predict(
         self, noisy_latents: torch.Tensor, conditions: Conditions, cache: KVCache | None = None
-    ) -> DiTOutput:
+    ) -> DiTOutput: ...
+
+    @overload
+    def predict(
+        self, noisy_latents: Sequence[torch.Tensor], conditions: Sequence[Conditions]
+    ) -> list[DiTOutput]: ...
+
+    def predict(
+        self,
+        noisy_latents: torch.Tensor | Sequence[torch.Tensor],
+        conditions: Conditions | Sequence[Conditions],
+        cache: KVCache | None = None,
+    ) -> DiTOutput | list[DiTOutput]:
         """Predict clean latents and features, in one pass of the network.
 
         Args:
-            noisy_latents: (b t c h w).
+            noisy_latents: (b t c h w), or those of each group, see `VideoDiT.forward`.
             conditions: Of each frame.
             cache: Past frames of the lanes, for t = 1; without it the frames are a sequence.
         """
-        output: DiTOutput = self.dit(noisy_latents, conditions, cache)
+        if not isinstance(noisy_latents, torch.Tensor) and len(noisy_latents) == 1:
+            return [self.dit(noisy_latents[0], conditions[0])]  # what hooks see is as in play
+        output: DiTOutput | list[DiTOutput] = self.dit(noisy_latents, conditions, cache)
         return output
+
+    def at_size(self, frame_size: tuple[int, int]) -> WorldModel:
+        """The same world for frames of another size; its starts and median frame are scaled.
+
+        Nothing is copied but these. Sizes that it was not trained on work as far as they do.
+
+        Args:
+            frame_size: Height and width in pixels.
+
+        Raises:
+            ValueError: If the codec cannot have the size.
+        """
+        from worldsim.media import fit_frame  # whose codecs take a while
+
+        self.codec.latent_size(frame_size)
+
+        def scaled(frame: np.ndarray) -> np.ndarray:
+            return fit_frame(frame, frame_size, self.game.channels)
+
+        frames = np.stack([list(map(scaled, clip)) for clip in self.starts.frames])
+        world = WorldModel(
+            dit=self.dit,
+            head=self.head,
+            codec=self.codec,
+            game=replace(self.game, frame_size=frame_size),
+            starts=replace(self.starts, frames=frames),
+            background=scaled(self.background),
+            recorded_rewards=self.recorded_rewards,
+            num_passes=self.num_passes,
+            split=self.split,
+            metrics=self.metrics,
+            card=self.card,
+        )
+        return world.to(self.device).train(self.training)
 
     def quantize(self, latents: torch.Tensor) -> torch.Tensor:
         """Round latents (b t c h w) to those of uint8 frames, if the codec is exact."""

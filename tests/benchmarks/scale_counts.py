@@ -102,7 +102,7 @@ class Counted:
         batch, draws = make_batch(self.world, self.load, windows=2)
         self.world.dit.activation_checkpointing = again
         with FlopCounterMode(display=False) as counter:
-            losses = objective(self.world, batch, Recipe().at(1.0), draws)
+            losses = objective(self.world, [batch], Recipe().at(1.0), [draws])
             if backward:
                 losses.total().backward()
         return counter.get_total_flops() / 2
