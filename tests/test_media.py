@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from worldsim.media import filmstrip, fit_frame, write_gif, write_mp4
+from worldsim.frame_size import fit_frame
+from worldsim.media import filmstrip, write_gif, write_mp4
 
 
 def make_frames(num_frames: int = 12, height: int = 20, width: int = 30) -> np.ndarray:

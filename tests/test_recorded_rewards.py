@@ -14,10 +14,11 @@ import worldsim
 from tests.tiny_worlds import make_tiny_world, write_pong_recording
 from worldsim import Rollout
 from worldsim.data.rewards import RecordedRewards
-from worldsim.data.split import Split
 from worldsim.model.heads import HeadOutput, RewardTerminationHead, symlog, two_hot
 from worldsim.train.config import TrainConfig
+from worldsim.train.data import Data
 from worldsim.train.presets import build_world
+from worldsim.train.processes import Processes
 
 PONG = RecordedRewards(smallest=1.0, lowest_score=-5.0, highest_score=5.0)
 
@@ -69,7 +70,7 @@ class TestWorlds:
     def test_training_keeps_what_was_recorded(self, tmp_path: Path) -> None:
         recording = write_pong_recording(tmp_path / "pong")
         config = TrainConfig((tmp_path / "pong",), tmp_path / "run", device="cpu")
-        world = build_world(config, recording, Split.of(recording, 0.3))
+        world = build_world(config, Data.of(config, None, Processes()))
         rewards = [recording.rewards(index) for index in range(len(recording))]
         assert any(part.any() for part in rewards)
         assert world.recorded_rewards == RecordedRewards.of(rewards)

@@ -13,7 +13,6 @@ import pytest
 from tests.test_pictures import write_pictures
 from tests.tiny_worlds import make_tiny_game, write_tiny_recording
 from worldsim.data.recording import Recording
-from worldsim.data.split import Split
 from worldsim.train.config import (
     Model,
     RunOptions,
@@ -23,8 +22,10 @@ from worldsim.train.config import (
     read_config,
     resumed_config,
 )
+from worldsim.train.data import Data
 from worldsim.train.optim import Optim
 from worldsim.train.presets import build_world
+from worldsim.train.processes import Processes
 from worldsim.train.recipe import Recipe
 from worldsim.train.run_log import Logging
 
@@ -34,7 +35,7 @@ def test_settings_make_the_world(tmp_path: Path) -> None:
     recording = Recording(tmp_path)
     model = Model(window=6, patch_size=4, time_every=2, passes=3)
     config = TrainConfig((tmp_path,), tmp_path / "run", device="cpu", model=model)
-    world = build_world(config, recording, Split.of(recording, 0.1))
+    world = build_world(config, Data.of(config, None, Processes()))
     assert (world.window, world.num_passes) == (6, 3)
     assert (world.dit.config.patch_size, world.dit.config.time_every) == (4, 2)
     np.testing.assert_array_equal(world.background, recording.median_frame(episodes=[0, 1]))

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from einops import rearrange
 
+from worldsim.data.episodes import Episodes
 from worldsim.data.recording import Recording
-from worldsim.data.split import Split
 from worldsim.eval import events
 from worldsim.eval.control import action_shuffle_ratio
 from worldsim.eval.fidelity import HorizonScores, fidelity, with_baselines
@@ -22,6 +22,7 @@ from worldsim.eval.report.flicker import FlickerSection
 from worldsim.system.files import printable, write_json, write_text
 from worldsim.world_model import WorldModel
 
+from .data import Data
 from .objective import Losses
 from .run_log import RunLog
 
@@ -81,25 +82,25 @@ def flat_scores(row: HorizonScores) -> dict[str, float]:
 
 def evaluate_run(
     world: WorldModel,
-    recording: Recording,
+    data: Data,
     log: RunLog,
     step: int,
     num_windows: int,
     on_step: Callable[[float], None],
 ) -> Evaluation:
-    """Roll the world out on held-out episodes; log figures and a comparison video.
+    """Roll the world out on held-out episodes of the first recording; log figures and a video.
 
     Args:
         world: The world, with its held-out episodes.
-        recording: The recording that it is trained on.
+        data: What it is trained on.
         log: Receives the figures, under names such as ``horizon_16/psnr_moving_world``.
         step: The optimizer step of the figures.
         num_windows: Number of windows, at most.
         on_step: Called now and then with the finished share, in [0, 1]; may raise to stop.
     """
     # Fidelity and control on held-out windows.
-    assert world.split is not None
-    episodes = world.split.held_out
+    recording, split = data.parts[0]
+    episodes, background = split.held_out, data.backgrounds[data.recordings.index(recording)]
     held_out = choose_windows(
         world, recording, episodes, horizons=EVAL_HORIZONS, num_windows=num_windows
     )
@@ -110,8 +111,8 @@ def evaluate_run(
         on_step(min(1.0, next(done) / total))
 
     imagined = roll_out(world, held_out, on_step=advance)
-    predictions = with_baselines(imagined, held_out, world.background)
-    horizons = fidelity(predictions, held_out, world.background, EVAL_HORIZONS, with_ssim=False)
+    predictions = with_baselines(imagined, held_out, background)
+    horizons = fidelity(predictions, held_out, background, EVAL_HORIZONS, with_ssim=False)
     ratio = action_shuffle_ratio(world, recording, episodes, num_batches=4).overall
     figures = {
         f"horizon_{horizon}/{name}": value
@@ -156,17 +157,22 @@ def summarize(losses: Sequence[Losses]) -> dict[str, float]:
     return figures
 
 
-def describe_run(world: WorldModel, recording: Recording, split: Split) -> str:
+def describe_run(world: WorldModel, data: Data) -> str:
     """The model and its data in one line."""
     millions = sum(p.numel() for p in world.parameters()) / 1e6
+    steps = sum(recording.total_steps for recording in data.recordings)
+    pictures = sum(len(one) for one in data.recordings if not isinstance(one, Recording))
     return (
-        f"{millions:.1f}M parameters on {world.device.type}, {recording.total_steps:,} steps of "
-        f"{recording.game.env_id}, {len(split.held_out)} of {len(split.episodes)} episodes held out"
+        f"{millions:.1f}M parameters on {world.device.type}, {steps:,} steps of "
+        f"{data.game.env_id}, {f'{pictures:,} pictures, ' if pictures else ''}"
+        f"{len(data.split.held_out)} of {len(data.split.episodes)} episodes held out"
     )
 
 
-def describe_recording(recording: Recording) -> str:
+def describe_recording(recording: Episodes) -> str:
     """The recording and its settings in one line."""
+    if not isinstance(recording, Recording):
+        return f"{len(recording):,} pictures"
     made = ", ".join(f"{name} {value}" for name, value in recording.settings.items())
     steps = f"{recording.total_steps:,} steps of {recording.game.env_id}"
     return f"{steps} ({made})" if made else steps

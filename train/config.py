@@ -269,8 +269,6 @@ def main(argv: Sequence[str]) -> int:
     config = read_config(argv)
     check(config)
     read_games(config.recordings)
-    if len(config.recordings) > 1:
-        raise ValueError("one world cannot learn several recordings yet: give one recording")
     from .dynamics import train  # torch takes seconds
 
     is_first = int(os.environ.get("RANK", "0")) == 0  # of `torchrun`: only this one prints

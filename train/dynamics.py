@@ -88,7 +88,7 @@ def train_on(processes: Processes, config: TrainConfig) -> TrainResult:
         first(lambda: stack.enter_context(alone(config.out)))
         stop = stack.enter_context(StopOnSignal())
         bar = TrainProgress(config.fraction(progress), quiet=not processes.is_first)
-        for context in (run.windows, run.writer, bar):
+        for context in (run.groups, run.writer, bar):
             stack.enter_context(context)
         log = stack.enter_context(open_log(config, bar.note)) if processes.is_first else None
 
@@ -125,6 +125,7 @@ def train_on(processes: Processes, config: TrainConfig) -> TrainResult:
             if unlogged and (step % config.run.log_steps == 0 or done):
                 figures = summarize(unlogged)
                 figures["frames_per_second"] = frames * (step - last_log_step) / (now - last_log)
+                figures["waste"] = run.waste(progress)
                 figures["lr"] = run.optimizers[0].param_groups[0]["lr"]
                 peaks = processes.gather_objects(peak_memory(run.world.device))
                 figures["peak_memory_mb"] = max(peaks)
@@ -176,7 +177,7 @@ def describe_begin(run: Run, progress: RunProgress, checkpoint: Path | None) -> 
         ValueError: If the recording is not the one that the run began with.
     """
     begins = f"from step {progress.step:,} on" if progress.step else "from the start"
-    about = describe_run(run.world, run.recording, run.split)
+    about = describe_run(run.world, run.data)
     optim = run.config.optim
     about += f"; batches of {optim.batch_size} windows, learning rate {optim.lr:g}"
     lines = [f"{run.config.out}, {begins}: {about}"]
@@ -196,6 +197,6 @@ def describe_begin(run: Run, progress: RunProgress, checkpoint: Path | None) -> 
             )
         elif state.get("processes", 1) != size:
             lines.append(f"it ran on {state['processes']} before: losses go on, up to rounding")
-    if new := run.split.num_new(run.recording):
+    if new := run.data.num_new:
         lines.append(f"{new:,} episodes recorded since this run began are left out")
     return "\n".join(lines)

@@ -55,7 +55,7 @@ def evaluate_on_the_way(
                 raise Interrupted
 
         try:
-            evaluation = evaluate_run(world, run.recording, log, step, FEW_WINDOWS, on_step)
+            evaluation = evaluate_run(world, run.data, log, step, FEW_WINDOWS, on_step)
         except Interrupted:
             if stop.asked:
                 return evals_due - 1
@@ -90,16 +90,14 @@ def evaluate_at_the_end(
             stop.raise_if_asked()
 
         try:
-            evaluation = evaluate_run(
-                world, run.recording, log, progress.step, num_windows, on_step
-            )
+            evaluation = evaluate_run(world, run.data, log, progress.step, num_windows, on_step)
         except Interrupted:
             return
     bar.note(evaluation.summary())
     threads = torch.get_num_threads()
     processes = f"{run.processes.size} processes of " if run.processes.size > 1 else ""
     facts = {
-        "recording": describe_recording(run.recording),
+        "recording": "; ".join(map(describe_recording, run.data.recordings)),
         "command": f"`{run.config.command()}`",
         "length": f"{progress.step:,} steps in {duration(progress.seconds)} on "
         f"{run.world.device.type}, {processes}{threads} thread{'s' * (threads > 1)}",

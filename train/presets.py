@@ -8,9 +8,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from worldsim.data.recording import Recording
-from worldsim.data.split import Split
+from worldsim.data.mixture import concatenate
+from worldsim.data.rewards import RecordedRewards
 from worldsim.data.windows import Windows
+from worldsim.frame_size import fit_frame
 from worldsim.model.codec import PixelCodec
 from worldsim.model.dit import VideoDiT
 from worldsim.model.dit_config import DiTConfig
@@ -20,6 +21,7 @@ from worldsim.world_folder import load
 from worldsim.world_model import WorldModel
 
 from .config import TrainConfig
+from .data import Data, Part
 from .distributed import WEIGHT_BYTES
 from .processes import Processes
 
@@ -35,13 +37,8 @@ BATCH_SIZES = {"cuda": 64}  # windows in a step, at most; elsewhere 4
 ACTIVATION_BYTES = 50  # per token, layer and channel: a lower bound; measured are 60 to 130
 
 
-def build_world(
-    config: TrainConfig,
-    recording: Recording,
-    split: Split,
-    processes: Processes | None = None,
-) -> WorldModel:
-    """Build a world for a recording, on the CPU, with start windows from its held-out episodes.
+def build_world(config: TrainConfig, data: Data, processes: Processes | None = None) -> WorldModel:
+    """Build a world for recordings, on the CPU, with start windows from their held-out episodes.
 
     The weights are drawn from torch's global generator. What it keeps of the recording is read by
     the first process.
@@ -50,7 +47,7 @@ def build_world(
         ValueError: If the device cannot be used, or a step does not fit into its memory.
     """
     device = pick_device(config.device)
-    game = recording.game
+    game = data.game
     parts = config.engine.accumulate or 1
     frames = (config.optim.batch_size or 1) // parts * config.model.window
     check_memory(
@@ -61,11 +58,10 @@ def build_world(
         device,
     )
     window = config.model.window
-    starts, background, rewards = (processes or Processes()).first(
+    starts, rewards = (processes or Processes()).first(
         lambda: (
-            pick_starts(recording, split.held_out, window, config.seed),
-            recording.median_frame(episodes=split.trained_on),
-            recording.recorded_rewards(),
+            pick_starts(data.parts, window, config.seed),
+            RecordedRewards.merged(part.recording.recorded_rewards() for part in data.parts),
         )
     )
     codec = PixelCodec(game.channels)
@@ -88,10 +84,10 @@ def build_world(
         codec=codec,
         game=game,
         starts=starts,
-        background=background,
+        background=data.background,
         recorded_rewards=rewards,
         num_passes=config.model.passes,
-        split=split,
+        split=data.split,
     )
 
 
@@ -156,12 +152,34 @@ def step_bytes(config: TrainConfig, frame_size: tuple[int, int], frames: int) ->
     return frames * tokens * layers * size["width"] * ACTIVATION_BYTES
 
 
-def pick_starts(
-    recording: Recording, episodes: Sequence[int], length: int, seed: int, num_starts: int = 32
-) -> Windows:
-    """Draw windows that end before their episode does, so that play can continue."""
-    rng = np.random.default_rng((seed, 0))
-    chosen = rng.choice(episodes, num_starts)
-    room = recording.episode_lengths[chosen] - length
-    starts = [int(rng.integers(min(r, 0), max(r, 0) + 1)) for r in room]
-    return recording.windows([int(i) for i in chosen], starts, length)
+def pick_starts(parts: Sequence[Part], length: int, seed: int, num_starts: int = 32) -> Windows:
+    """Draw windows that end before their episode does, so that play can continue.
+
+    Those of several recordings take turns. Their frames get the size of the first.
+
+    Args:
+        parts: The recordings.
+        length: Frames of a window.
+        seed: Decides the draw.
+        num_starts: Windows of each recording.
+    """
+    frame_size = parts[0].recording.game.frame_size
+    drawn = []
+    for number, (recording, split) in enumerate(parts):
+        rng = np.random.default_rng((seed, number))
+        chosen = rng.choice(split.held_out, num_starts)
+        room = recording.episode_lengths[chosen] - length
+        starts = [int(rng.integers(min(r, 0), max(r, 0) + 1)) for r in room]
+        windows = recording.windows([int(i) for i in chosen], starts, length)
+        game = recording.game
+        if game.frame_size != frame_size:
+            frames = [
+                [fit_frame(frame, frame_size, game.channels) for frame in clip]
+                for clip in windows.frames
+            ]
+            windows = replace(windows, frames=np.array(frames))
+        drawn.append(windows)
+    if len(drawn) == 1:
+        return drawn[0]
+    turns = np.arange(len(parts) * num_starts).reshape(len(parts), num_starts).T.flatten()
+    return concatenate(drawn)[turns]

@@ -8,17 +8,15 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from einops import rearrange
 
-from worldsim.data.recording import Recording
-from worldsim.data.split import Split
-from worldsim.data.windows import Windows
+from worldsim.data.mixture import Group
 from worldsim.world_model import WorldModel
 
 from .checkpoint import CheckpointWriter, check_finite
-from .config import TrainConfig, resumed_config
+from .config import TrainConfig
+from .data import Data, draw_groups
 from .distributed import distribute, part_of_step, release_weights, sharing_group
 from .draws import draw_all
 from .objective import Losses, encode, pinned
@@ -26,7 +24,7 @@ from .optimizers import has_fast_bfloat16, make_optimizers, set_lr, update_ema
 from .presets import begin_from, build_world, complete
 from .processes import Processes
 from .read_ahead import ReadAhead
-from .run_folder import RunProgress, read_progress, read_split
+from .run_folder import RunProgress
 from .shards import gather_weights, is_sharded, whole
 
 READ_AHEAD = {"cuda": 2}  # steps; on a CPU reading is a five-hundredth of a step
@@ -47,24 +45,22 @@ class Run:
 
     Attributes:
         config: The settings.
-        recording: The data.
-        split: The training episodes and the held-out ones.
+        data: The data.
         world: The weights in training.
         ema_world: Their average, which becomes the world.
         optimizers: All optimizers, in a fixed order.
-        windows: The windows of each round of this process, read ahead.
+        groups: The clips of each round of this process, read ahead.
         processes: The processes of the run.
         step: The objective of the world in training, on these processes.
         writer: Writes checkpoints.
     """
 
     config: TrainConfig
-    recording: Recording
-    split: Split
+    data: Data
     world: WorldModel
     ema_world: WorldModel
     optimizers: list[torch.optim.Optimizer]
-    windows: ReadAhead[Windows]
+    groups: ReadAhead[list[Group]]
     processes: Processes
     step: torch.nn.Module
     writer: CheckpointWriter
@@ -84,40 +80,34 @@ class Run:
             ValueError: If the settings contradict the checkpoint or the recording is unusable.
         """
         processes = processes or Processes(config.device)
-        recording = Recording(config.recording)
-        size = recording.game.frame_size
+        data = Data.of(config, checkpoint, processes)
+        size = data.game.frame_size
         config = processes.first(partial(complete, config, size, processes.size))
-        split = processes.first(partial(pick_split, config, recording, checkpoint))
         torch.manual_seed(config.seed)
-        world = build_world(config, recording, split, processes)
+        world = build_world(config, data, processes)
         if config.init is not None and checkpoint is None:
             begin_from(world, config.init)
         ema_world = copy.deepcopy(world).requires_grad_(False).eval()
         to_save = copy.deepcopy(ema_world) if processes.is_first else None
         step = distribute(world, ema_world, config.engine.parallel, processes)
         optimizers = make_optimizers(world, config.optim.weight_decay, sharing_group(step))
-        device, k, parts = world.device.type, world.num_history, config.engine.accumulate or 1
+        device, parts = world.device.type, config.engine.accumulate or 1
         part_size = (config.optim.batch_size or parts) // parts
         rounds = -(-parts // processes.size)
 
-        def windows_at(number: int) -> Windows:
+        mixture = data.mixture(config, world.num_history)
+
+        def groups_at(number: int) -> list[Group]:
             step, round_ = divmod(number, rounds)
             part, _ = processes.part(round_, parts)
-            windows = recording.sample_windows(
-                np.random.default_rng((config.seed, step, 0, part)),
-                part_size,
-                config.model.window + k,
-                split.trained_on,
-                left_padding=k,
-                right_padding=config.model.window - 1,  # so that ends are as frequent as others
-            )
-            return pinned(windows) if device == "cuda" else windows
+            groups = draw_groups(mixture, config.seed, step, part, part_size)
+            if device == "cuda":
+                return [dataclasses.replace(one, windows=pinned(one.windows)) for one in groups]
+            return groups
 
-        windows = ReadAhead(windows_at, READ_AHEAD.get(device, 0))
+        groups = ReadAhead(groups_at, READ_AHEAD.get(device, 0))
         writer = CheckpointWriter(config.out, world, ema_world, optimizers, to_save, processes)
-        return cls(
-            config, recording, split, world, ema_world, optimizers, windows, processes, step, writer
-        )
+        return cls(config, data, world, ema_world, optimizers, groups, processes, step, writer)
 
     @property
     def parts(self) -> int:
@@ -138,14 +128,16 @@ class Run:
             mark: As for `take_step`.
         """
         world, recipe = self.world, self.config.recipe.at(self.config.fraction(progress))
-        batch = encode(world, self.windows.at(progress.step * self.rounds + round_))
+        groups = self.groups.at(progress.step * self.rounds + round_)
+        batches = [encode(world, one.windows, self.data.backgrounds_of(one)) for one in groups]
         part, _ = self.processes.part(round_, self.parts)
         key = (self.config.seed, progress.step, DRAWS_KEY)
-        draws = draw_all(world, [batch.latents], recipe, key, part, progress.code_share)
+        latents = [batch.latents for batch in batches]
+        draws = draw_all(world, latents, recipe, key, part, progress.code_share)
         mark("data")
         bfloat16 = has_fast_bfloat16(world.device)
         with torch.autocast(world.device.type, torch.bfloat16, enabled=bfloat16):
-            losses: Losses = self.step([batch], recipe, draws, self.ema_world)
+            losses: Losses = self.step(batches, recipe, draws, self.ema_world)
         return losses
 
     def take_step(self, progress: RunProgress, mark: Mark = no_mark) -> tuple[Losses, torch.Tensor]:
@@ -191,6 +183,12 @@ class Run:
         losses = Losses(*rearrange(fields, "field part b t -> field (part b) t"))
         return losses, torch.stack((statistics[0], whole(norm)))
 
+    def waste(self, progress: RunProgress) -> float:
+        """The share of the tokens of a step that holds no recorded pixel."""
+        mixture = self.data.mixture(self.config, self.world.num_history)
+        groups = self.groups.at(progress.step * self.rounds)
+        return mixture.waste(groups, self.world.dit.config.patch_size)
+
     def advance(self, progress: RunProgress) -> RunProgress:
         """The progress after one more step; now and then it looks how many batches need codes."""
         progress = progress._replace(step=progress.step + 1)
@@ -222,22 +220,3 @@ class Run:
             world.to(self.world.device)
         gather_weights(self.ema_world, world)
         return world or self.ema_world
-
-
-def pick_split(config: TrainConfig, recording: Recording, checkpoint: Path | None) -> Split:
-    """Choose the held-out episodes, which stay the same in a resumed run.
-
-    Raises:
-        ValueError: If a resumed run requests another fraction than it began with.
-    """
-    held_out = config.run.held_out
-    if checkpoint is None:
-        return Split.of(recording, held_out)
-    begun = resumed_config(config, read_progress(checkpoint)[1]).run.held_out
-    split = read_split(checkpoint)
-    if split is not None and held_out != begun:
-        raise ValueError(
-            f"this run began with --run.held-out {begun}, and {held_out} would measure it on "
-            "trained episodes: leave the option out, or start a new run"
-        )
-    return split or Split.of(recording, held_out)

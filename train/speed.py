@@ -127,7 +127,7 @@ def train_step_cost(run: Run, seconds: float) -> TrainStepCost:
             take_step(clock)
         return [clock.ms for clock in clocks]
 
-    with run.windows:
+    with run.groups:
         not_compiled = None
         if run.config.engine.compiles_on(device.type):
             torch.compiler.reset()  # it keeps few shapes, all configurations together

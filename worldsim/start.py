@@ -15,7 +15,7 @@ from einops import rearrange, repeat
 from numpy.typing import NDArray
 
 from worldsim.data.windows import Windows
-from worldsim.media import fit_frame
+from worldsim.frame_size import fit_frame
 from worldsim.system.devices import to_host
 from worldsim.world_model import WorldModel
 

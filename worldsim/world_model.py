@@ -14,6 +14,7 @@ from torch import nn
 from worldsim.data.rewards import RecordedRewards
 from worldsim.data.split import Split
 from worldsim.data.windows import Windows
+from worldsim.frame_size import fit_frame
 from worldsim.game.config import GameConfig
 from worldsim.model.codec import Codec
 from worldsim.model.conditions import Conditions
@@ -98,8 +99,6 @@ class WorldModel(nn.Module):
         factor = self.codec.space_factor
         key = (*size, latents.device)
         if key not in self._backgrounds:
-            from worldsim.media import fit_frame  # whose codecs take a while
-
             frame_size = size[0] * factor, size[1] * factor
             frame = fit_frame(self.background, frame_size, self.game.channels)
             encoded = self.codec.encode(torch.from_numpy(frame)[None, None].to(latents.device))
@@ -145,8 +144,6 @@ class WorldModel(nn.Module):
         Raises:
             ValueError: If the codec cannot have the size.
         """
-        from worldsim.media import fit_frame  # whose codecs take a while
-
         self.codec.latent_size(frame_size)
 
         def scaled(frame: np.ndarray) -> np.ndarray:

@@ -104,7 +104,7 @@ def work(args: argparse.Namespace) -> None:
                 seconds.append(time.monotonic() - begun)
             return seconds
 
-        with run.windows, run.writer:
+        with run.groups, run.writer:
             take_steps(1)
             steps = take_steps(args.steps)
             run.config.out.mkdir(exist_ok=True)

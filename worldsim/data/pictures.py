@@ -17,8 +17,8 @@ from worldsim.data.episodes import Episodes
 from worldsim.data.opening import PICTURES, list_pictures
 from worldsim.data.rewards import RecordedRewards
 from worldsim.data.windows import Windows
+from worldsim.frame_size import fit_frame
 from worldsim.game.config import GameConfig
-from worldsim.media import fit_frame
 from worldsim.system.files import check_regular, one_line, reading
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")

@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from worldsim.eval.flicker import measure_steps
-from worldsim.media import filmstrip, fit_frame, read_frames, write_mp4
+from worldsim.frame_size import fit_frame
+from worldsim.media import filmstrip, read_frames, write_mp4
 from worldsim.system.command_line import parse
 from worldsim.system.files import write_json, written_aside
 from worldsim.system.options import (

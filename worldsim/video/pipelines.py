@@ -18,7 +18,7 @@ from diffusers import DiffusionPipeline
 from numpy.typing import NDArray
 from PIL import Image
 
-from worldsim.media import fit_frame
+from worldsim.frame_size import fit_frame
 from worldsim.system.devices import is_out_of_memory
 from worldsim.system.files import one_line
 from worldsim.video.families import find_family
