@@ -156,7 +156,9 @@ def test_a_world_keeps_captions_and_needs_its_encoder_for_new_ones(tmp_path: Pat
     assert not read.encode([None]).mask.any()
     with pytest.raises(ValueError, match=r"not loaded because a file names it.*--text-encoder"):
         read.encode(["the grass"])
-    read.use(name)
+    for each in (read, encoder):
+        assert isinstance(each, PretrainedEncoder)
+        each.use(name)
     torch.testing.assert_close(
         read.encode(["the grass"]).embeddings, encoder.encode(["the grass"]).embeddings
     )

@@ -8,6 +8,11 @@ import torch
 import transformers
 
 from tests.tiny_pipelines import WORDS, make_t5, make_tokenizer
+from tests.tiny_worlds import make_tiny_world
+from worldsim.model.text import TextEncoder, VocabularyEncoder
+from worldsim.world_model import WorldModel
+
+CAPTIONS = ("a red ball", None, "two blue balls")
 
 
 def make_clip() -> transformers.CLIPTextModel:
@@ -33,3 +38,14 @@ def save_tiny_encoder(folder: Path, kind: str = "T5", seed: int = 0) -> str:
     model.save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
     return str(folder)
+
+
+def make_text_world(text: TextEncoder | None = None, **changes: int) -> WorldModel:
+    """A random world that follows words strongly, and whose starts have captions."""
+    torch.manual_seed(5)
+    text = text or VocabularyEncoder.of(["two balls , red and blue", *CAPTIONS], width=16)
+    world = make_tiny_world(text=text, **changes)
+    for block in world.dit.blocks:
+        torch.nn.init.normal_(block.text.out.weight, std=0.5)
+    world.starts.captions = CAPTIONS
+    return world

@@ -22,6 +22,7 @@ from worldsim.model.codec import Codec, PixelCodec, VAECodec
 from worldsim.model.dit import VideoDiT
 from worldsim.model.dit_config import DiTConfig
 from worldsim.model.heads import RewardTerminationHead
+from worldsim.model.text import TextEncoder
 from worldsim.train.draws import draw
 from worldsim.train.objective import Batch, Losses, encode, objective
 from worldsim.train.recipe import Recipe
@@ -126,11 +127,14 @@ def make_tiny_world(
     *,
     termination_bias: float = -20.0,
     codec: Codec | None = None,
+    text: TextEncoder | None = None,
     **dit_changes: Any,
 ) -> WorldModel:
     """A random world; by default its episodes practically never terminate."""
     game = game or make_tiny_game()
     codec = codec or PixelCodec(game.channels)
+    if text is not None:
+        dit_changes["text_width"] = text.width
     dit = make_tiny_dit(
         num_actions=game.num_actions, latent_channels=codec.latent_channels, **dit_changes
     )
@@ -155,6 +159,7 @@ def make_tiny_world(
         game=game,
         starts=starts,
         background=background,
+        text=text,
     )
     return world.eval()
 

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from worldsim.data.windows import Windows
 from worldsim.env_state import EnvState, check_state, copy_rng
 from worldsim.rollout import Rollout
-from worldsim.rollout_state import Context, weight_versions
+from worldsim.rollout_context import Context, prompts_of
+from worldsim.rollout_state import weight_versions
 from worldsim.start import check_starts, choose_starts
 from worldsim.system.devices import check_memory, to_device, to_host
 from worldsim.system.options import AnySeed, Count, Limit, check_value
@@ -63,6 +64,7 @@ class Lanes:
         device: str | None,
         dtype: str,
         compiled: bool,
+        guidance_scale: float,
         frame_skip: int = 1,
         frame_stack: int = 1,
     ) -> None:
@@ -87,6 +89,7 @@ class Lanes:
             num_passes=num_passes,
             compiled=compiled,
             with_uncertainty=max_uncertainty is not None,
+            guidance_scale=guidance_scale,
         )
         self._in_latents = observation == "latents"
         self._channel_axis = 1 if self._in_latents else 3
@@ -170,12 +173,14 @@ class Lanes:
                 if seeds[lane] is not None:
                     self._rngs[lane], self._seeds[lane] = seeding.np_random(seeds[lane])
         rngs = [self._rng(lane) for lane in numbers]
-        starts = choose_starts(self.world, self.starts, options, rngs, indices)
+        scale = self._rollout.guidance_scale
+        starts = choose_starts(self.world, self.starts, options, rngs, indices, scale)
         noise = [int(rng.integers(2**62)) for rng in rngs]
-        if len(self._rngs) >= len(self.starts.frames) and (starts.indices >= 0).all():
+        are_known = (starts.indices >= 0).all() and not (options or {}).get("prompt")
+        if len(self._rngs) >= len(self.starts.frames) and are_known:
             self._rollout.enter(self._read_starts(), starts.indices.tolist(), noise, numbers)
         else:
-            self._rollout.reset(starts.frames, starts.actions, noise, numbers)
+            self._rollout.reset(starts.frames, starts.actions, noise, numbers, starts.prompts)
         # A start is observed as given: its codec would change the frame.
         index = to_device(lanes, self.world.device)
         if self._in_latents:
@@ -192,7 +197,9 @@ class Lanes:
         """All start windows, read once, since some of many lanes begin in nearly every step."""
         versions = weight_versions(self.world)
         if self._read is None or self._read[0] != versions:
-            self._read = versions, self._rollout.read(self.starts.frames, self.starts.actions)
+            prompts = prompts_of(self.starts, self.world)
+            read = self._rollout.read(self.starts.frames, self.starts.actions, prompts)
+            self._read = versions, read
         return self._read[1]
 
     def _play(self, actions: NDArray[np.int64], plays: NDArray[np.bool_]) -> LaneSteps:

@@ -11,49 +11,37 @@ small world's step takes longer to launch than to compute.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import torch
-from einops import repeat
 
 from worldsim.model.conditions import Conditions
 from worldsim.model.dit import DiTOutput
 from worldsim.model.random import ROW, hashes, keys, normal, normal_table, uniform
 from worldsim.model.sampling import euler, pass_levels
-from worldsim.rollout_input import check_actions, check_context
+from worldsim.model.text import Caption, Text
+from worldsim.rollout_context import Context, prompts_of, read_context
+from worldsim.rollout_input import check_actions, check_context, check_guidance, check_prompts
 from worldsim.rollout_output import Outcome, RolloutStep
-from worldsim.rollout_state import Context, RolloutState, check_fits, fingerprint
+from worldsim.rollout_state import RolloutState, check_fits, fingerprint
+from worldsim.rollout_text import LaneText
 from worldsim.system.compiled import captured, compiled
 from worldsim.system.devices import check_memory, to_device, to_host
 from worldsim.system.options import Count, check_value
-from worldsim.system.threads import forget_lost_threads, threads_for
+from worldsim.system.threads import forget_lost_threads, on_threads_for
 from worldsim.world_model import WorldModel
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
-READ_AT_ONCE = {"cpu": 64}  # frames; more at once are slower, since they leave the CPU's caches
+Prompts = Sequence[Caption] | None
 
 # Rewards, probabilities of an end, ends (0 or 1) and uncertainties, float32 (4 b); and the frames,
 # uint8 (b h w c), unless the codec would have to decode them.
 _StepTensors = tuple[torch.Tensor, torch.Tensor | None]
 
 
-def _on_threads_that_pay(
-    method: Callable[Concatenate[Rollout, P], R],
-) -> Callable[Concatenate[Rollout, P], R]:
-    """Run a method of a rollout on as many CPU threads as its batch is worth."""
-
-    @functools.wraps(method)
-    def run(self: Rollout, *args: P.args, **kwargs: P.kwargs) -> R:
-        with threads_for(self._multiplications):
-            return method(self, *args, **kwargs)
-
-    return run
+# Methods run on as many CPU threads as their batch is worth.
+_on_threads_that_pay = on_threads_for(lambda rollout: rollout._multiplications)
 
 
 class Rollout:
@@ -77,10 +65,12 @@ class Rollout:
         with_uncertainty: Whether to measure uncertainty: the root mean square difference between
             two first passes from opposite random numbers (noise and chance code), in latents of
             range 2. It costs one more pass per step and changes nothing else.
+        guidance_scale: How closely frames follow the prompts of a world with text, see `LaneText`.
+            1 is the prediction itself; any other number doubles passes and cache.
 
     Raises:
-        ValueError: If ``batch_size`` or ``num_passes`` is not an integer from 1 on, or the lanes
-            do not fit into memory.
+        ValueError: If ``batch_size`` or ``num_passes`` is not an integer from 1 on, the lanes do
+            not fit into memory, or a world without text gets another guidance than 1.
 
     Example:
         >>> world = worldsim.load("pong")  # doctest: +SKIP
@@ -98,18 +88,22 @@ class Rollout:
         num_passes: int | None = None,
         compiled: bool = False,
         with_uncertainty: bool = False,
+        guidance_scale: float = 1.0,
     ) -> None:
         check_value("batch_size", batch_size, Count)
+        check_guidance(guidance_scale, world)
         forget_lost_threads()
         self.world = world
         self.batch_size = batch_size
         self.num_passes = world.num_passes if num_passes is None else num_passes
         self.with_uncertainty = with_uncertainty
+        self.guidance_scale = guidance_scale
+        num_caches = 1 if guidance_scale == 1 else 2
         self._latent_size = world.codec.latent_size(world.game.frame_size)
         channels = world.codec.latent_channels * world.num_history
         cache, history = world.dit.new_cache(1, self._latent_size), math.prod(self._latent_size)
         check_memory(
-            batch_size * (cache.num_bytes + 4 * channels * history),
+            batch_size * (num_caches * cache.num_bytes + 4 * channels * history),
             f"the cache of {batch_size:,} lanes",
             "take fewer lanes",
             world.device,
@@ -120,6 +114,13 @@ class Rollout:
         self._features = torch.zeros(batch_size, world.dit.config.width, device=world.device)
         lanes = torch.zeros(batch_size, dtype=torch.int64, device=world.device)
         self._keys, self._actions = lanes, lanes.clone()
+        self._text: LaneText | None = None
+        if world.text is not None:
+            free = world.dit.new_cache(batch_size, self._latent_size) if num_caches > 1 else None
+            self._text = LaneText(world.encode_text([None] * batch_size), free)
+        prompts = () if self._text is None else self._text.tensors()
+        kept = (*self._cache.tensors(), self._history, self._features, self._keys, *prompts)
+        self._kept = kept  # by a lane from step to step; steps change them in place
         self._table = normal_table(world.device)
         self._pixels: torch.Tensor | None = None  # the newest frames, if they are decoded already
         self._graphs: dict[int, Callable[[], _StepTensors]] = {}  # by number of passes
@@ -144,8 +145,7 @@ class Rollout:
 
         What a pass computes on its way is not counted.
         """
-        tensors = (*self._cache.tensors(), self._history, self._features, self._keys)
-        return sum(tensor.nbytes for tensor in tensors) // self.batch_size
+        return sum(tensor.nbytes for tensor in self._kept) // self.batch_size
 
     @_on_threads_that_pay
     @torch.no_grad()
@@ -155,6 +155,7 @@ class Rollout:
         actions: np.ndarray,
         seeds: Sequence[int],
         lanes: Sequence[int] | None = None,
+        prompts: Prompts = None,
     ) -> None:
         """Begin lanes from recorded frames; the next step continues after the last of them.
 
@@ -163,39 +164,23 @@ class Rollout:
             actions: The actions between them (b t-1), ``num_actions`` if unknown.
             seeds: One for each lane: its noise and its ends.
             lanes: The lanes to begin, all by default; the others stay unchanged.
+            prompts: One for each lane, in a world with text; None is no prompt.
 
         Raises:
-            ValueError: If shapes do not fit the world or one another, or actions, lanes or seeds
-                are out of range.
+            ValueError: If shapes do not fit the world or one another, actions, lanes or seeds are
+                out of range, or the world cannot encode a prompt.
         """
         lanes = range(self.batch_size) if lanes is None else lanes
         check_context(self.world.game, frames, actions, seeds, lanes, self.batch_size)
-        self.enter(self.read(frames, actions), range(len(frames)), seeds, lanes)
+        self.enter(self.read(frames, actions, prompts), range(len(frames)), seeds, lanes)
 
     @_on_threads_that_pay
     @torch.no_grad()
-    def read(self, frames: np.ndarray, actions: np.ndarray) -> Context:
-        """Read windows, for `enter`; arguments are those of `reset`, unchecked."""
-        world = self.world
-        b, t = frames.shape[:2]
-        # Before the first frame there is no history: that frame is repeated.
-        keep, k = min(t, world.window), world.num_history
-        latents = world.encode(torch.from_numpy(frames[:, -keep:]).to(world.device))
-        first = repeat(latents[:, 0], "b c h w -> b k c h w", k=k)
-        histories = world.history(torch.cat((first, latents), dim=1))
-        unknown = np.full((b, 1), world.game.num_actions)
-        into = torch.from_numpy(np.concatenate((unknown, actions), axis=1)[:, -keep:])
-        into = into.long().to(world.device)
-        cache = world.dit.new_cache(b, self._latent_size)
-        features = []
-        at_once = max(1, READ_AT_ONCE.get(world.device.type, 1024) // keep)
-        for part in (slice(i, i + at_once) for i in range(0, b, at_once)):
-            clean = torch.ones_like(into[part], dtype=torch.float32)
-            conditions = Conditions(clean, into[part], histories[part])
-            features.append(world.predict(latents[part], conditions, cache.view(part)).features)
-        cache.commit(keep)
-        newest = torch.cat((latents[:, -1:].flatten(1, 2), histories[:, -1]), dim=1)
-        return Context(cache, newest[:, : self._history.shape[1]], torch.cat(features)[:, -1])
+    def read(self, frames: np.ndarray, actions: np.ndarray, prompts: Prompts = None) -> Context:
+        """Read windows, for `enter`; arguments are those of `reset`, mostly unchecked."""
+        text = self._embed(prompts, len(frames))
+        is_guided = self._text is not None and self._text.free is not None
+        return read_context(self.world, frames, actions, text, is_guided)
 
     @torch.no_grad()
     def enter(
@@ -208,11 +193,17 @@ class Rollout:
         self._history[index] = context.history[row]
         self._features[index] = context.features[row]
         self._keys[index] = keys(to_device(np.array(seeds, np.int64), device))
+        if self._text is not None and context.text is not None:
+            self._text.copy_lanes(context.text, index, row)
         self._pixels = None
         self._not_begun.difference_update(lanes)
 
     def begin(
-        self, starts: Sequence[int], seeds: Sequence[int], lanes: Sequence[int] | None = None
+        self,
+        starts: Sequence[int],
+        seeds: Sequence[int],
+        lanes: Sequence[int] | None = None,
+        prompts: Prompts = None,
     ) -> None:
         """Begin lanes from the world's own start windows.
 
@@ -220,10 +211,19 @@ class Rollout:
             starts: The row of ``world.starts`` for each lane, modulo their number.
             seeds: As in `reset`.
             lanes: As in `reset`.
+            prompts: As in `reset`; those of the starts themselves if not given.
         """
-        rows = np.asarray(starts) % len(self.world.starts.frames)
-        own = self.world.starts
-        self.reset(own.frames[rows], own.actions[rows], seeds, lanes)
+        own = self.world.starts[np.asarray(starts) % len(self.world.starts.frames)]
+        prompts = prompts_of(own, self.world) if prompts is None else prompts
+        self.reset(own.frames, own.actions, seeds, lanes, prompts)
+
+    def _embed(self, prompts: Prompts, num_lanes: int) -> Text | None:
+        """The prompts of so many lanes; None in a world without text."""
+        if self._text is None and not any(prompts or ()):
+            return None
+        prompts = [None] * num_lanes if prompts is None else prompts
+        check_prompts(prompts, num_lanes)
+        return self.world.encode_text(prompts)
 
     def step(self, actions: np.ndarray) -> RolloutStep:
         """Take one action in each lane and decode its frame: `advance`, then `frames`."""
@@ -263,10 +263,7 @@ class Rollout:
             ValueError: If actions have another shape or are out of range, or a prediction is not
                 finite.
         """
-        if self._not_begun:
-            raise RuntimeError(
-                f"call reset before step: lanes {sorted(self._not_begun)} have no start"
-            )
+        self._check_begun("step")
         actions = check_actions(self.world.game, actions, self.batch_size)
         self._actions.copy_(torch.as_tensor(actions, dtype=torch.int64))
         outcomes, self._pixels = self._run_step()
@@ -283,8 +280,7 @@ class Rollout:
         if self.world.device.type != "cuda":
             return self._step()
         if self.num_passes not in self._graphs:
-            state = (*self._cache.tensors(), self._history, self._features)
-            self._graphs[self.num_passes] = captured(self._step, state)
+            self._graphs[self.num_passes] = captured(self._step, self._kept)
         return self._graphs[self.num_passes]()
 
     @torch.no_grad()
@@ -316,6 +312,8 @@ class Rollout:
             other = denoise(-noise, 0.0, other_code)
         latent = euler(denoise, noise, self._levels)
         self._cache.commit()
+        if self._text is not None:
+            self._text.commit()
         self._features.copy_(outputs[-1].features[:, 0])
 
         pixels = None
@@ -338,7 +336,10 @@ class Rollout:
         tau = torch.full((len(latent), 1), level, device=latent.device)
         chance = None if code is None else code[:, None]
         conditions = Conditions(tau, self._actions[:, None], self._history[:, None], chance)
-        return self._predict(latent[:, None], conditions, self._cache)
+        if self._text is None:
+            return self._predict(latent[:, None], conditions, self._cache)
+        scale = self.guidance_scale
+        return self._text.predict(self._predict, latent[:, None], conditions, self._cache, scale)
 
     @_on_threads_that_pay
     @torch.no_grad()
@@ -348,7 +349,8 @@ class Rollout:
         latents = torch.zeros_like(self.latents, memory_format=torch.contiguous_format)[:, None]
         bits = self.world.dit.config.chance_bits
         code = torch.zeros(self.batch_size, 1, bits, device=actions.device) if bits else None
-        conditions = Conditions(actions.float(), actions, self._history[:, None], code)
+        text = None if self._text is None else self._text.text
+        conditions = Conditions(actions.float(), actions, self._history[:, None], code, text)
         predict = compiled(self.world.predict, latents, conditions, self._cache, stacklevel=6)
         # Another memory layout, such as that of the last pass, would be compiled anew.
         return lambda latents, *args: predict(latents.contiguous(), *args)
@@ -360,10 +362,7 @@ class Rollout:
         Raises:
             RuntimeError: If a lane has not begun.
         """
-        if self._not_begun:
-            raise RuntimeError(
-                f"call reset before clone_state: lanes {sorted(self._not_begun)} have no start"
-            )
+        self._check_begun("clone_state")
         return self._state().clone()
 
     @_on_threads_that_pay
@@ -391,4 +390,11 @@ class Rollout:
             history=self._history,
             features=self._features,
             keys=self._keys,
+            text=self._text,
         )
+
+    def _check_begun(self, method: str) -> None:
+        if self._not_begun:
+            raise RuntimeError(
+                f"call reset before {method}: lanes {sorted(self._not_begun)} have no start"
+            )

@@ -8,7 +8,9 @@ from typing import Annotated
 import numpy as np
 
 from worldsim.game.config import GameConfig
-from worldsim.system.options import Range, check_value
+from worldsim.model.text import Caption
+from worldsim.system.options import NotNegative, Range, check_value
+from worldsim.world_model import WorldModel
 
 LaneSeed = Annotated[int, Range(0, 2**63 - 1)]  # the range of torch's generators and of int64
 
@@ -77,3 +79,32 @@ def check_actions(game: GameConfig, actions: np.ndarray, batch_size: int) -> np.
             f"{game.num_actions} if unknown, got {actions!r}"
         )
     return actions
+
+
+def check_prompts(prompts: Sequence[Caption], num_lanes: int) -> None:
+    """Check that there is a prompt, or None, for each lane that begins.
+
+    Raises:
+        TypeError: If a prompt is not a text.
+        ValueError: If there are more prompts or fewer.
+    """
+    for prompt in prompts:
+        if prompt is not None and not isinstance(prompt, str):
+            raise TypeError(f"a prompt is a text or None, got {prompt!r}")
+    if isinstance(prompts, str) or len(prompts) != num_lanes:
+        given = f"the text {prompts!r}" if isinstance(prompts, str) else f"{len(prompts)} prompts"
+        raise ValueError(f"{num_lanes} lanes need a list of a prompt for each, got {given}")
+
+
+def check_guidance(guidance_scale: float, world: WorldModel) -> None:
+    """Check the scale of guidance by prompts.
+
+    Raises:
+        ValueError: If it is negative, or not 1 in a world without text.
+    """
+    check_value("guidance_scale", guidance_scale, NotNegative)
+    if guidance_scale != 1 and world.text is None:
+        raise ValueError(
+            f"guidance follows the prompts of a world with text, got guidance_scale "
+            f"{guidance_scale:g} for a world without: leave it out"
+        )

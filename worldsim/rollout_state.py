@@ -6,26 +6,13 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from worldsim.model.kv_cache import KVCache
+from worldsim.rollout_text import LaneText
 from worldsim.world_model import WorldModel
-
-
-class Context(NamedTuple):
-    """What lanes know after frames that were read, see ``Rollout.read``.
-
-    Attributes:
-        cache: The keys and values of the frames.
-        history: The newest frames of each lane (b k*c h w).
-        features: Those of the newest frame of each lane (b d), see `DiTOutput`.
-    """
-
-    cache: KVCache
-    history: torch.Tensor
-    features: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -38,6 +25,7 @@ class RolloutState:
         history: The newest frames of each lane (b k*c h w).
         features: Those of the newest frame of each lane (b d), see `DiTOutput`.
         keys: Those of the lanes' random numbers, int64 (b), see `worldsim.model.random`.
+        text: The prompts of the lanes; None in a world without text.
     """
 
     world: str
@@ -45,10 +33,12 @@ class RolloutState:
     history: torch.Tensor
     features: torch.Tensor
     keys: torch.Tensor
+    text: LaneText | None = None
 
     def tensors(self) -> tuple[torch.Tensor, ...]:
         """All that it holds."""
-        return self.history, self.features, *self.cache.tensors(), self.keys
+        prompts = () if self.text is None else self.text.tensors()
+        return self.history, self.features, *self.cache.tensors(), self.keys, *prompts
 
     def clone(self) -> RolloutState:
         """An independent copy."""
@@ -58,6 +48,7 @@ class RolloutState:
             history=self.history.clone(),
             features=self.features.clone(),
             keys=self.keys.clone(),
+            text=None if self.text is None else self.text.clone(),
         )
 
     def take_lanes(self, lanes: Sequence[int]) -> RolloutState:
@@ -69,6 +60,7 @@ class RolloutState:
             history=self.history[index],
             features=self.features[index],
             keys=self.keys[index],
+            text=None if self.text is None else self.text.take_lanes(index),
         )
 
 
@@ -103,10 +95,18 @@ def check_fits(state: Any, own: RolloutState) -> None:
             "the state belongs to another world or to other weights: restore it into a rollout of "
             "the world it was cloned from"
         )
+    if (state.text is None or state.text.free is None) != (
+        own.text is None or own.text.free is None
+    ):
+        raise ValueError(
+            "the state and this rollout differ in whether prompts guide them: restore it into a "
+            "rollout with the same guidance_scale"
+        )
     layers = len(own.cache.rings)
-    names = ["history", "features", *["keys"] * layers, *["values"] * layers, "positions"]
-    names.append("random keys")
-    for name, theirs, ours in zip(names, state.tensors(), own.tensors(), strict=True):
+    of_cache = [*["keys"] * layers, *["values"] * layers, "positions"]
+    names = ["history", "features", *of_cache, "random keys", "prompts", "mask", *of_cache]
+    both = zip(state.tensors(), own.tensors(), strict=True)
+    for name, (theirs, ours) in zip(names, both, strict=False):  # not all have prompts
         if (theirs.shape, theirs.dtype) != (ours.shape, ours.dtype):
             raise ValueError(
                 f"the state's {name} is {theirs.dtype} of shape {tuple(theirs.shape)}, in this "
@@ -137,6 +137,8 @@ def fingerprint(world: WorldModel) -> str:
         "codec": codec.settings(),
         "rewards": None if rewards is None else rewards.to_dict(),
     }
+    if world.text is not None:
+        about["text"] = world.text.identity()
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     tensors = {**world.state_dict(), "background_latents": world.background_latents}
     for name, tensor in sorted(tensors.items()):

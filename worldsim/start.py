@@ -15,7 +15,11 @@ from einops import rearrange, repeat
 from numpy.typing import NDArray
 
 from worldsim.data.windows import Windows
+from worldsim.first_frame import first_frames
 from worldsim.frame_size import fit_frame
+from worldsim.model.text import Caption
+from worldsim.rollout_context import prompts_of
+from worldsim.rollout_input import check_prompts
 from worldsim.system.devices import to_host
 from worldsim.world_model import WorldModel
 
@@ -27,11 +31,13 @@ class StartWindows(NamedTuple):
         frames: ``uint8`` (b t h w c), the newest last.
         actions: ``int64`` (b t-1), those between them, ``num_actions`` if unknown.
         indices: ``int64`` (b,), of the windows among the starts; -1 for custom frames.
+        prompts: Of a world with text (b); None in a world without.
     """
 
     frames: NDArray[np.uint8]
     actions: NDArray[np.int64]
     indices: NDArray[np.int64]
+    prompts: Sequence[Caption] | None = None
 
 
 def check_starts(starts: Windows | None, world: WorldModel) -> Windows:
@@ -60,8 +66,11 @@ def choose_starts(
     options: Mapping[str, Any] | None,
     rngs: Sequence[np.random.Generator],
     indices: Sequence[Any] | None = None,
+    guidance_scale: float = 1.0,
 ) -> StartWindows:
     """Return the starts that a reset's options name, or else draw windows.
+
+    A prompt without a start begins from words alone, see `first_frames`.
 
     Args:
         world: The world.
@@ -70,26 +79,37 @@ def choose_starts(
         rngs: The generator of each lane that begins.
         indices: The window of each of these lanes, or None to draw it. They replace the option
             ``start``.
+        guidance_scale: For frames from words alone.
 
     Raises:
-        ValueError: If an option is unknown, out of range or of the wrong shape.
+        ValueError: If an option is unknown, out of range or of the wrong shape, or the world cannot
+            encode a prompt.
         TypeError: If an option has the wrong type.
     """
     check_options(options)
     options = options or {}
-    unknown = sorted(set(options) - {"start", "actions"})
+    unknown = sorted(set(options) - {"start", "actions", "prompt"})
     if unknown:
-        raise ValueError(f"reset takes the options 'start' and 'actions', got {unknown}")
-    start = options.get("start")
+        raise ValueError(f"reset takes the options 'start', 'actions' and 'prompt', got {unknown}")
+    start, prompts = options.get("start"), options.get("prompt")
+    if prompts is not None:
+        prompts = [prompts] * len(rngs) if isinstance(prompts, str) else list(prompts)
+        check_prompts(prompts, len(rngs))
     if isinstance(start, np.ndarray) and start.ndim > 0:
         frames, actions = _own_start(world, start, options.get("actions"))
         return StartWindows(
             frames=repeat(frames, "t h w c -> b t h w c", b=len(rngs)),
             actions=repeat(actions, "t -> b t", b=len(rngs)),
             indices=np.full(len(rngs), -1),
+            prompts=prompts,
         )
     if options.get("actions") is not None:
         raise ValueError("the option 'actions' needs frames in the option 'start'")
+    if prompts is not None and start is None and indices is None:
+        seeds = [int(rng.integers(2**62)) for rng in rngs]
+        frames = first_frames(world, prompts, seeds, guidance_scale=guidance_scale)
+        nothing = np.zeros((len(rngs), 0), np.int64)
+        return StartWindows(frames, nothing, np.full(len(rngs), -1), prompts)
     num_starts = len(starts.frames)
     wanted = [start] * len(rngs) if indices is None else indices
     chosen = np.array(
@@ -99,7 +119,9 @@ def choose_starts(
         ],
         np.int64,
     )
-    return StartWindows(starts.frames[chosen], starts.actions[chosen], chosen)
+    windows = starts[chosen]
+    prompts = prompts_of(windows, world) if prompts is None else prompts
+    return StartWindows(windows.frames, windows.actions, chosen, prompts)
 
 
 def _check_index(index: Any, num_starts: int) -> int:

@@ -7,6 +7,7 @@ On disk a world is a folder, with no pickle in it::
     model/              VideoDiT, in the layout of diffusers
     head.safetensors    reward and termination
     codec/              a diffusers VAE, for large frames only
+    text/               the encoder of prompts, for worlds with text only
     starts.h5           recorded windows to begin from, and the recording's median frame
     metrics.json        figures measured in training
     README.md           the model card
@@ -27,6 +28,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from worldsim.data.captions import Caption as CaptionLine
 from worldsim.data.rewards import RecordedRewards
 from worldsim.data.split import Split
 from worldsim.data.windows import Windows
@@ -35,6 +37,8 @@ from worldsim.game.config import GameConfig
 from worldsim.model.codec import load_codec
 from worldsim.model.dit_folder import load_dit, save_dit
 from worldsim.model.heads import RewardTerminationHead
+from worldsim.model.pretrained_text import EMBEDDINGS, PretrainedEncoder
+from worldsim.model.text import load_text
 from worldsim.model.weights import CONFIG, REMEDY, WEIGHTS, build_network
 from worldsim.system.devices import pick_device, pick_dtype
 from worldsim.system.files import (
@@ -59,7 +63,8 @@ READABLE = (3, FORMAT)  # 3: without chance codes
 HEAD, STARTS = "head.safetensors", "starts.h5"
 MODEL_CONFIG, MODEL_WEIGHTS = f"model/{CONFIG}", f"model/{WEIGHTS}"
 CODEC_CONFIG, CODEC_WEIGHTS = f"codec/{CONFIG}", f"codec/{WEIGHTS}"
-SUMMED = (MODEL_CONFIG, MODEL_WEIGHTS, HEAD, STARTS, CODEC_CONFIG, CODEC_WEIGHTS)
+TEXT = tuple(f"text/{name}" for name in (CONFIG, WEIGHTS, EMBEDDINGS))
+SUMMED = (MODEL_CONFIG, MODEL_WEIGHTS, HEAD, STARTS, CODEC_CONFIG, CODEC_WEIGHTS, *TEXT)
 """Files with checksums: all that decide frames. The others may be edited."""
 
 
@@ -98,6 +103,8 @@ def _write(world: WorldModel, folder: Path) -> None:
     save_dit(world.dit, folder / "model")
     save_file(world.head.state_dict(), folder / HEAD)
     world.codec.save(folder / "codec")
+    if world.text is not None:
+        world.text.save(folder / "text", world.starts.captions)
     with h5py.File(folder / STARTS, "w") as file:
         for name, values in world.starts.arrays.items():
             file.create_dataset(name, data=values, compression="gzip")
@@ -110,6 +117,8 @@ def _write(world: WorldModel, folder: Path) -> None:
         config["recorded_rewards"] = world.recorded_rewards.to_dict()
     if world.split is not None:
         config["split"] = world.split.to_dict()
+    if world.text is not None and world.starts.captions:
+        config["start_captions"] = list(world.starts.captions)
     files = [name for name in SUMMED if (folder / name).exists()]
     config["checksums"] = {name: checksum(folder / name) for name in files}
     write_json(folder / "config.json", config)
@@ -121,6 +130,7 @@ def load(
     name: str | os.PathLike[str],
     device: str | torch.device | None = None,
     dtype: str = "auto",
+    text_encoder: str | None = None,
 ) -> WorldModel:
     """Load a world.
 
@@ -129,6 +139,9 @@ def load(
         device: Where to put it; by default a GPU if there is one.
         dtype: ``"float32"``, ``"bfloat16"`` for half of the memory, or ``"auto"``: bfloat16 for
             large worlds on a GPU. A world in bfloat16 cannot be saved or trained.
+        text_encoder: Folder or Hub id of the frozen text encoder that the world was trained with.
+            Only new prompts need it. It is loaded because you name it: what the world's folder
+            names is not.
 
     Returns:
         The world, in evaluation mode.
@@ -156,7 +169,7 @@ def load(
         rewards = config.get("recorded_rewards")
         recorded_rewards = None if rewards is None else RecordedRewards.from_dict(rewards)
         checksums = dict(config.get("checksums", {}))
-    for part in ("model", "codec"):
+    for part in ("model", "codec", "text"):
         if (path / part).is_symlink():
             raise ValueError(f"{path / part} is a link, which is not followed: copy the folder")
     for part in SUMMED:
@@ -173,6 +186,9 @@ def load(
         _check_equal("latent channels", dit.config.latent_channels, codec.latent_channels)
         codec.latent_size(game.frame_size)
     starts, background = _read_starts(path, game)
+    with reading(path / "config.json", REMEDY):
+        starts.captions = _check_captions(config.get("start_captions", []), len(starts.frames))
+    text = load_text(path / "text")
     with reading(path / "metrics.json", REMEDY) as file:
         metrics = read_object(file)
     with reading(path / "README.md", REMEDY) as file:
@@ -190,9 +206,17 @@ def load(
             split=split,
             metrics=metrics,
             card=card,
+            text=text,
         )
         if not world.background_latents.isfinite().all():
             raise ValueError("its latents of the background are not finite")
+    if text_encoder is not None:
+        if not isinstance(world.text, PretrainedEncoder):
+            raise ValueError(
+                f"the world in {path} has no text encoder of transformers, got {text_encoder!r}: "
+                "leave it out"
+            )
+        world.text.use(text_encoder)
     world.to(device).eval()
     parameters = sum(parameter.numel() for parameter in dit.parameters())
     dit.set_dtype(pick_dtype(dtype, device, parameters))
@@ -202,6 +226,15 @@ def load(
 def _check_equal(name: str, found: Any, expected: Any) -> None:
     if found != expected:
         raise ValueError(f"its network has {found} {name}, its other parts have {expected}")
+
+
+def _check_captions(captions: Any, num_starts: int) -> tuple[str | None, ...]:
+    """Validate and return the captions of the starts, all of them or none."""
+    if not isinstance(captions, list) or len(captions) not in (0, num_starts):
+        raise ValueError(f"its start_captions must be a list of {num_starts} captions")
+    for caption in captions:
+        check_value("start_captions", caption, CaptionLine | None)
+    return tuple(captions)
 
 
 def _read_starts(path: Path, game: GameConfig) -> tuple[Windows, np.ndarray]:

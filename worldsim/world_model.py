@@ -9,8 +9,10 @@ from typing import Any, overload
 
 import numpy as np
 import torch
+from einops import repeat
 from torch import nn
 
+from worldsim.data.pictures import UNKNOWN
 from worldsim.data.rewards import RecordedRewards
 from worldsim.data.split import Split
 from worldsim.data.windows import Windows
@@ -21,6 +23,7 @@ from worldsim.model.conditions import Conditions
 from worldsim.model.dit import DiTOutput, VideoDiT
 from worldsim.model.heads import RewardTerminationHead
 from worldsim.model.kv_cache import KVCache
+from worldsim.model.text import Caption, Text, TextEncoder
 from worldsim.system.options import Passes, check_value
 
 
@@ -39,9 +42,11 @@ class WorldModel(nn.Module):
         split: Which episodes it was trained on; None if unknown.
         metrics: Figures measured in training.
         card: The model card, Markdown.
+        text: The encoder of its prompts; None for a world without text.
 
     Raises:
-        ValueError: If ``num_passes`` is out of range, or the codec compresses time.
+        ValueError: If ``num_passes`` is out of range, the codec compresses time, or denoiser and
+            text encoder do not fit.
     """
 
     background_latents: torch.Tensor
@@ -60,13 +65,20 @@ class WorldModel(nn.Module):
         split: Split | None = None,
         metrics: dict[str, object] | None = None,
         card: str = "",
+        text: TextEncoder | None = None,
     ) -> None:
         super().__init__()
         if codec.time_factor != 1:
             raise ValueError(
                 f"a world needs a codec with one frame per latent, got one with {codec.time_factor}"
             )
-        self.dit, self.head, self.codec = dit, head, codec
+        width = 0 if text is None else text.width
+        if dit.config.text_width != width:
+            raise ValueError(
+                f"a denoiser with text_width {dit.config.text_width} needs a text encoder of that "
+                f"width, got {width}"
+            )
+        self.dit, self.head, self.codec, self.text = dit, head, codec, text
         self.game, self.starts, self.background = game, starts, background
         background_latents = codec.encode(torch.from_numpy(background)[None, None])
         self.register_buffer("background_latents", background_latents, persistent=False)
@@ -162,8 +174,25 @@ class WorldModel(nn.Module):
             split=self.split,
             metrics=self.metrics,
             card=self.card,
+            text=self.text,
         )
         return world.to(self.device).train(self.training)
+
+    @torch.no_grad()
+    def encode_text(self, prompts: Sequence[Caption]) -> Text:
+        """Embed a prompt for each lane; None is no prompt.
+
+        Raises:
+            ValueError: If the world has no text, or cannot encode a prompt.
+        """
+        if self.text is None:
+            raise ValueError(
+                f"this world takes no prompt, got {prompts[0]!r}: it was trained without captions, "
+                "see --model.text of worldsim train"
+            )
+        tokens = self.text.tokenize(prompts).to(self.device)
+        text: Text = self.text(tokens)
+        return text
 
     def quantize(self, latents: torch.Tensor) -> torch.Tensor:
         """Round latents (b t c h w) to those of uint8 frames, if the codec is exact."""
@@ -196,6 +225,19 @@ class WorldModel(nn.Module):
     def num_history(self) -> int:
         """Frames that each frame's history has; training needs them before its first target."""
         return self.dit.config.num_history
+
+    def unknown_history(self, latent_size: Sequence[int]) -> torch.Tensor:
+        """The history of a frame that nothing precedes: grey frames (num_history*c h w).
+
+        Pictures have the same, see `Pictures`.
+
+        Args:
+            latent_size: Height and width of a latent.
+        """
+        height, width = (side * self.codec.space_factor for side in latent_size)
+        shape = (1, 1, height, width, self.game.channels)
+        grey = torch.full(shape, UNKNOWN, dtype=torch.uint8, device=self.device)
+        return repeat(self.encode(grey)[0, 0], "c h w -> (k c) h w", k=self.num_history)
 
     def history(self, latents: torch.Tensor) -> torch.Tensor:
         """The frames before each frame but the first ``num_history``, newest first.

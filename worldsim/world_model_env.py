@@ -52,6 +52,7 @@ class WorldModelEnv(Lanes, Env[NDArray[Any], np.int64]):
         device: Where a world given by name or path is loaded; None chooses.
         dtype: The type of its weights, see `worldsim.load`.
         compiled: Whether to compile the network first, see `Rollout`.
+        guidance_scale: How closely a world with text follows prompts, see `Rollout`.
 
     Raises:
         ValueError: If an argument is out of range or there is no such world.
@@ -78,6 +79,7 @@ class WorldModelEnv(Lanes, Env[NDArray[Any], np.int64]):
         device: str | None = None,
         dtype: str = "auto",
         compiled: bool = False,
+        guidance_scale: float = 1.0,
     ) -> None:
         super().__init__(
             world,
@@ -91,6 +93,7 @@ class WorldModelEnv(Lanes, Env[NDArray[Any], np.int64]):
             device=device,
             dtype=dtype,
             compiled=compiled,
+            guidance_scale=guidance_scale,
         )
         self.observation_space = self._lane_space
         self.action_space = spaces.Discrete(self.world.game.num_actions)
@@ -105,13 +108,16 @@ class WorldModelEnv(Lanes, Env[NDArray[Any], np.int64]):
             seed: Decides the episode and, without further seeds, those after it.
             options: ``{"start": i}`` begins from start window i, ``{"start": frames}`` from
                 ``uint8`` frames (t h w c), newest last. ``"actions"`` may give the t - 1 actions
-                between them; otherwise they are unknown.
+                between them; otherwise they are unknown. ``{"prompt": "two red balls"}`` begins a
+                world with text from words alone, or with a start from both. Without it a start
+                window has its own caption, if it was recorded with one.
 
         Returns:
             The newest frame, ``uint8`` (h w c) (or its latent), and the info.
 
         Raises:
-            ValueError: If an option is unknown, out of range or of the wrong shape.
+            ValueError: If an option is unknown, out of range or of the wrong shape, or the world
+                cannot encode the prompt.
             TypeError: If an option has the wrong type.
         """
         self._begin(np.arange(1), [None if seed is None else check_seed(seed)], options)

@@ -55,6 +55,7 @@ class WorldModelVectorEnv(Lanes, VectorEnv[Any, Any, Any]):
         device: Where a world given by name or path is loaded; None chooses.
         dtype: As for `WorldModelEnv`.
         compiled: Whether to compile the network first, see `Rollout`.
+        guidance_scale: As for `WorldModelEnv`.
 
     Raises:
         ValueError: If an argument is out of range or the world is not found.
@@ -87,6 +88,7 @@ class WorldModelVectorEnv(Lanes, VectorEnv[Any, Any, Any]):
         device: str | None = None,
         dtype: str = "auto",
         compiled: bool = False,
+        guidance_scale: float = 1.0,
     ) -> None:
         check_value("num_envs", num_envs, Count)
         if output not in ("numpy", "torch"):
@@ -110,6 +112,7 @@ class WorldModelVectorEnv(Lanes, VectorEnv[Any, Any, Any]):
             device=device,
             dtype=dtype,
             compiled=compiled,
+            guidance_scale=guidance_scale,
         )
         self.num_envs = num_envs
         self.metadata["autoreset_mode"] = self.autoreset_mode
@@ -140,8 +143,9 @@ class WorldModelVectorEnv(Lanes, VectorEnv[Any, Any, Any]):
 
         Args:
             seed: An int s seeds lane i with s + i; a sequence has one seed (or None) per lane.
-            options: As for `WorldModelEnv.reset`; ``"start"`` may also be one index per lane.
-                ``"reset_mask"``, ``bool`` (num_envs,), selects the lanes to reset.
+            options: As for `WorldModelEnv.reset`; ``"start"`` may also be one index per lane, and
+                ``"prompt"`` one text or None per lane. ``"reset_mask"``, ``bool`` (num_envs,),
+                selects the lanes to reset.
 
         Returns:
             The newest frames of all lanes, ``uint8`` (b h w c) (or latents), and the infos of
@@ -162,7 +166,9 @@ class WorldModelVectorEnv(Lanes, VectorEnv[Any, Any, Any]):
             resets = _check_mask(options.pop("reset_mask"), self.num_envs)
         lanes, indices = np.flatnonzero(resets), None
         if _is_per_lane(options.get("start")):
-            indices = self._lane_starts(options.pop("start"), lanes)
+            indices = self._of_lanes("start", options.pop("start"), lanes)
+        if isinstance(options.get("prompt"), (list, tuple)):
+            options["prompt"] = self._of_lanes("prompt", options["prompt"], lanes)
         self._begin(lanes, seeds, options, indices)
         return self._returned(self._observations()), self._returned(self._infos(resets))
 
@@ -218,14 +224,14 @@ class WorldModelVectorEnv(Lanes, VectorEnv[Any, Any, Any]):
             )
         return [None if one is None else check_seed(one) for one in seed]
 
-    def _lane_starts(self, start: Sequence[Any], lanes: NDArray[np.int64]) -> list[Any]:
-        """The indices of these lanes in an option ``start`` with one index per lane."""
-        if len(start) != self.num_envs:
+    def _of_lanes(self, name: str, option: Sequence[Any], lanes: NDArray[np.int64]) -> list[Any]:
+        """The values of these lanes in an option that has one for each lane."""
+        if len(option) != self.num_envs:
             raise ValueError(
-                f"the option 'start' has one index per lane: expected {self.num_envs}, got "
-                f"{len(start)}"
+                f"the option {name!r} has one value per lane: expected {self.num_envs}, got "
+                f"{len(option)}"
             )
-        return [start[lane] for lane in lanes]
+        return [option[lane] for lane in lanes]
 
     def _infos(self, lanes: NDArray[np.bool_], steps: LaneSteps | None = None) -> dict[str, Any]:
         """The infos of the lanes of a mask in Gymnasium's form: arrays of all lanes, and masks."""

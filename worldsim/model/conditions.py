@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import torch
 
+from worldsim.model.text import Text
+
 
 class Conditions(NamedTuple):
     """The conditions of each frame, by name.
@@ -16,9 +18,11 @@ class Conditions(NamedTuple):
         history: The ``num_history`` frames before it, newest first, (b t num_history*c h w).
         chance: Chance code of the frame (b t bits), zeros for none, see `ChanceCodes`. None: no
             frame has one.
+        text: Caption of each sequence; None in a world without text, or if none has one.
     """
 
     tau: torch.Tensor
     actions: torch.Tensor
     history: torch.Tensor
     chance: torch.Tensor | None = None
+    text: Text | None = None

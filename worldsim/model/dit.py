@@ -41,6 +41,8 @@ from worldsim.model.layers import (
 from worldsim.model.layout import Layout
 from worldsim.model.patterns import LayerAttention, Ring
 from worldsim.model.spacetime import SpacetimeAttention
+from worldsim.model.text import Text
+from worldsim.model.text_attention import TextAttention, TextInput
 
 
 class DiTOutput(NamedTuple):
@@ -56,7 +58,7 @@ class DiTOutput(NamedTuple):
 
 
 class Block(nn.Module):
-    """Attention over space, over time or over both, and a feed-forward layer.
+    """Attention over space, over time or over both, to text if there is any, and a feed-forward.
 
     Args:
         config: The sizes of the network.
@@ -77,21 +79,29 @@ class Block(nn.Module):
                 if isinstance(over_time, str)
                 else SpacetimeAttention(*sizes, over_time, config.window)
             )
+        text_width = config.text_width
+        self.text = TextAttention(*sizes, text_width) if text_width else None
         self.feed_forward = SwiGLU(config.width, int(config.width * config.mlp_ratio))
 
     def forward(
-        self, groups: list[torch.Tensor], places: list[Places], cache: LayerCache | None
+        self,
+        groups: list[torch.Tensor],
+        places: list[Places],
+        cache: LayerCache | None,
+        texts: list[Text] | None = None,
     ) -> list[torch.Tensor]:
         """Map tokens (b t n d) of each group; attention over time reads and writes the cache."""
         if self.space is not None:
             groups = _sums(groups, self.space(groups, places))
         if self.time is not None:
             groups = _sums(groups, self.time(groups, places, cache))
+        if self.text is not None and texts is not None:
+            groups = _sums(groups, self.text(groups, texts))
         return _sums(groups, together(self.feed_forward, groups))
 
     def scale_outputs(self, factor: float) -> None:
         """Scale the output of each residual part, before training."""
-        attentions = [part for part in (self.space, self.time) if part is not None]
+        attentions = [part for part in (self.space, self.time, self.text) if part is not None]
         for linear in (*(part.out for part in attentions), self.feed_forward.down):
             linear.weight.data *= factor
 
@@ -133,6 +143,7 @@ class VideoDiT(nn.Module):
         self.chance = ChanceCodes(config) if config.chance_bits else None
         self.registers = nn.Parameter(torch.empty(config.num_registers, width))
         nn.init.normal_(self.registers, std=0.02)
+        self.text = TextInput(config.text_width) if config.text_width else None
         self.blocks = nn.ModuleList(Block(config, one) for one in config.layer_attentions)
         self.norm = nn.LayerNorm(width, bias=False)
         self.unembed = nn.Linear(width, 2 * detail_width * self.patch**2)
@@ -244,13 +255,14 @@ class VideoDiT(nn.Module):
         features = [self._look(*both) for both in zip(noisy_latents, conditions, strict=True)]
         tokens = [self._tokens(*both) for both in zip(features, conditions, strict=True)]
         places = [self._places(latents, cache) for latents in noisy_latents]
+        texts = None if self.text is None else [self._text(each) for each in conditions]
         layer_caches = iter([] if cache is None else cache.layers())
         for block in self._blocks():
             cached = None if cache is None or block.ring is None else next(layer_caches)
             if self.activation_checkpointing and torch.is_grad_enabled():
-                tokens = checkpoint(block, tokens, places, cached, use_reentrant=False)
+                tokens = checkpoint(block, tokens, places, cached, texts, use_reentrant=False)
             else:
-                tokens = block(tokens, places, cached)
+                tokens = block(tokens, places, cached, texts)
         tokens = together(self.norm, tokens)
         patches = [
             x[:, :, : place.layout.num_patches] for x, place in zip(tokens, places, strict=True)
@@ -260,6 +272,17 @@ class VideoDiT(nn.Module):
             DiTOutput(self._draw(*each), x[:, :, -1].float())
             for x, *each in zip(tokens, features, modulations, noisy_latents, strict=True)
         ]
+
+    def _text(self, conditions: Conditions) -> Text:
+        """The captions of a group's sequences, which have none if none is given."""
+        assert self.text is not None
+        text = conditions.text
+        if text is None:
+            b, device = len(conditions.tau), conditions.tau.device
+            empty = torch.zeros(b, 0, self.config.text_width, device=device)
+            text = Text(empty, torch.zeros(b, 0, dtype=torch.bool, device=device))
+        prepared: Text = self.text(text)
+        return prepared
 
     def _look(self, noisy_latents: torch.Tensor, conditions: Conditions) -> torch.Tensor:
         """Features (b*t c h w) of frames of any size, padded to multiples of a patch."""

@@ -33,6 +33,7 @@ class DiTConfig:
         chance_bits: Bits of a chance code, see `ChanceCodes`; 0: none.
         attention: Attention of the layers, in turn, such as ``("space", "local:near=8")``, see
             `LayerAttention.parse`. If empty, it follows from ``time_every``.
+        text_width: Channels of the embeddings of captions, see `Text`; 0: no text.
 
     Raises:
         ValueError: If a size is not an integer or out of range, width and heads do not divide, or
@@ -54,6 +55,7 @@ class DiTConfig:
     detail_width: Size = 32
     chance_bits: Annotated[int, Range(0, 12)] = 0
     attention: tuple[str, ...] = ()
+    text_width: Annotated[int, Range(0, 2**16)] = 0
 
     def __post_init__(self) -> None:
         if isinstance(self.attention, list):  # from JSON

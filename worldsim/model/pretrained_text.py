@@ -171,7 +171,9 @@ class PretrainedEncoder(TextEncoder):
 
     @classmethod
     def of(cls, name: str, captions: Iterable[Caption], file: Path | None = None) -> TextEncoder:
-        """Load an encoder that the user has named, and embed the captions of a training.
+        """Embed the captions of a training by an encoder that the user has named.
+
+        It is loaded for that only: new prompts need `use`.
 
         Args:
             name: As for `load_encoder`.
@@ -196,9 +198,7 @@ class PretrainedEncoder(TextEncoder):
             write_embeddings(file, known, loaded.fingerprint)
         lengths = [len(embedding) for embedding in known.values()]
         width = known[distinct[0]].shape[1]
-        encoder = cls(name, loaded.fingerprint, width, max(lengths), known)
-        encoder._loaded = loaded
-        return encoder
+        return cls(name, loaded.fingerprint, width, max(lengths), known)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PretrainedEncoder:
         """A copy that shares the embeddings, which nothing changes."""

@@ -12,10 +12,15 @@ has. So after a fork the child computes on one thread, like a worker of torch's 
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 SMALL_PASS = 3_000_000_000
@@ -57,6 +62,26 @@ def threads_for(multiplications: float) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def on_threads_for(
+    multiplications: Callable[[Any], float],
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Decorate methods to run as in `threads_for`.
+
+    Args:
+        multiplications: Of a pass of the object that the method is of.
+    """
+
+    def decorate(method: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(method)
+        def run(*args: P.args, **kwargs: P.kwargs) -> R:
+            with threads_for(multiplications(args[0])):
+                return method(*args, **kwargs)
+
+        return run
+
+    return decorate
 
 
 def forget_lost_threads() -> None:

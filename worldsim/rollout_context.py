@@ -1,0 +1,88 @@
+"""What lanes know before their first step: recorded frames, read in one pass each."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from einops import repeat
+
+from worldsim.data.windows import Windows
+from worldsim.model.conditions import Conditions
+from worldsim.model.kv_cache import KVCache
+from worldsim.model.text import Caption, Text
+from worldsim.rollout_text import LaneText
+from worldsim.world_model import WorldModel
+
+READ_AT_ONCE = {"cpu": 64}  # frames; more at once are slower, since they leave the CPU's caches
+
+
+class Context(NamedTuple):
+    """What lanes know after frames that were read, see `read_context`.
+
+    Attributes:
+        cache: The keys and values of the frames.
+        history: The newest frames of each lane (b k*c h w).
+        features: Those of the newest frame of each lane (b d), see `DiTOutput`.
+        text: The prompts that the frames were read with; None in a world without text.
+    """
+
+    cache: KVCache
+    history: torch.Tensor
+    features: torch.Tensor
+    text: LaneText | None = None
+
+
+def read_context(
+    world: WorldModel,
+    frames: np.ndarray,
+    actions: np.ndarray,
+    text: Text | None = None,
+    is_guided: bool = False,
+) -> Context:
+    """Read frames as clean ones; the next step continues after the last of them.
+
+    Args:
+        world: The world.
+        frames: uint8 (b t h w c), t of at least 1; the last ``world.window`` frames are used.
+        actions: The actions between them (b t-1), ``num_actions`` if unknown.
+        text: The prompt of each lane, in a world with text.
+        is_guided: Whether to read them without prompts too, see `LaneText`.
+    """
+    b, t = frames.shape[:2]
+    # Before the first frame there is no history: that frame is repeated.
+    keep, k = min(t, world.window), world.num_history
+    latents = world.encode(torch.from_numpy(frames[:, -keep:]).to(world.device))
+    first = repeat(latents[:, 0], "b c h w -> b k c h w", k=k)
+    histories = world.history(torch.cat((first, latents), dim=1))
+    unknown = np.full((b, 1), world.game.num_actions)
+    into = torch.from_numpy(np.concatenate((unknown, actions), axis=1)[:, -keep:])
+    into = into.long().to(world.device)
+    size = latents.shape[-2], latents.shape[-1]
+
+    def read(text: Text | None) -> tuple[KVCache, torch.Tensor]:
+        cache, features = world.dit.new_cache(b, size), []
+        at_once = max(1, READ_AT_ONCE.get(world.device.type, 1024) // keep)
+        for part in (slice(i, i + at_once) for i in range(0, b, at_once)):
+            clean = torch.ones_like(into[part], dtype=torch.float32)
+            said = None if text is None else Text(*(each[part] for each in text))
+            conditions = Conditions(clean, into[part], histories[part], text=said)
+            features.append(world.predict(latents[part], conditions, cache.view(part)).features)
+        cache.commit(keep)
+        return cache, torch.cat(features)[:, -1]
+
+    cache, features = read(text)
+    prompts = None
+    if text is not None:
+        prompts = LaneText(text, None)
+        if is_guided:
+            prompts.free, _ = read(prompts.nothing)
+    newest = torch.cat((latents[:, -1:].flatten(1, 2), histories[:, -1]), dim=1)
+    num_channels = k * world.codec.latent_channels
+    return Context(cache, newest[:, :num_channels], features, prompts)
+
+
+def prompts_of(windows: Windows, world: WorldModel) -> tuple[Caption, ...] | None:
+    """The captions of windows, which a world with text takes as prompts; None if there are none."""
+    return None if world.text is None else windows.captions or None
