@@ -54,6 +54,7 @@ Share = Annotated[float, Range(0, 1, above=True)]
 Size = Literal["tiny", "small", "base", "large", "xl"]
 PROG = "worldsim train"
 SETTINGS_FILE = "config.toml"
+NO_TEXT, VOCABULARY = "none", "vocabulary"  # other values of --model.text name an encoder
 PLACES = ("recordings", "out", "resume", "config")  # of one run only, so not in a settings file
 RENAMED = MappingProxyType(
     {
@@ -105,6 +106,9 @@ class Model:
     chance_bits: Annotated[int, Range(0, 12)] = 0
     """Bits of the code that selects one of several possible next frames. With 0 (none), what the
     game draws at random is blurred; 6 suit a game that draws lots, and hours of training."""
+    text: str = NO_TEXT
+    """Text that the world follows, from the recording's captions: none; vocabulary, words that are
+    learned with the world; or a frozen T5 or CLIP encoder (folder, or id on the Hub)."""
     passes: Passes = 2
     """Denoising passes per frame, unless `play --passes` gives another number."""
 

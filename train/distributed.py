@@ -85,7 +85,9 @@ def distribute(
         )
     mesh = make_mesh(parallel, processes)
     shard(average.dit, average.dit.blocks, mesh)
-    shard(average.head, (), mesh)
+    for part in (average.head, average.text):
+        if part is not None and any(True for _ in part.parameters()):
+            shard(part, (), mesh)
     average.background_latents = average.background_latents.to(mesh.device_type)
     shard(step, world.dit.blocks, mesh)
     return step

@@ -18,6 +18,7 @@ from worldsim.world_model import WorldModel
 from .corruption import Corruption, draw_corruption
 from .recipe import Recipe
 
+STILLS = 0.1  # share of windows that begin from nothing, in a world with text
 NEEDLESS_CODES = 0.3  # share of the certain frames that get a code drawn at random
 
 
@@ -48,6 +49,8 @@ class Draws(NamedTuple):
         codes: Of chance codes.
         corruption: Of the histories.
         history_noise: Noise of the histories (b t num_history*c h w).
+        hidden_text: Windows whose caption is hidden, bool (b).
+        stills: Windows whose first target is a still, which nothing precedes, bool (b).
     """
 
     tau: torch.Tensor
@@ -57,6 +60,8 @@ class Draws(NamedTuple):
     codes: CodeDraws | None = None
     corruption: Corruption | None = None
     history_noise: torch.Tensor | None = None
+    hidden_text: torch.Tensor | None = None
+    stills: torch.Tensor | None = None
 
 
 def draw_all(
@@ -137,4 +142,6 @@ def draw(
         history_noise=normal(b, t, k * c, h, w).mul_(uniform(b, t, 1, 1, 1) * recipe.history_noise)
         if recipe.history_noise
         else None,
+        hidden_text=uniform(b) < recipe.text_dropout if world.text is not None else None,
+        stills=uniform(b) < STILLS if world.text is not None else None,
     )

@@ -24,11 +24,13 @@ from worldsim.model.chance import Codes
 from worldsim.model.conditions import Conditions
 from worldsim.model.dit import DiTOutput
 from worldsim.model.flow import add_noise, frame_errors, ramp_weight
+from worldsim.model.text import Text, Tokens
 from worldsim.world_model import WorldModel
 
 from .corruption import corrupt_history
 from .draws import CodeDraws, Draws
 from .recipe import Recipe
+from .stills import histories, read_captions, with_stills
 
 HEAD_WEIGHT = 0.02  # of reward and termination, relative to the frame
 CHANCE_WEIGHT = 0.02  # of the prior of chance codes, relative to the frame
@@ -46,6 +48,7 @@ class Batch(NamedTuple):
         rewards: The reward of that action (b t).
         terminations: Whether the episode ended with it (b t).
         valid: 1 where the target is recorded, 0 where it is padding (b t).
+        tokens: The captions, in a world with text.
     """
 
     latents: torch.Tensor
@@ -54,6 +57,7 @@ class Batch(NamedTuple):
     rewards: torch.Tensor
     terminations: torch.Tensor
     valid: torch.Tensor
+    tokens: Tokens | None = None
 
 
 class Losses(NamedTuple):
@@ -109,6 +113,10 @@ def encode(world: WorldModel, windows: Windows, backgrounds: np.ndarray | None =
         return torch.from_numpy(array).to(world.device, non_blocking=True)
 
     frames = to_device(windows.frames)
+    tokens = None
+    if world.text is not None:
+        captions = windows.captions or [None] * len(windows.frames)
+        tokens = world.text.tokenize(captions).to(world.device)
     return Batch(
         latents=world.encode(frames),
         moving=moving_pixels(frames, to_device(own)),
@@ -116,6 +124,7 @@ def encode(world: WorldModel, windows: Windows, backgrounds: np.ndarray | None =
         rewards=to_device(windows.rewards)[:, k - 1 :],
         terminations=to_device(windows.terminations)[:, k - 1 :],
         valid=to_device(windows.valid)[:, k:].float(),
+        tokens=tokens,
     )
 
 
@@ -140,6 +149,7 @@ def objective(
         Losses of each target; those of several batches are one row.
     """
     k = world.num_history
+    batches = [with_stills(world, *each) for each in zip(batches, draws, strict=True)]
     noisy = [
         add_noise(batch.latents[:, k:], each.noise, each.tau)
         for batch, each in zip(batches, draws, strict=True)
@@ -176,7 +186,8 @@ def _conditions(world: WorldModel, batch: Batch, draws: Draws, codes: Codes | No
     known = None
     if codes is not None and draws.codes is not None:
         known = _known_codes(codes, draws.codes)
-    return Conditions(draws.tau, actions, world.history(batch.latents), known)
+    history = histories(world, batch.latents, draws)
+    return Conditions(draws.tau, actions, history, known, read_captions(world, batch, draws))
 
 
 def _corrupted(
@@ -189,7 +200,7 @@ def _corrupted(
 
 
 def _noisy_history(world: WorldModel, past: torch.Tensor, draws: Draws) -> torch.Tensor:
-    history = world.history(past)
+    history = histories(world, past, draws)
     return history if draws.history_noise is None else history + draws.history_noise
 
 
@@ -260,7 +271,12 @@ def write_codes(
     assert chance is not None
     with torch.no_grad():
         conditions = [
-            Conditions(torch.zeros_like(each.tau), batch.actions, world.history(batch.latents))
+            Conditions(
+                torch.zeros_like(each.tau),
+                batch.actions,
+                histories(world, batch.latents, each),
+                text=read_captions(average, batch, each),
+            )
             for batch, each in zip(batches, draws, strict=True)
         ]
         expected = average.predict(noises, conditions)
@@ -328,7 +344,9 @@ def _first(conditions: Conditions, count: int) -> Conditions:
     chance = conditions.chance
     known = None if chance is None else chance[:count].detach()
     tau, actions, history = (part[:count] for part in conditions[:3])
-    return Conditions(tau, actions, history, known)
+    text = conditions.text
+    said = None if text is None else Text(*(part[:count].detach() for part in text))
+    return Conditions(tau, actions, history, known, said)
 
 
 def moving_pixels(frames: torch.Tensor, background: torch.Tensor) -> torch.Tensor:

@@ -16,6 +16,7 @@ from worldsim.model.codec import PixelCodec
 from worldsim.model.dit import VideoDiT
 from worldsim.model.dit_config import DiTConfig
 from worldsim.model.heads import RewardTerminationHead
+from worldsim.model.text import TextEncoder
 from worldsim.system.devices import check_memory, free_memory, pick_device
 from worldsim.world_folder import load
 from worldsim.world_model import WorldModel
@@ -37,7 +38,12 @@ BATCH_SIZES = {"cuda": 64}  # windows in a step, at most; elsewhere 4
 ACTIVATION_BYTES = 50  # per token, layer and channel: a lower bound; measured are 60 to 130
 
 
-def build_world(config: TrainConfig, data: Data, processes: Processes | None = None) -> WorldModel:
+def build_world(
+    config: TrainConfig,
+    data: Data,
+    processes: Processes | None = None,
+    text: TextEncoder | None = None,
+) -> WorldModel:
     """Build a world for recordings, on the CPU, with start windows from their held-out episodes.
 
     The weights are drawn from torch's global generator. What it keeps of the recording is read by
@@ -74,6 +80,7 @@ def build_world(config: TrainConfig, data: Data, processes: Processes | None = N
             time_every=config.model.time_every,
             attention=config.model.attention,
             chance_bits=config.model.chance_bits,
+            text_width=0 if text is None else text.width,
             **SIZES[config.size],  # type: ignore[arg-type]
         )
     )
@@ -88,6 +95,7 @@ def build_world(config: TrainConfig, data: Data, processes: Processes | None = N
         recorded_rewards=rewards,
         num_passes=config.model.passes,
         split=data.split,
+        text=text,
     )
 
 

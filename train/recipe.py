@@ -45,6 +45,8 @@ class Recipe:
     action_dropout: Fraction = 0.1
     """Fraction of actions that are hidden, so that the world can continue without a known
     action."""
+    text_dropout: Fraction = 0.1
+    """Fraction of windows whose caption is hidden, for guidance; in a world with text."""
 
     def at(self, fraction: float) -> Recipe:
         """The recipe at a finished share of the run, from 0 to 1, with one object focus.

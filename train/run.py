@@ -26,6 +26,7 @@ from .processes import Processes
 from .read_ahead import ReadAhead
 from .run_folder import RunProgress
 from .shards import gather_weights, is_sharded, whole
+from .words import make_text_encoder
 
 READ_AHEAD = {"cuda": 2}  # steps; on a CPU reading is a five-hundredth of a step
 CODE_SHARE_STEPS = 50  # between two looks at how many batches need chance codes
@@ -84,7 +85,8 @@ class Run:
         size = data.game.frame_size
         config = processes.first(partial(complete, config, size, processes.size))
         torch.manual_seed(config.seed)
-        world = build_world(config, data, processes)
+        text = make_text_encoder(config, data.recordings, checkpoint, processes)
+        world = build_world(config, data, processes, text)
         if config.init is not None and checkpoint is None:
             begin_from(world, config.init)
         ema_world = copy.deepcopy(world).requires_grad_(False).eval()

@@ -11,6 +11,7 @@ import torch
 from einops import rearrange
 
 MOVING_THRESHOLD = 12  # of 255: smaller differences may be shading
+UNKNOWN = 128  # of a pixel in a frame that nobody recorded; next to 0 in latents
 
 
 def pixels_to_latents(pixels: np.ndarray | torch.Tensor) -> torch.Tensor:

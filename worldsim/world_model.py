@@ -12,11 +12,11 @@ import torch
 from einops import repeat
 from torch import nn
 
-from worldsim.data.pictures import UNKNOWN
 from worldsim.data.rewards import RecordedRewards
 from worldsim.data.split import Split
 from worldsim.data.windows import Windows
 from worldsim.frame_size import fit_frame
+from worldsim.frames import UNKNOWN
 from worldsim.game.config import GameConfig
 from worldsim.model.codec import Codec
 from worldsim.model.conditions import Conditions

@@ -18,12 +18,12 @@ from worldsim.data.opening import PICTURES, list_pictures
 from worldsim.data.rewards import RecordedRewards
 from worldsim.data.windows import Windows
 from worldsim.frame_size import fit_frame
+from worldsim.frames import UNKNOWN
 from worldsim.game.config import GameConfig
 from worldsim.system.files import check_regular, one_line, reading
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 MAX_BYTES = 2**29  # of decoded pictures in memory: 43,000 of 64x64 pixels
-UNKNOWN = 128  # of a pixel in a frame that nobody recorded; next to 0 in latents
 REMEDY = "delete it or replace it"
 
 _NO_STEPS = {name: np.zeros(0, kind) for name, kind in STEP_TYPES.items()}
