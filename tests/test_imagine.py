@@ -151,7 +151,9 @@ def test_a_world_continues_in_windows(tmp_path: Path, capsys: pytest.CaptureFixt
     assert len(frames) == 20
     assert frames.shape[1:3] == world.game.frame_size
     assert main([*command[:1], "a ball", *command[1:]]) == 2
-    assert "is a world, which takes no" in capsys.readouterr().err
+    assert "takes no prompt, got 'a ball'" in capsys.readouterr().err
+    assert main([*command, "--negative-prompt", "a ball"]) == 2
+    assert "is a world, which takes no negative prompt" in capsys.readouterr().err
 
 
 def test_what_imagine_refuses(

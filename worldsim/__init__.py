@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from worldsim.game.policy import load_policy as load_policy
     from worldsim.model.dit import VideoDiT as VideoDiT
     from worldsim.rollout import Rollout as Rollout
+    from worldsim.video.world_pipeline import WorldPipeline as WorldPipeline
     from worldsim.world_folder import load as load
     from worldsim.world_model import WorldModel as WorldModel
     from worldsim.world_model_env import WorldModelEnv as WorldModelEnv
@@ -67,6 +68,7 @@ _HOMES = {
     "Rollout": "rollout",
     "WorldModelEnv": "world_model_env",
     "WorldModelVectorEnv": "world_model_env",
+    "WorldPipeline": "video.world_pipeline",
     "Recording": "data.recording",
     "RecordingWriter": "data.writer",
     "Episode": "data.episode",

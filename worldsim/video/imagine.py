@@ -40,13 +40,14 @@ class ImagineConfig(PipelineConfig):
     Among them are CogVideoX, LTX-Video, Wan, HunyuanVideo, Mochi and StableVideoDiffusion. With
     --seconds beyond one window, windows are chained: each begins from the last frames of the one
     before and fades into it. Memory stays that of one window. A world (pong, or a world's folder)
-    continues in the same way, without text or actions. Also writes OUT_sheet.png and OUT.json, with
-    the video's flicker at the seams of its windows and elsewhere.
+    continues in the same way, without actions; a world with text from words alone, too. Also writes
+    OUT_sheet.png and OUT.json, with the video's flicker at the seams of its windows and elsewhere.
 
     Examples:
         worldsim imagine "a boat in the fog" --out boat.mp4
         worldsim imagine --image photo.jpg --model Wan-AI/Wan2.1-I2V-14B-480P-Diffusers
         worldsim imagine --model pong --seconds 30
+        worldsim imagine "two red balls" --model runs/balls --guidance-scale 3
     """
 
     prompt: Annotated[str | None, tyro.conf.Positional, Heading("what to make")] = None
@@ -70,7 +71,10 @@ class ImagineConfig(PipelineConfig):
     """Frames that neighbouring windows share. If not given: 1 for pipelines that take an image, 9
     for those that take a video, half the window of a world."""
     guidance_scale: Annotated[NotNegative | None, Heading("denoising")] = None
-    """How closely to follow the prompt; the pipeline's own scale if not given."""
+    """How closely to follow the prompt; the pipeline's own scale if not given, of a world 1."""
+    text_encoder: Annotated[str | None, Advanced()] = None
+    """Folder or Hub id of the text encoder that a world was trained with, for a new prompt. It is
+    loaded only if you name it here."""
     decode_chunk_size: Annotated[Count | None, Advanced(), Heading("precision and memory")] = None
     """Frames decoded at once, where the pipeline has this (StableVideoDiffusion)."""
 
@@ -153,41 +157,56 @@ def is_world(model: str) -> bool:
 
 def plan_world(config: ImagineConfig, context: Frames | None, on_step: Callable[[], None]) -> Plan:
     """Windows of a world, which continues with unknown actions."""
-    from worldsim.rollout import Rollout
+    from worldsim.first_frame import first_frames
+    from worldsim.rollout_input import check_guidance
     from worldsim.start import start_from
-    from worldsim.world_folder import load
+    from worldsim.video.world_pipeline import WorldPipeline
 
-    for name in ("prompt", "negative_prompt", "guidance_scale", "continue_with"):
+    for name in ("negative_prompt", "continue_with"):
         if getattr(config, name) is not None:
             raise ValueError(
                 f"{config.model} is a world, which takes no {name.replace('_', ' ')}: leave it out"
             )
-    world = load(config.model)
-    rollout = Rollout(world, num_passes=config.num_inference_steps)
-    unknown = np.array([world.game.num_actions])
+    pipeline = WorldPipeline.from_pretrained(config.model, text_encoder=config.text_encoder)
+    world, prompt = pipeline.world, config.prompt
+    scale = 1.0 if config.guidance_scale is None else config.guidance_scale
+    check_guidance(scale, world)
+    if prompt is not None:
+        world.encode_text([prompt])  # a wrong word is an error before the first window
     window = config.num_frames or 4 * world.window
     overlap = config.overlap or max(1, world.window // 2)
-    if context is None:
-        chosen = int(np.random.default_rng(config.seed).integers(len(world.starts.frames)))
-        context = world.starts.frames[chosen][-overlap:]
-    else:
+    if context is not None:
         start = start_from(context, world)
         print(start.note)
-        context = start.frames[-overlap:]
+        context = start.frames
+    elif prompt is not None:
+        context = first_frames(world, [prompt], [config.seed], guidance_scale=scale)[0]
+    else:
+        starts, (prompt,) = pipeline.starts([config.seed])
+        context = starts[0]
 
     def make_window(given: Frames | None, index: int) -> Frames:
         assert given is not None
-        actions = np.full((1, len(given) - 1), unknown[0])
-        rollout.reset(given[None], actions, [config.seed + index])
-        frames = list(given)
-        for _ in range(window - len(given)):
-            frames.append(rollout.step(unknown).frames[0])
-            if len(frames) > overlap:  # the first window may have less context
+        made = len(given)
+
+        def count() -> None:
+            nonlocal made
+            made += 1
+            if made > overlap:  # the first window may have less context
                 on_step()
-        return np.stack(frames)
+
+        return pipeline.continue_from(
+            given[None],
+            [prompt],
+            [config.seed + index],
+            num_frames=window,
+            num_passes=config.num_inference_steps,
+            guidance_scale=scale,
+            on_frame=count,
+        )[0]
 
     fps = config.fps or world.game.fps
-    return Plan(make_window, window, overlap, fps, context, window - overlap)
+    return Plan(make_window, window, overlap, fps, context[-overlap:], window - overlap)
 
 
 def plan_pipeline(
