@@ -52,7 +52,7 @@ def make_tiny_episode(game: GameConfig, steps: int, seed: int) -> Episode:
     for step in range(steps + 1):
         frames[step, 6:10, (column + np.arange(4)) % SIDE] = 220
         if step < steps:
-            column += {0: 0, 1: -2, 2: 2}[int(actions[step])]
+            column += {1: -2, 2: 2}.get(int(actions[step]), 0)
     ends = np.arange(steps) == steps - 1
     return Episode(
         frames=frames,

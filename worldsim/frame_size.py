@@ -15,4 +15,4 @@ def fit_frame(frame: np.ndarray, frame_size: tuple[int, int], channels: int = 3)
     how = Image.Resampling.BOX if shrinks else Image.Resampling.LANCZOS
     shown = frame[..., 0] if frame.shape[-1] == 1 else frame
     image = ImageOps.fit(Image.fromarray(shown), (width, height), how)
-    return np.asarray(image) if channels == 3 else np.asarray(image.convert("L"))[..., None]
+    return np.array(image) if channels == 3 else np.array(image.convert("L"))[..., None]

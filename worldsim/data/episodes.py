@@ -34,6 +34,7 @@ class Episodes(ABC):
     game: GameConfig
     episode_lengths: np.ndarray
     _joint_actions: np.ndarray | None = None
+    _own_game: GameConfig | None = None
 
     def in_joint_game(self: Kind, game: GameConfig, actions: np.ndarray) -> Kind:
         """Return the same episodes as those of the game that several games are joined into.
@@ -44,8 +45,24 @@ class Episodes(ABC):
         """
         joint = copy.copy(self)
         joint.game = replace(game, frame_size=self.game.frame_size)
-        joint._joint_actions = actions
+        joint._joint_actions, joint._own_game = actions, self.own_game
         return joint
+
+    @property
+    def own_game(self) -> GameConfig:
+        """The game that they are of, also if ``game`` is one that several games are joined into."""
+        return self._own_game or self.game
+
+    def own_actions(self, actions: np.ndarray) -> np.ndarray:
+        """Return actions of ``game`` as ``own_game`` numbers them.
+
+        Those that it does not have do nothing in it.
+        """
+        if self._joint_actions is None:
+            return actions
+        own = np.full(self._joint_actions.max() + 1, self.own_game.noop_action)
+        own[self._joint_actions[:-1]] = np.arange(len(self._joint_actions) - 1)
+        return own[actions]
 
     @abstractmethod
     def fingerprint(self, index: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from worldsim.data.recording import Recording
 from worldsim.data.windows import Windows
 from worldsim.eval.shared_world import SharedWorld, continue_frames
+from worldsim.game.joined import JOINT, join_games
 from worldsim.rollout_output import RolloutStep
 from worldsim.world_model import WorldModel
 
@@ -193,6 +194,24 @@ def roll_out(
         num_passes=num_passes,
         on_step=on_step,
     ).frames
+
+
+def fitted(world: WorldModel, recording: Recording) -> tuple[WorldModel, Recording]:
+    """Fit a world and a recording to one another, as far as that is possible.
+
+    The world gets the frame size of the recording. If it has learned several games, the recording
+    gets its actions; the game stays that of the recording.
+    """
+    game = recording.game
+    if world.game.channels == game.channels and world.game.frame_size != game.frame_size:
+        world = world.at_size(game.frame_size)
+    meanings = world.game.action_meanings
+    if JOINT in world.game.env_id and game.action_meanings != meanings:
+        joint, tables = join_games([world.game, game])
+        if joint.action_meanings == meanings:
+            own = replace(game, action_meanings=meanings, noop_action=joint.noop_action)
+            recording = recording.in_joint_game(own, tables[1])
+    return world, recording
 
 
 def check_match(world: WorldModel, recording: Recording) -> None:

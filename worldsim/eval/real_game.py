@@ -59,7 +59,7 @@ def replay(
             try:
                 if other_seeds is not None:
                     _reseed(env, int(other_seeds[row]))
-                _play(env, actions[row], frames[row])
+                _play(env, recording.own_actions(actions[row]), frames[row])
             finally:
                 env.close()
         except CannotReplayError:
@@ -90,14 +90,14 @@ def _game_at(recording: Recording, episode: Episode, index: int, begin: int) -> 
     if episode.seed is None:
         raise CannotReplayError(f"episode {index} of {recording.path} has no recorded seed")
     try:
-        env = make_game(recording.game)
+        env = make_game(recording.own_game)
     except Exception as error:  # a missing package or another version raises anything
         raise CannotReplayError(
             f"{recording.game.env_id} cannot be made here: {one_line(error)}"
         ) from error
     try:
         frame, _ = env.reset(seed=episode.seed)
-        for action in episode.actions[:begin]:
+        for action in recording.own_actions(episode.actions[:begin]):
             frame, *_ = env.step(int(action))
     except BaseException:
         env.close()

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from worldsim.data.recording import Recording
 from worldsim.data.split import Measurable, Split, measurable
+from worldsim.game.joined import JOINT
+from worldsim.system.trust import split_env_id
 
 if TYPE_CHECKING:
     from worldsim.world_model import WorldModel
@@ -30,7 +32,8 @@ def unseen(worlds: Sequence[WorldModel], recording: Recording) -> Measurable:
     warnings = []
     for world in worlds:
         split, warning = world.split, ""
-        if world.game.env_id != recording.game.env_id:
+        learned = world.game.env_id.split(JOINT)
+        if not {recording.game.env_id, split_env_id(recording.game.env_id)[1]} & set(learned):
             warning = f"It is a world of another game, {world.game.env_id}."
         elif split is None:
             option = _OPTION.search(world.card)

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from worldsim.data.recording import Recording
 from worldsim.find_world import find_world
+from worldsim.game.joined import JOINT
 from worldsim.system.command_line import parse
 from worldsim.system.extras import require
 from worldsim.system.files import write_json, write_text
@@ -166,7 +167,7 @@ def _measure(
     config: EvalConfig, names: Sequence[str], recording: Recording
 ) -> tuple[list[Measured], Measurable]:
     """Measure the worlds one after the other, under a progress display."""
-    from worldsim.eval.held_out import check_match
+    from worldsim.eval.held_out import check_match, fitted
     from worldsim.eval.shared_world import shared_out
     from worldsim.eval.unseen import unseen  # torch and what measures take seconds
     from worldsim.world_folder import load
@@ -175,8 +176,10 @@ def _measure(
     from .study import begin_study, train_judge
 
     worlds: dict[str, WorldModel] = {name: load(name, device=config.device) for name in names}
-    for world in worlds.values():
-        check_match(world, recording)
+    worlds[config.world], recording = fitted(worlds[config.world], recording)
+    for name, world in worlds.items():
+        worlds[name], _ = fitted(world, recording)
+        check_match(worlds[name], recording)
     episodes = unseen(list(worlds.values()), recording)
     effort = QUICK if config.quick else FULL
     if config.windows is not None:
@@ -197,6 +200,9 @@ def _measure(
             progress.update(bar, completed=total)
 
         first = worlds[config.world]
+        background = first.background
+        if JOINT in first.game.env_id:  # that of no game
+            background = recording.median_frame(episodes=episodes.reference)
         judge = train_judge(recording, episodes.reference, effort, stage, first.device)
         measured = []
         for (name, world), seen in zip(worlds.items(), episodes.sentences, strict=True):
@@ -210,7 +216,7 @@ def _measure(
                 judge,
                 effort,
                 stage,
-                background=first.background,  # the same pixels move for all
+                background=background,  # the same pixels move for all
                 num_passes=config.passes,
                 seed=config.seed,
                 i3d=config.i3d,
