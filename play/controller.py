@@ -20,6 +20,7 @@ from .session import Session, format_score
 
 NOTE_SECONDS = 4.0
 OVER_SECONDS = 4.0  # from the end of an episode to the next one
+MAX_PROMPT = 200  # characters
 GUARD_SECONDS = 0.5  # keys pressed just as an episode ends do not begin the next
 
 
@@ -44,6 +45,7 @@ class View:
         heading: Text in the middle of the frame; may be empty.
         notes: Texts at the lower edge of the frame, the newest first.
         held: Names of the keys that are down.
+        typed: The prompt that is being typed; None if none is.
     """
 
     frame: np.ndarray
@@ -62,6 +64,7 @@ class View:
     heading: str
     notes: Sequence[str]
     held: frozenset[str]
+    typed: str | None = None
 
 
 class Controller:
@@ -99,6 +102,7 @@ class Controller:
         self.pace = Pace(session.config.fps, speed, clock)
         self.is_paused = False
         self.is_running = True
+        self.typed: str | None = None  # the prompt that is being typed, while play waits
         self._clock = clock
         self._make_policy = make_policy
         self._policy: Policy | None = None
@@ -121,6 +125,7 @@ class Controller:
             "more_passes": lambda: self._change_passes(1),
             "switch": self._switch_soon,
             "take_over": self._take_over,
+            "prompt": self._begin_typing,
             "quit": self._quit,
         }
         self._begin_episode()
@@ -156,14 +161,45 @@ class Controller:
         """Note that no key is held, as when a window loses the focus."""
         self._held.clear()
 
+    def type_text(self, text: str) -> None:
+        """Add text to the prompt that is being typed."""
+        if self.typed is not None:
+            added = "".join(character for character in text if character.isprintable())
+            self.typed = (self.typed + added)[:MAX_PROMPT]
+
+    def erase(self) -> None:
+        """Remove the last character of the prompt that is being typed."""
+        if self.typed is not None:
+            self.typed = self.typed[:-1]
+
+    def end_typing(self, apply: bool) -> None:
+        """Begin an episode by the typed prompt, or leave it; a word unknown to the world is named.
+
+        Args:
+            apply: Whether to begin. Without a word, episodes have the captions of their starts.
+        """
+        typed, self.typed = self.typed, None
+        self.pace.restart()
+        if typed is None or not apply:
+            return
+        try:
+            self.session.change_prompt(typed.strip() or None)
+        except ValueError as error:
+            self.say(str(error))
+            self.typed = typed  # to be corrected
+            return
+        self._begin_episode()
+
     def say(self, note: str) -> None:
         """Show a note for some seconds."""
         self._note, self._note_until = note, self._clock() + NOTE_SECONDS
 
     def seconds_until_due(self) -> float:
-        """Seconds until the next `advance` is due; infinite while play is paused."""
+        """Seconds until the next `advance` is due; infinite while play is paused or one types."""
         if self._is_switching:
             return 0.0
+        if self.typed is not None:
+            return math.inf
         if self.session.is_over:
             return max(0.0, self._over_since + self._over_seconds - self._clock())
         if self.is_paused:
@@ -212,9 +248,12 @@ class Controller:
             heading=self._heading(),
             notes=self._notes(),
             held=frozenset(self._held | self._tapped),
+            typed=self.typed,
         )
 
     def _heading(self) -> str:
+        if self.typed is not None:
+            return "what the world shows, in words\nenter begins, escape leaves"
         if self.session.is_over:
             score = format_score(self.session.score)
             return f"episode over\nscore {score}\npress a key to play on"
@@ -252,6 +291,13 @@ class Controller:
         self.session.player = "person" if self._by_hand else self._policy_name
         self._tapped.clear()
         self.pace.restart()
+
+    def _begin_typing(self) -> None:
+        if not self.session.takes_prompt:
+            self.say("only worlds trained on captions take a prompt")
+            return
+        self.release_all()
+        self.typed = self.session.prompt or ""
 
     def _toggle_pause(self) -> None:
         self.is_paused = not self.is_paused

@@ -15,10 +15,11 @@ CONTROLS: dict[str, tuple[str, tuple[str, ...]]] = {
     "more_passes": ("more passes", ("=", "f8")),
     "switch": ("world / real game", ("g", "f9")),
     "take_over": ("take over / hand back", ("h", "f11")),
+    "prompt": ("write a prompt", ("t", "insert")),
     "screenshot": ("screenshot", ("c", "f10")),
     "quit": ("quit", ("escape", "f12")),
 }
-"""Control -> (label in the panel, key names in pygame: a handy one and a function key)."""
+"""Control -> (label in the panel, key names in pygame: a handy one and a key that games leave)."""
 
 
 def assign_controls(key_bindings: Mapping[str, int]) -> dict[str, str]:

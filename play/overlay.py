@@ -75,6 +75,9 @@ class Overlay:
         if view.heading:
             self._draw_note(screen, area, area.centery, view.heading, int(size * 1.5))
         bottom = area.bottom - size
+        if view.typed is not None:
+            line = f"> {view.typed}_"
+            bottom -= self._draw_note(screen, area, bottom, line, size, from_bottom=True) + 6
         for note in reversed(view.notes):
             bottom -= self._draw_note(screen, area, bottom, note, size, from_bottom=True) + 6
 

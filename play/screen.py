@@ -35,6 +35,8 @@ class Screen:
         self.screenshots = screenshots
         self.config = controller.session.config
         self.controls = assign_controls(self.config.key_bindings)
+        if not controller.session.takes_prompt:
+            self.controls = {k: name for k, name in self.controls.items() if name != "prompt"}
         self.overlay = Overlay(self.controls, self.config)
         self._own_commands: dict[str, Callable[[], None]] = {
             "overlay": self._toggle_panel,
@@ -95,7 +97,10 @@ class Screen:
         if event.type == pygame.QUIT:
             self.controller.command("quit")
         elif event.type == pygame.KEYDOWN:
-            self._press(pygame.key.name(event.key))
+            if self.controller.typed is None:
+                self._press(pygame.key.name(event.key))
+            else:
+                self._type(event)
         elif event.type == pygame.KEYUP:
             self.controller.release(pygame.key.name(event.key))
             self._is_stale = True
@@ -104,6 +109,17 @@ class Screen:
         elif event.type in (pygame.VIDEORESIZE, pygame.VIDEOEXPOSE):
             self.surface = pygame.display.get_surface() or self.surface
             self._is_stale = True
+
+    def _type(self, event: pygame.event.Event) -> None:
+        """Edit the prompt that is being typed."""
+        self._is_stale = True
+        if event.key in (pygame.K_RETURN, pygame.K_KP_ENTER, pygame.K_ESCAPE):
+            self._draw()  # a first frame can take a moment
+            self.controller.end_typing(apply=event.key != pygame.K_ESCAPE)
+        elif event.key == pygame.K_BACKSPACE:
+            self.controller.erase()
+        else:
+            self.controller.type_text(getattr(event, "unicode", ""))
 
     def _press(self, key: str) -> None:
         self._is_stale = True

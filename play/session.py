@@ -61,9 +61,10 @@ class Session:
         seed: Source of the episodes' seeds; by default they differ in each session.
         writer: Writes the episodes; by default none is kept.
         player: Name of the player in the recording.
+        prompt: What episodes in a world with text show, in words; None for its starts' captions.
 
     Raises:
-        ValueError: If the first source cannot be opened.
+        ValueError: If the first source cannot be opened, or cannot follow the prompt.
     """
 
     observation: np.ndarray
@@ -80,16 +81,21 @@ class Session:
         seed: int | None = None,
         writer: RecordingWriter | None = None,
         player: str = "person",
+        prompt: str | None = None,
     ) -> None:
         self.sources = list(sources)
         self.writer = writer
         self.player = player
+        self.prompt = prompt
         self.rng = np.random.default_rng(seed)
         self.scores: list[float] = []
         self.total_steps = 0
         self.num_kept = 0
         self._envs: dict[int, gymnasium.Env[np.ndarray, int]] = {}
         self._current = 0
+        if prompt is not None:
+            self._opened(0)
+            self._check_prompt(prompt)
         self._begin(0)
 
     @property
@@ -126,6 +132,30 @@ class Session:
         if recorded is None or not recorded.are_beyond(self.score):
             return None
         return f"{format_score(recorded.lowest_score)} to {format_score(recorded.highest_score)}"
+
+    @property
+    def takes_prompt(self) -> bool:
+        """Whether the current source is a world with text."""
+        world = getattr(self.env.unwrapped, "world", None)
+        return getattr(world, "text", None) is not None
+
+    def change_prompt(self, prompt: str | None) -> None:
+        """Begin a new episode by a prompt, and those after it.
+
+        Raises:
+            ValueError: If the current source cannot follow it; nothing changes then.
+        """
+        if prompt is not None:
+            self._check_prompt(prompt)
+        self.prompt = prompt
+        self.restart()
+
+    def _check_prompt(self, prompt: str) -> None:
+        if not self.takes_prompt:
+            raise ValueError(
+                f"{self.source.name} takes no prompt: only worlds trained on captions do"
+            )
+        self.env.unwrapped.world.encode_text([prompt])  # type: ignore[attr-defined]
 
     def change_passes(self, difference: int) -> None:
         """Add to the number of denoising passes of a world, which stays at least 1.
@@ -198,12 +228,15 @@ class Session:
         self._current = index
         seed = int(self.rng.integers(2**31))
         options = self.sources[index].options
+        prompt = self.prompt if self.takes_prompt else None
+        if prompt is not None:
+            options = {**(options or {}), "prompt": prompt}
         self.observation, self.info = env.reset(seed=seed, options=options)
         self.last_action = None
         self.score = 0.0
         self.num_steps = 0
         self.is_over = False
-        caption = caption_in(self.info) if self.is_recording else None
+        caption = prompt or (caption_in(self.info) if self.is_recording else None)
         self._episode = EpisodeBuilder(self.observation, seed=seed, caption=caption)
 
     def _cut_off(self) -> None:

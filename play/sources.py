@@ -25,6 +25,8 @@ def find_sources(
     grey: bool = False,
     frame_skip: int | None = None,
     start: Path | None = None,
+    guidance_scale: float = 1.0,
+    text_encoder: str | None = None,
 ) -> list[Source]:
     """Find the sources of a name: an environment, or a world and its real game.
 
@@ -35,6 +37,8 @@ def find_sources(
         grey: Whether an environment's frames are grey.
         frame_skip: Game steps per frame of an environment; None takes its own number.
         start: An image or a video that every episode in a world begins from.
+        guidance_scale: How closely a world with text follows prompts.
+        text_encoder: The frozen text encoder of a world, see `worldsim.load`.
 
     Returns:
         The target, and for a world also its real game, which is opened only when it is played.
@@ -56,14 +60,16 @@ def find_sources(
             frame_skip=frame_skip,
         )
         return [_game_source(config)]
-    return _world_sources(target, start)
+    return _world_sources(target, start, guidance_scale, text_encoder)
 
 
 def _game_source(config: GameConfig) -> Source:
     return Source(config.env_id, "real game", config, lambda: make_game(config))
 
 
-def _world_sources(target: str, start: Path | None) -> list[Source]:
+def _world_sources(
+    target: str, start: Path | None, guidance_scale: float, text_encoder: str | None
+) -> list[Source]:
     try:
         find_world(target)
     except ValueError as error:
@@ -72,11 +78,13 @@ def _world_sources(target: str, start: Path | None) -> list[Source]:
         ) from error
     # Imported here: torch takes seconds, and a real game does not need it.
     from worldsim.media import read_frames
+    from worldsim.rollout_input import check_guidance
     from worldsim.start import start_from
     from worldsim.world_folder import load
     from worldsim.world_model_env import WorldModelEnv
 
-    world = load(target)
+    world = load(target, text_encoder=text_encoder)
+    check_guidance(guidance_scale, world)
     folder = Path(target)
     config = replace(
         world.game,
@@ -86,7 +94,7 @@ def _world_sources(target: str, start: Path | None) -> list[Source]:
     )
 
     def open_world() -> gymnasium.Env[Any, Any]:
-        return WorldModelEnv(world)
+        return WorldModelEnv(world, guidance_scale=guidance_scale)
 
     options, note = None, None
     if start is not None:

@@ -16,10 +16,12 @@ from worldsim.game.policy import Policy, load_policy
 from worldsim.system.command_line import parse
 from worldsim.system.extras import require
 from worldsim.system.options import (
+    Advanced,
     Count,
     FewFrames,
     Heading,
     InFile,
+    NotNegative,
     OutFolder,
     Passes,
     Range,
@@ -49,6 +51,8 @@ class PlayConfig:
     start: InFile | None = None
     """Begin in a world from this image (a photo, a drawing, a screenshot), or from the end of this
     video."""
+    prompt: str | None = None
+    """What a world with text shows, in words; in the window a key writes another prompt."""
     seed: Seed | None = None
     """Seed of starts and randomness; a new one each time if not given."""
     policy: Annotated[str | None, tyro.conf.arg(aliases=["--agent"]), Heading("how")] = None
@@ -59,6 +63,11 @@ class PlayConfig:
     """Factor on the game's own pace."""
     passes: Passes | None = None
     """Denoising passes per frame; the world's own number if not given."""
+    guidance_scale: Annotated[NotNegative, Advanced()] = 1.0
+    """How closely a world with text follows prompts."""
+    text_encoder: Annotated[str | None, Advanced()] = None
+    """Folder or Hub id of the text encoder that the world was trained with, for new prompts. It is
+    loaded only if you name it here."""
     steps: Count | None = None
     """Stop after so many steps."""
     headless: bool = False
@@ -112,6 +121,8 @@ def play(config: PlayConfig) -> str:
         grey=config.grey,
         frame_skip=config.frame_skip,
         start=config.start,
+        guidance_scale=config.guidance_scale,
+        text_encoder=config.text_encoder,
     )
     if sources[0].note:
         print(sources[0].note)
@@ -124,7 +135,13 @@ def play(config: PlayConfig) -> str:
 
             writer = stack.enter_context(RecordingWriter(config.record, sources[0].config))
         nobody = "noop" if config.headless else "person"
-        session = Session(sources, seed=config.seed, writer=writer, player=config.policy or nobody)
+        session = Session(
+            sources,
+            seed=config.seed,
+            writer=writer,
+            player=config.policy or nobody,
+            prompt=config.prompt,
+        )
         stack.callback(session.close)
         if config.passes is not None:
             session.change_passes(config.passes - (session.num_passes or 0))
