@@ -169,3 +169,19 @@ def test_what_is_in_a_folder_decides_how_it_is_opened(tmp_path: Path) -> None:
         read_games([tmp_path / "game", tmp_path / "nowhere"])
     with pytest.raises(ValueError, match="show no actions: give a recording of a game too"):
         open_recordings([tmp_path / "stills"])
+
+
+def test_captions_are_read_by_the_names_of_files(tmp_path: Path) -> None:
+    write_pictures(tmp_path, 2)
+    file, game = tmp_path / "captions.json", make_tiny_game()
+    assert Pictures(tmp_path, game).caption(0) is None
+    file.write_text('{"1.JPG": "all green"}')
+    stills = Pictures(tmp_path, game)
+    assert [stills.caption(index) for index in (0, 1)] == [None, "all green"]
+    assert stills.windows([1, 0], [0, 0], 1).captions == ("all green", None)
+    assert pickle.loads(pickle.dumps(stills)).caption(1) == "all green"
+    file.write_text('"a colour"')
+    assert Pictures(tmp_path, game).caption(0) == "a colour"
+    file.write_text('{"2.png": "blue"}')
+    with pytest.raises(ValueError, match=r"captions\.json .*names of the folder's 2 pictures"):
+        Pictures(tmp_path, game)

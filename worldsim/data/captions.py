@@ -2,12 +2,12 @@
 
 A game tells the caption of an episode in ``info["caption"]`` of ``reset``, and its shard keeps it.
 A recording made elsewhere may have the file ``captions.json`` beside its shards instead. It holds
-one text for all episodes, or an object with a text for each episode number: ``{"0": "…"}``.
+one text for all episodes, or an object with a text for each episode number: ``{"0": "…"}``. So may
+a folder of pictures, with the names of files for the numbers.
 """
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
@@ -19,7 +19,6 @@ from worldsim.system.options import Rule, check_value, shown
 MAX_CHARACTERS = 2000
 REMEDY = "correct it, or delete it to have the captions of the shards"
 
-_NUMBER = re.compile("0|[1-9][0-9]{0,7}")
 _UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # controls, halves of pairs, ends of lines and paragraphs
 
 
@@ -74,20 +73,32 @@ def read_captions(folder: Folder, numbers: Sequence[int]) -> dict[int, str]:
     with folder.file(CAPTIONS) as file:
         check_regular(file)
         with naming_damage(folder.name(CAPTIONS), remedy):
-            captions = read_json(file)
-            if isinstance(captions, str):
-                check_value("the caption", captions, Caption)
-                return dict.fromkeys(range(len(numbers)), captions)
-            if not isinstance(captions, dict):
-                raise ValueError(f"it must hold a JSON string or object, got {shown(captions)}")
-            indices = {number: index for index, number in enumerate(numbers)}
-            found = {}
-            for key, caption in captions.items():
-                if not _NUMBER.fullmatch(key) or int(key) not in indices:
-                    raise ValueError(
-                        f"its keys must be numbers of the recording's {len(numbers):,} episodes, "
-                        f"got {shown(key)}"
-                    )
-                check_value(f"the caption of episode {key}", caption, Caption)
-                found[indices[int(key)]] = caption
-            return found
+            kind = f"numbers of the recording's {len(numbers):,} episodes"
+            return check_captions(read_json(file), list(map(str, numbers)), kind)
+
+
+def check_captions(captions: Any, names: Sequence[str], kind: str) -> dict[int, str]:
+    """Check captions in JSON, which may come from a stranger.
+
+    Args:
+        captions: One text for all, or an object with a text for some names.
+        names: All names.
+        kind: What they are, for errors.
+
+    Returns:
+        Captions by index in ``names``.
+
+    Raises:
+        ValueError: If a caption is not a line of text, or a name is unknown.
+    """
+    if isinstance(captions, str):
+        check_value("the caption", captions, Caption)
+        return dict.fromkeys(range(len(names)), captions)
+    if not isinstance(captions, dict):
+        raise ValueError(f"it must hold a JSON string or object, got {shown(captions)}")
+    indices = {name: index for index, name in enumerate(names)}
+    for key, caption in captions.items():
+        if key not in indices:
+            raise ValueError(f"its keys must be {kind}, got {shown(key)}")
+        check_value(f"the caption of {key}", caption, Caption)
+    return {indices[key]: caption for key, caption in captions.items()}

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from worldsim.data.captions import check_captions
 from worldsim.data.episode import STEP_TYPES
 from worldsim.data.episodes import Episodes
 from worldsim.data.opening import PICTURES, list_pictures
@@ -20,8 +21,9 @@ from worldsim.data.windows import Windows
 from worldsim.frame_size import fit_frame
 from worldsim.frames import UNKNOWN
 from worldsim.game.config import GameConfig
-from worldsim.system.files import check_regular, one_line, reading
+from worldsim.system.files import check_regular, one_line, read_json, reading
 
+CAPTIONS_FILE = "captions.json"
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 MAX_BYTES = 2**29  # of decoded pictures in memory: 43,000 of 64x64 pixels
 REMEDY = "delete it or replace it"
@@ -36,6 +38,9 @@ class Pictures(Episodes):
     what led to it: in a window, the frames before it are grey and all actions are unknown. So a
     world learns to draw it, not to repeat it.
 
+    The folder may have ``captions.json``: one text for all pictures, or an object with texts by the
+    names of files.
+
     Decoded pictures stay in memory, up to 512 MiB. It can be pickled, and read by several threads.
 
     Args:
@@ -43,7 +48,7 @@ class Pictures(Episodes):
         game: The game whose frame size, channels and actions they share.
 
     Raises:
-        ValueError: If there is no picture, or one is not a regular file.
+        ValueError: If there is no picture, one is not a regular file, or the captions are damaged.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -66,6 +71,12 @@ class Pictures(Episodes):
         for file in self._files:
             check_regular(file)
         self.episode_lengths = np.zeros(len(self._files), np.int64)
+        self._captions: dict[int, str] = {}
+        if (self.path / CAPTIONS_FILE).exists():
+            names = [file.name for file in self._files]
+            with reading(self.path / CAPTIONS_FILE, "correct or delete it") as file:
+                kind = f"names of the folder's {len(names):,} pictures"
+                self._captions = check_captions(read_json(file), names, kind)
         self._begin()
 
     def _begin(self) -> None:
@@ -75,7 +86,7 @@ class Pictures(Episodes):
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without the decoded pictures."""
-        kept = ("path", "game", "settings", "episode_lengths", "_files")
+        kept = ("path", "game", "settings", "episode_lengths", "_files", "_captions")
         return {name: self.__dict__[name] for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -90,6 +101,11 @@ class Pictures(Episodes):
         """
         with reading(self._files[index], REMEDY) as file:
             return hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest()
+
+    def caption(self, index: int) -> str | None:
+        """Return what a picture shows, in words, from ``captions.json``; None if it has none."""
+        self._choose([index])
+        return self._captions.get(index)
 
     def recorded_rewards(self) -> RecordedRewards:
         """Return figures of no reward."""
