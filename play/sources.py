@@ -98,7 +98,7 @@ def _world_sources(
 
     options, note = None, None
     if start is not None:
-        begun = start_from(read_frames(start, last=world.window), world)
+        begun = start_from(read_frames(start, last=world.context_frames), world)
         options, note = {"start": begun.frames}, begun.note
     world_source = Source(folder.name or target, "world", config, open_world, options, note)
     return [world_source, _game_source(world.game)]

@@ -103,6 +103,9 @@ class Model:
     attention: tuple[str, ...] = ()
     """Attention of the layers, in turn, instead of --model.time-every: space, time, full, local or
     strided, or space with one of them, such as: space space+local:near=8,reach=2."""
+    patch_frames: Annotated[int, Range(1, 16)] = 1
+    """Frames of a patch, predicted together: with 2, half of the tokens and of the steps. A step of
+    play then has 2 frames; a window has --model.window patches."""
     chance_bits: Annotated[int, Range(0, 12)] = 0
     """Bits of the code that selects one of several possible next frames. With 0 (none), what the
     game draws at random is blurred; 6 suit a game that draws lots, and hours of training."""

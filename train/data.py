@@ -104,12 +104,19 @@ class Data:
         return sum(split.num_new(recording) for recording, split in pairs)
 
     def mixture(self, config: TrainConfig, num_history: int) -> Mixture:
-        """The mixture that batches are drawn from."""
+        """The mixture that batches are drawn from.
+
+        Args:
+            config: The settings.
+            num_history: Times before the first target, of which the first is one frame.
+        """
+        patch_frames = config.model.patch_frames
         return Mixture(
             self.recordings,
             self.split.parts,
-            window=config.model.window,
-            num_history=num_history,
+            window=config.model.window * patch_frames,
+            num_history=1 + (num_history - 1) * patch_frames,
+            patch_frames=patch_frames,
             shares=config.mix,
         )
 

@@ -17,9 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from einops import reduce
 
 from worldsim.data.windows import Windows
 from worldsim.frames import MOVING_THRESHOLD
+from worldsim.model.actions import by_times
 from worldsim.model.chance import Codes
 from worldsim.model.conditions import Conditions
 from worldsim.model.dit import DiTOutput
@@ -39,13 +41,15 @@ REACH = 5  # pixels that an object may move in a step
 
 
 class Batch(NamedTuple):
-    """Encoded windows of k + t frames, where k is the world's ``num_history``.
+    """Encoded windows of k + t times, where k is the world's ``num_history``.
+
+    A time is a frame, or with spacetime patches its ``patch_frames`` frames.
 
     Attributes:
         latents: (b k+t c h w).
         moving: Pixels that differ from the median frame, bool (b k+t height width).
-        actions: The action that led into each target (b t).
-        rewards: The reward of that action (b t).
+        actions: The action that led into each target (b t), or into each of its frames (b t p).
+        rewards: The reward of that action (b t), summed up over the target's frames.
         terminations: Whether the episode ended with it (b t).
         valid: 1 where the target is recorded, 0 where it is padding (b t).
         tokens: The captions, in a world with text.
@@ -98,7 +102,7 @@ def pinned(windows: Windows) -> Windows:
 
 
 def encode(world: WorldModel, windows: Windows, backgrounds: np.ndarray | None = None) -> Batch:
-    """Encode recorded windows of ``num_history + t`` frames on the world's device.
+    """Encode recorded windows of ``num_history + t`` times on the world's device.
 
     Args:
         world: The world in training.
@@ -106,7 +110,8 @@ def encode(world: WorldModel, windows: Windows, backgrounds: np.ndarray | None =
         backgrounds: The median frame of each window's recording (b h w c); that of the world if not
             given.
     """
-    k = world.num_history
+    k, p = world.num_history, world.patch_frames
+    first = p * (k - 1)  # frame before the first target
     own = world.background if backgrounds is None else backgrounds[:, None]
 
     def to_device(array: np.ndarray) -> torch.Tensor:
@@ -117,13 +122,24 @@ def encode(world: WorldModel, windows: Windows, backgrounds: np.ndarray | None =
     if world.text is not None:
         captions = windows.captions or [None] * len(windows.frames)
         tokens = world.text.tokenize(captions).to(world.device)
+    moving = moving_pixels(frames, to_device(own))
+    rewards = to_device(windows.rewards)[:, first:]
+    terminations = to_device(windows.terminations)[:, first:]
+    valid = to_device(windows.valid)[:, first + 1 :]
+    if p > 1:
+        later = reduce(moving[:, 1:], "b (t p) h w -> b t h w", "max", p=p)
+        moving = torch.cat((moving[:, :1], later), dim=1)
+        rewards = reduce(rewards, "b (t p) -> b t", "sum", p=p)
+        terminations, valid = (
+            reduce(each, "b (t p) -> b t", "max", p=p) for each in (terminations, valid)
+        )
     return Batch(
         latents=world.encode(frames),
-        moving=moving_pixels(frames, to_device(own)),
-        actions=to_device(windows.actions)[:, k - 1 :],
-        rewards=to_device(windows.rewards)[:, k - 1 :],
-        terminations=to_device(windows.terminations)[:, k - 1 :],
-        valid=to_device(windows.valid)[:, k:].float(),
+        moving=moving,
+        actions=by_times(to_device(windows.actions)[:, first:], p),
+        rewards=rewards,
+        terminations=terminations,
+        valid=valid.float(),
         tokens=tokens,
     )
 
@@ -182,7 +198,8 @@ def _conditions(world: WorldModel, batch: Batch, draws: Draws, codes: Codes | No
     # Hide some actions, so that the world also learns to continue with an unknown action.
     actions = batch.actions
     if draws.hidden_actions is not None:
-        actions = actions.masked_fill(draws.hidden_actions, world.game.num_actions)
+        hidden = draws.hidden_actions if actions.ndim == 2 else draws.hidden_actions[..., None]
+        actions = actions.masked_fill(hidden, world.game.num_actions)
     known = None
     if codes is not None and draws.codes is not None:
         known = _known_codes(codes, draws.codes)

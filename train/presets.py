@@ -66,7 +66,7 @@ def build_world(
     window = config.model.window
     starts, rewards = (processes or Processes()).first(
         lambda: (
-            pick_starts(data.parts, window, config.seed),
+            pick_starts(data.parts, 1 + (window - 1) * config.model.patch_frames, config.seed),
             RecordedRewards.merged(part.recording.recorded_rewards() for part in data.parts),
         )
     )
@@ -76,6 +76,7 @@ def build_world(
             num_actions=game.num_actions,
             latent_channels=codec.latent_channels,
             patch_size=config.model.patch_size,
+            patch_frames=config.model.patch_frames,
             window=window,
             time_every=config.model.time_every,
             attention=config.model.attention,

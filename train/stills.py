@@ -36,7 +36,8 @@ def with_stills(world: WorldModel, batch: Batch, draws: Draws) -> Batch:
     past, rest = batch.latents.tensor_split([k], dim=1)
     past = torch.where(rearrange(draws.stills, "b -> b 1 1 1 1"), rest[:, :1], past)
     first, later = batch.actions.tensor_split([1], dim=1)
-    first = first.masked_fill(draws.stills[:, None], world.game.num_actions)
+    is_still = draws.stills.view(-1, *[1] * (first.ndim - 1))
+    first = first.masked_fill(is_still, world.game.num_actions)
     return batch._replace(
         latents=torch.cat((past, rest), dim=1), actions=torch.cat((first, later), dim=1)
     )

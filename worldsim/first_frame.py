@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from einops import repeat
 
+from worldsim.model.actions import by_times
 from worldsim.model.conditions import Conditions
 from worldsim.model.sampling import euler, pass_levels
 from worldsim.model.text import Caption, Text
@@ -51,9 +52,10 @@ def first_frames(
     text = world.encode_text(prompts)
     check_guidance(guidance_scale, world)
     b, device = len(prompts), world.device
-    shape = (1, world.codec.latent_channels, *world.codec.latent_size(world.game.frame_size))
+    shape = (1, world.dit.config.channels, *world.codec.latent_size(world.game.frame_size))
     noise = torch.stack([torch.randn(shape, generator=_generator(seed)) for seed in seeds])
-    actions = torch.full((b, 1), world.game.num_actions, device=device)
+    unknown = torch.full((b, world.patch_frames), world.game.num_actions, device=device)
+    actions = by_times(unknown, world.patch_frames)
     history = repeat(world.unknown_history(shape[2:]), "c h w -> b 1 c h w", b=b)
     nothing = Text(text.embeddings, torch.zeros_like(text.mask))
 
@@ -66,7 +68,8 @@ def first_frames(
             output = guided(output, free, guidance_scale)
         return output.latents
 
-    return to_host(world.decode(euler(denoise, noise.to(device), pass_levels(num_passes))))
+    latents = euler(denoise, noise.to(device), pass_levels(num_passes))
+    return to_host(world.decode(latents)[:, -1:])
 
 
 def _generator(seed: int) -> torch.Generator:

@@ -81,7 +81,7 @@ class Lanes:
         self.frame_skip, self.frame_stack = frame_skip, frame_stack
         self.render_mode = render_mode
         # A step shows the last of its frames. Gymnasium's clients need an int.
-        fps = max(1, round(self.world.game.fps / frame_skip))
+        fps = max(1, round(self.world.game.fps / (frame_skip * self.world.patch_frames)))
         self.metadata = {**self.metadata, "render_fps": fps}
         self._rollout = Rollout(
             self.world,

@@ -100,7 +100,7 @@ class Rollout:
         self.guidance_scale = guidance_scale
         num_caches = 1 if guidance_scale == 1 else 2
         self._latent_size = world.codec.latent_size(world.game.frame_size)
-        channels = world.codec.latent_channels * world.num_history
+        channels = world.dit.config.channels * world.num_history
         cache, history = world.dit.new_cache(1, self._latent_size), math.prod(self._latent_size)
         check_memory(
             batch_size * (num_caches * cache.num_bytes + 4 * channels * history),
@@ -113,7 +113,10 @@ class Rollout:
         # Those of the newest frame, from which the chance code of the next one is drawn.
         self._features = torch.zeros(batch_size, world.dit.config.width, device=world.device)
         lanes = torch.zeros(batch_size, dtype=torch.int64, device=world.device)
-        self._keys, self._actions = lanes, lanes.clone()
+        self._keys = lanes
+        # Those of the next step, one for each of its frames.
+        size = (batch_size, world.patch_frames) if world.patch_frames > 1 else (batch_size,)
+        self._actions = torch.zeros(size, dtype=torch.int64, device=world.device)
         self._text: LaneText | None = None
         if world.text is not None:
             free = world.dit.new_cache(batch_size, self._latent_size) if num_caches > 1 else None
@@ -233,14 +236,21 @@ class Rollout:
     @property
     def latents(self) -> torch.Tensor:
         """The newest frame of each lane as latents, (b c h w), a copy."""
-        return self._history[:, : self.world.codec.latent_channels].clone()
+        channels = self.world.dit.config.channels
+        return self._history[:, channels - self.world.codec.latent_channels : channels].clone()
 
     @_on_threads_that_pay
     @torch.no_grad()
     def pixels(self) -> torch.Tensor:
         """The newest frame of each lane, decoded, uint8 (b h w c), a copy on the world's device."""
+        return self.clip()[:, -1]
+
+    @_on_threads_that_pay
+    @torch.no_grad()
+    def clip(self) -> torch.Tensor:
+        """All frames of the newest step of each lane, uint8 (b patch_frames h w c), a copy."""
         if self._pixels is None:
-            return self.world.decode(self.latents[:, None])[:, 0]
+            return self.world.decode(self._history[:, None, : self.world.dit.config.channels])
         return self._pixels.clone()
 
     def frames(self) -> np.ndarray:
@@ -253,7 +263,8 @@ class Rollout:
         """Take one action in each lane, without decoding the frames.
 
         Args:
-            actions: Integers in [0, num_actions], (b); ``num_actions`` means unknown.
+            actions: Integers in [0, num_actions], (b); ``num_actions`` means unknown. Where a step
+                has several frames, the action is held, or (b patch_frames) has one for each.
 
         Returns:
             Rewards and ends.
@@ -264,7 +275,8 @@ class Rollout:
                 finite.
         """
         self._check_begun("step")
-        actions = check_actions(self.world.game, actions, self.batch_size)
+        patch_frames = self.world.patch_frames
+        actions = check_actions(self.world.game, actions, self.batch_size, patch_frames)
         self._actions.copy_(torch.as_tensor(actions, dtype=torch.int64))
         outcomes, self._pixels = self._run_step()
         rewards, probs, ends, uncertainties = host = to_host(outcomes)
@@ -288,7 +300,7 @@ class Rollout:
         """A step as a function of tensors: the actions in, the state changed, the outcomes out."""
         world, head, channels = self.world, self.world.head, self._history.shape[1]
         # All random numbers follow from the lane's key and frame number.
-        shape = (world.codec.latent_channels, *self._latent_size)
+        shape = (world.dit.config.channels, *self._latent_size)
         size = math.prod(shape)
         drawn = hashes(self._keys, self._cache.positions, 2 + -(-size // ROW))
         ends, chances = uniform(drawn[:, :2]).unbind(1)
@@ -319,7 +331,7 @@ class Rollout:
         pixels = None
         if world.codec.exact:  # the history equals the visible frames
             pixels = world.decode(latent[:, None])
-            latent, pixels = world.encode(pixels)[:, 0], pixels[:, 0]
+            latent = world.encode(pixels, whole=True)[:, 0]
         self._history.copy_(torch.cat((latent, self._history), dim=1)[:, :channels])
 
         predicted = head(outputs[-1].features)

@@ -9,6 +9,7 @@ import torch
 from einops import repeat
 
 from worldsim.data.windows import Windows
+from worldsim.model.actions import by_times
 from worldsim.model.conditions import Conditions
 from worldsim.model.kv_cache import KVCache
 from worldsim.model.text import Caption, Text
@@ -45,27 +46,30 @@ def read_context(
 
     Args:
         world: The world.
-        frames: uint8 (b t h w c), t of at least 1; the last ``world.window`` frames are used.
+        frames: uint8 (b t h w c), t of at least 1; the last ``world.context_frames`` are used.
         actions: The actions between them (b t-1), ``num_actions`` if unknown.
         text: The prompt of each lane, in a world with text.
         is_guided: Whether to read them without prompts too, see `LaneText`.
     """
-    b, t = frames.shape[:2]
+    b, p = len(frames), world.patch_frames
     # Before the first frame there is no history: that frame is repeated.
-    keep, k = min(t, world.window), world.num_history
-    latents = world.encode(torch.from_numpy(frames[:, -keep:]).to(world.device))
+    keep, k = min(1 + (frames.shape[1] - 1) // p, world.window), world.num_history
+    newest_frames = frames[:, -(1 + p * (keep - 1)) :]
+    latents = world.encode(torch.from_numpy(newest_frames).to(world.device))
     first = repeat(latents[:, 0], "b c h w -> b k c h w", k=k)
     histories = world.history(torch.cat((first, latents), dim=1))
-    unknown = np.full((b, 1), world.game.num_actions)
-    into = torch.from_numpy(np.concatenate((unknown, actions), axis=1)[:, -keep:])
-    into = into.long().to(world.device)
+    unknown = np.full((b, p), world.game.num_actions)
+    if p > 1:  # the first time is one frame, into which no whole patch of actions leads
+        actions = actions[:, actions.shape[1] - p * (keep - 1) :]
+    into = torch.from_numpy(np.concatenate((unknown, actions), axis=1)[:, -p * keep :])
+    into = by_times(into.long().to(world.device), p)
     size = latents.shape[-2], latents.shape[-1]
 
     def read(text: Text | None) -> tuple[KVCache, torch.Tensor]:
         cache, features = world.dit.new_cache(b, size), []
         at_once = max(1, READ_AT_ONCE.get(world.device.type, 1024) // keep)
         for part in (slice(i, i + at_once) for i in range(0, b, at_once)):
-            clean = torch.ones_like(into[part], dtype=torch.float32)
+            clean = torch.ones(into[part].shape[:2], device=world.device)
             said = None if text is None else Text(*(each[part] for each in text))
             conditions = Conditions(clean, into[part], histories[part], text=said)
             features.append(world.predict(latents[part], conditions, cache.view(part)).features)
@@ -79,7 +83,7 @@ def read_context(
         if is_guided:
             prompts.free, _ = read(prompts.nothing)
     newest = torch.cat((latents[:, -1:].flatten(1, 2), histories[:, -1]), dim=1)
-    num_channels = k * world.codec.latent_channels
+    num_channels = k * world.dit.config.channels
     return Context(cache, newest[:, :num_channels], features, prompts)
 
 

@@ -62,15 +62,20 @@ def check_context(
         check_value("seeds", seed, LaneSeed)
 
 
-def check_actions(game: GameConfig, actions: np.ndarray, batch_size: int) -> np.ndarray:
-    """Check the actions of a step, and return them as an array.
+def check_actions(
+    game: GameConfig, actions: np.ndarray, batch_size: int, patch_frames: int = 1
+) -> np.ndarray:
+    """Check the actions of a step, and return them as an array (b), or (b patch_frames) if more.
 
     Raises:
-        ValueError: If they are not one integer for each lane, in 0..``num_actions``.
+        ValueError: If they are not one integer for each lane, or for each of its frames, in
+            0..``num_actions``.
     """
     actions = np.asarray(actions)
+    if patch_frames > 1 and actions.shape == (batch_size,):
+        actions = np.repeat(actions[:, None], patch_frames, axis=1)  # the action is held
     if (
-        actions.shape != (batch_size,)
+        actions.shape != ((batch_size,) if patch_frames == 1 else (batch_size, patch_frames))
         or not np.issubdtype(actions.dtype, np.integer)
         or not ((actions >= 0) & (actions <= game.num_actions)).all()
     ):

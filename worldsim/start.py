@@ -155,7 +155,7 @@ def _own_start(
         actions = np.full(len(frames) - 1, world.game.num_actions)  # unknown
     else:
         actions = check_actions(actions, world, len(frames) - 1)
-    newest = min(len(frames), world.window)
+    newest = min(len(frames), world.context_frames)
     return frames[-newest:], actions[len(actions) + 1 - newest :]
 
 
@@ -219,12 +219,15 @@ def start_from(frames: NDArray[np.uint8], world: WorldModel) -> Start:
     """Fit any frames to a world: scale them, crop the longer sides, and convert to its channels.
 
     Args:
-        frames: ``uint8`` (t h w 3), of any size; the last ``world.window`` of them are used.
+        frames: ``uint8`` (t h w 3), of any size; the last ``world.context_frames`` are used.
         world: The world.
     """
     game = world.game
     small = np.stack(
-        [fit_frame(frame, game.frame_size, game.channels) for frame in frames[-world.window :]]
+        [
+            fit_frame(frame, game.frame_size, game.channels)
+            for frame in frames[-world.context_frames :]
+        ]
     )
     known = rearrange(world.starts.frames, "b t h w c -> b t (h w c)")
     usual = [_nearest(known[i, -1], np.delete(known, i, axis=0)) for i in range(len(known))]

@@ -23,6 +23,7 @@ from worldsim.model.conditions import Conditions
 from worldsim.model.dit import DiTOutput, VideoDiT
 from worldsim.model.heads import RewardTerminationHead
 from worldsim.model.kv_cache import KVCache
+from worldsim.model.layout import fold, fold_whole, unfold
 from worldsim.model.text import Caption, Text, TextEncoder
 from worldsim.system.options import Passes, check_value
 
@@ -90,17 +91,24 @@ class WorldModel(nn.Module):
         self.metrics = metrics or {}
         self.card = card
 
-    def encode(self, frames: torch.Tensor) -> torch.Tensor:
+    def encode(self, frames: torch.Tensor, *, whole: bool = False) -> torch.Tensor:
         """Map uint8 frames (b t h w c) to latents (b t c h w) relative to the median frame's.
 
         Pixels that never move are 0, so the denoiser need not learn them. Frames may have any size;
-        the median frame is then scaled to it.
+        the median frame is then scaled to it. With spacetime patches, a latent has the frames of a
+        patch along its channels.
+
+        Args:
+            frames: The frames; the first is a time alone.
+            whole: Whether all times are whole patches instead.
         """
         latents = self.codec.encode(frames)
-        return latents - self._background_of(latents)
+        latents = latents - self._background_of(latents)
+        return (fold_whole if whole else fold)(latents, self.patch_frames)
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Map latents (b t c h w) to uint8 frames (b t h w c)."""
+        """Map latents (b t c h w) to uint8 frames (b t*patch_frames h w c)."""
+        latents = unfold(latents, self.patch_frames)
         return self.codec.decode(latents + self._background_of(latents))
 
     def _background_of(self, latents: torch.Tensor) -> torch.Tensor:
@@ -196,7 +204,7 @@ class WorldModel(nn.Module):
 
     def quantize(self, latents: torch.Tensor) -> torch.Tensor:
         """Round latents (b t c h w) to those of uint8 frames, if the codec is exact."""
-        return self.encode(self.decode(latents)) if self.codec.exact else latents
+        return self.encode(self.decode(latents), whole=True) if self.codec.exact else latents
 
     def __repr__(self) -> str:
         """One line, instead of all modules as in PyTorch."""
@@ -213,8 +221,18 @@ class WorldModel(nn.Module):
 
     @property
     def window(self) -> int:
-        """Frames of the attention window, the predicted one included."""
+        """Times of the attention window, the predicted one included: frames, or patches of them."""
         return self.dit.config.window
+
+    @property
+    def patch_frames(self) -> int:
+        """Frames of a time, which a step predicts together."""
+        return self.dit.config.patch_frames
+
+    @property
+    def context_frames(self) -> int:
+        """Frames of a window's times, of which the first is one frame."""
+        return 1 + self.patch_frames * (self.window - 1)
 
     @property
     def reward_floor(self) -> float:

@@ -54,7 +54,7 @@ class Mixture:
     A batch has rows, each of ``window`` target frames from one recording: one clip of a long
     episode, or several of short ones. The length of a clip is the smallest divisor of ``window``
     that holds its episode, and ``window`` at most; that of a picture is 1. An episode that fits is
-    drawn whole, a longer one at a random place.
+    drawn whole, a longer one at a random place. With spacetime patches, lengths are whole patches.
 
     A recording alone is drawn as without a mixture: in clips of ``window`` frames at random places.
 
@@ -63,6 +63,7 @@ class Mixture:
         splits: The split of each; held-out episodes are never drawn.
         window: Target frames of a row.
         num_history: Frames before the first target of each clip.
+        patch_frames: Frames of a patch, a divisor of ``window``.
         shares: The share of each recording in the rows; equal shares if not given.
 
     Raises:
@@ -76,6 +77,7 @@ class Mixture:
         *,
         window: int,
         num_history: int,
+        patch_frames: int = 1,
         shares: Sequence[float] | None = None,
     ) -> None:
         assert len({recording.game.action_meanings for recording in recordings}) == 1
@@ -86,7 +88,7 @@ class Mixture:
         self.num_history = num_history
         is_alone = len(recordings) == 1
         self._buckets = [
-            _fill_buckets(number, recording, split.trained_on, window, is_alone)
+            _fill_buckets(number, recording, split.trained_on, (window, patch_frames), is_alone)
             for number, (recording, split) in enumerate(zip(recordings, splits, strict=True))
         ]
         # The groups that a batch may have, in their order.
@@ -215,10 +217,15 @@ def concatenate(parts: Sequence[Windows]) -> Windows:
 
 
 def _fill_buckets(
-    number: int, recording: Episodes, episodes: Sequence[int], window: int, is_alone: bool
+    number: int,
+    recording: Episodes,
+    episodes: Sequence[int],
+    window_and_patch: tuple[int, int],
+    is_alone: bool,
 ) -> list[Bucket]:
     """Sort episodes by the length of their clips, longest clips first."""
-    divisors = [length for length in range(1, window + 1) if window % length == 0]
+    window, patch = window_and_patch
+    divisors = [length for length in range(patch, window + 1, patch) if window % length == 0]
     found: dict[tuple[int, int], list[int]] = {}
     for episode in episodes:
         num_frames = int(recording.episode_lengths[episode]) + 1

@@ -19,6 +19,7 @@ from worldsim.data.windows import Windows
 from worldsim.eval.held_out import HeldOutWindows, imagine, lane_seeds
 from worldsim.eval.real_game import CannotReplayError, replay
 from worldsim.frames import MOVING_THRESHOLD
+from worldsim.model.actions import by_times
 from worldsim.model.conditions import Conditions
 from worldsim.model.flow import add_noise, frame_errors
 from worldsim.world_model import WorldModel
@@ -65,7 +66,7 @@ def action_shuffle_ratio(
         on_batch: Called after each batch, for a progress bar.
     """
     rng = np.random.default_rng(seed)
-    length = world.num_history + world.window
+    length = world.context_frames + world.patch_frames * world.num_history
     # Prefer complete windows. Padding may only come first: the last frame is the one measured.
     whole = [index for index in episodes if recording.episode_lengths[index] + 1 >= length]
     padding = 0 if whole else length - 2
@@ -133,21 +134,21 @@ def next_frame_errors(
 
     Args:
         world: The world.
-        windows: Recorded windows of ``num_history + t`` frames.
+        windows: Recorded windows of ``num_history + t`` times.
         generator: Source of noise; the same seed gives the same draws.
         actions: Actions (b t-1) instead of the recorded ones.
 
     Returns:
         The mean squared error of each window (b), 0 where the last frame is padding.
     """
-    k, device = world.num_history, world.device
+    k, p, device = world.num_history, world.patch_frames, world.device
     latents = world.encode(torch.from_numpy(windows.frames).to(device))
     targets = latents[:, k:]
     tau = torch.ones(targets.shape[:2], device=device)
     tau[:, -1] = 0
     noise = torch.randn(targets.shape, generator=generator).to(device)
-    taken = torch.from_numpy(windows.actions if actions is None else actions)[:, k - 1 :]
-    conditions = Conditions(tau, taken.to(device), world.history(latents))
+    taken = torch.from_numpy(windows.actions if actions is None else actions)[:, p * (k - 1) :]
+    conditions = Conditions(tau, by_times(taken.to(device), p), world.history(latents))
     output = world.predict(add_noise(targets, noise, tau), conditions)
     errors = frame_errors(output.latents[:, -1:], targets[:, -1:])[:, 0]
     return errors * torch.from_numpy(windows.valid[:, -1]).to(device)

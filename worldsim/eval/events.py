@@ -147,7 +147,7 @@ def predict(
         chosen += picks.tolist()
         weights += [len(members) / len(picks)] * len(picks) if len(picks) else []
     # Predict the stretches in batches, each after a full context.
-    context = world.window
+    context = world.context_frames
     parts: list[list[NDArray[Any]]] = []
     for begin in range(0, len(chosen), _BATCH):
         batch = chosen[begin : begin + _BATCH]

@@ -91,13 +91,14 @@ def choose_windows(
     """
     check_match(world, recording)
     rng = np.random.default_rng(seed)
+    context = world.context_frames
     for horizon in sorted(set(horizons), reverse=True):
-        for first in (0, 1 - world.window):
+        for first in (0, 1 - context):
             starts = [
                 (episode, start)
                 for episode in episodes
                 for start in range(
-                    first, int(recording.episode_lengths[episode]) + 2 - world.window - horizon
+                    first, int(recording.episode_lengths[episode]) + 2 - context - horizon
                 )
             ]
             if starts:
@@ -106,9 +107,9 @@ def choose_windows(
                 windows = recording.windows(
                     [episode for episode, _ in chosen],
                     [start for _, start in chosen],
-                    world.window + horizon,
+                    context + horizon,
                 )
-                return HeldOutWindows(windows, world.window, horizon, tuple(chosen))
+                return HeldOutWindows(windows, context, horizon, tuple(chosen))
     raise ValueError(
         f"No held-out episode is long enough to predict {min(horizons)} step(s): the longest has "
         f"{max((int(recording.episode_lengths[e]) for e in episodes), default=0)}; record more"

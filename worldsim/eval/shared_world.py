@@ -19,6 +19,7 @@ from worldsim.find_world import find_world
 from worldsim.rollout import Rollout
 from worldsim.rollout_output import RolloutStep
 from worldsim.system.cluster import ActorPool, joined, read_folder, write_folder
+from worldsim.system.devices import to_host
 from worldsim.world_folder import load
 from worldsim.world_model import WorldModel
 
@@ -137,10 +138,29 @@ def continue_frames(
         lanes = slice(begin, begin + _BATCH)
         rollout = Rollout(world, len(context_frames[lanes]), num_passes=num_passes)
         rollout.reset(context_frames[lanes], actions[lanes, : context - 1], list(seeds[lanes]))
+        to_take = actions[lanes, context - 1 :]
         steps = []
-        for taken in actions[lanes, context - 1 :].T:
-            steps.append(rollout.step(taken)[:4])
-            if on_step is not None:
-                on_step()
-        batches.append([np.stack(parts, axis=1) for parts in zip(*steps, strict=True)])
+        for frame in range(0, to_take.shape[1], world.patch_frames):
+            steps.append(_frames_of_step(rollout, to_take[:, frame : frame + world.patch_frames]))
+            for _ in range(steps[-1][0].shape[1]):
+                if on_step is not None:
+                    on_step()
+        batches.append([np.concatenate(parts, axis=1) for parts in zip(*steps, strict=True)])
     return RolloutStep(*(np.concatenate(parts) for parts in zip(*batches, strict=True)))
+
+
+def _frames_of_step(rollout: Rollout, actions: NDArray[np.integer]) -> list[NDArray[Any]]:
+    """Take a step, and return frames, rewards, ends and their probabilities, each (b t …).
+
+    A step of several frames has one reward and one end, which count for the last of them.
+
+    Args:
+        rollout: The rollout.
+        actions: That into each frame (b t), of at most the frames of a step.
+    """
+    p, t = rollout.world.patch_frames, actions.shape[1]
+    taken = actions[:, 0] if p == 1 else np.pad(actions, ((0, 0), (0, p - t)), mode="edge")
+    outcome = rollout.advance(taken)[:3]
+    before = [np.zeros((len(actions), t - 1), one.dtype) for one in outcome]
+    late = [np.append(zeros, one[:, None], 1) for zeros, one in zip(before, outcome, strict=True)]
+    return [to_host(rollout.clip())[:, :t], *late]

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
+from worldsim.model.actions import ActionEmbedding
 from worldsim.model.layers import place_features
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class ChanceCodes(nn.Module):
         side = config.patch_size // stride
         # The encoder: convolutions down to patches, then one vector for the frame.
         self.look = nn.Conv2d(
-            2 * config.latent_channels,
+            2 * config.channels,
             config.detail_width,
             3 * stride,
             stride=stride,
@@ -102,7 +103,7 @@ class ChanceCodes(nn.Module):
         self.register_buffer("rate", torch.tensor(0.02))
         # The prior, over all codes at once: bits drawn one by one would not fit together.
         self.features = nn.Linear(width, width)
-        self.action = nn.Embedding(config.num_actions + 1, width)
+        self.action = ActionEmbedding(config)
         self.prior = nn.Sequential(
             nn.LayerNorm(width, bias=False),
             nn.Linear(width, width),
@@ -202,7 +203,7 @@ class ChanceCodes(nn.Module):
 
         Args:
             features: Those of the frame before it (… d), see `DiTOutput`.
-            actions: The actions that lead into it (…).
+            actions: The actions that lead into it (…), or (… patch_frames).
 
         Returns:
             A logit for each code (… 1 + 2**bits), by its `number`.

@@ -14,7 +14,8 @@ class Conditions(NamedTuple):
 
     Attributes:
         tau: Noise level (b t), from 0 for noise to 1 for a clean frame.
-        actions: The action that led into the frame (b t), ``num_actions`` if unknown.
+        actions: The action that led into the frame (b t), ``num_actions`` if unknown; with
+            spacetime patches, that into each frame of the patch (b t patch_frames).
         history: The ``num_history`` frames before it, newest first, (b t num_history*c h w).
         chance: Chance code of the frame (b t bits), zeros for none, see `ChanceCodes`. None: no
             frame has one.

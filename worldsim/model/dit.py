@@ -22,6 +22,7 @@ from einops import rearrange, repeat
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from worldsim.model.actions import ActionEmbedding
 from worldsim.model.chance import ChanceCodes
 from worldsim.model.conditions import Conditions
 from worldsim.model.detail import DetailPath
@@ -50,7 +51,7 @@ class DiTOutput(NamedTuple):
 
     Attributes:
         latents: Predicted clean latents (b t c h w).
-        features: One vector per frame (b t d), for reward and termination.
+        features: One vector per time (b t d), for reward and termination.
     """
 
     latents: torch.Tensor
@@ -125,18 +126,18 @@ class VideoDiT(nn.Module):
         super().__init__()
         self.config = config
         width, num_heads, patch_size = config.width, config.num_heads, config.patch_size
-        detail_width, latent_channels = config.detail_width, config.latent_channels
+        detail_width, channels = config.detail_width, config.channels
         self.activation_checkpointing = False  # whether layers are computed again when training
         self.head_dim = width // num_heads
         self.num_special = 2 + config.num_registers + bool(config.chance_bits)
         stride = 1 if patch_size % 2 else 2
         self.detail = DetailPath(
-            latent_channels * (1 + config.num_history), latent_channels, detail_width, stride
+            channels * (1 + config.num_history), channels, detail_width, stride
         )
         self.patch = patch_size // stride  # side of a patch, in features
         self.embed = nn.Linear(detail_width * self.patch**2, width, bias=False)
         self.place_embedding = nn.Linear(20, width, bias=False)
-        self.action_embedding = nn.Embedding(config.num_actions + 1, width)
+        self.action_embedding = ActionEmbedding(config)
         self.level_embedding = nn.Sequential(
             nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width)
         )
@@ -195,7 +196,8 @@ class VideoDiT(nn.Module):
 
     def layout(self, times: int, frame_size: tuple[int, int]) -> Layout:
         """The tokens of a sequence of latent frames of the given (h, w)."""
-        return Layout.of(times, frame_size, (1, self.config.patch_size), self.num_special)
+        patch = self.config.patch_frames, self.config.patch_size
+        return Layout.of(1 + (times - 1) * patch[0], frame_size, patch, self.num_special)
 
     def _blocks(self) -> list[Block]:
         return [block for block in self.blocks if isinstance(block, Block)]
@@ -226,6 +228,7 @@ class VideoDiT(nn.Module):
     ) -> DiTOutput | list[DiTOutput]:
         """Predict clean frames.
 
+        A latent is one time: a frame, or the ``patch_frames`` frames of a patch along its channels.
         Without a cache, the frames are a sequence and each attends to the ``window - 1`` before it.
         With a cache, they are the next frame of each lane (t = 1), or the first t of empty lanes,
         a window at most. Positions advance only when the caller commits.

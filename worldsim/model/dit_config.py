@@ -18,6 +18,7 @@ class DiTConfig:
     Attributes:
         num_actions: Actions of the game; the index ``num_actions`` is an unknown action.
         latent_channels: Channels of a latent frame.
+        patch_frames: Frames of a spacetime patch, which are predicted together, see `Layout`.
         patch_size: Side of a square patch, in latent cells. Frames of any size are padded to
             multiples of it.
         width: Channels of a token.
@@ -42,6 +43,7 @@ class DiTConfig:
 
     num_actions: Size
     latent_channels: Size = 3
+    patch_frames: Annotated[int, Range(1, 16)] = 1
     patch_size: Size = 8
     width: Size = 128
     depth: Size = 6
@@ -77,6 +79,11 @@ class DiTConfig:
                 f"attention {over_both[0]} needs a width that is a multiple of 8 * num_heads, got "
                 f"width {self.width}, num_heads {self.num_heads}"
             )
+
+    @property
+    def channels(self) -> int:
+        """Channels of the frames of a patch together."""
+        return self.latent_channels * self.patch_frames
 
     @property
     def layer_attentions(self) -> list[str]:

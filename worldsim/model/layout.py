@@ -10,6 +10,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
+from einops import rearrange, repeat
+
 
 class Layout(NamedTuple):
     """The tokens of a sequence, by times, then rows and columns, then the special ones.
@@ -65,3 +68,29 @@ class Layout(NamedTuple):
     def num_tokens(self) -> int:
         """All tokens of the sequence (N)."""
         return self.times * self.tokens_per_time
+
+
+def fold(latents: torch.Tensor, patch_frames: int) -> torch.Tensor:
+    """Put the frames of each time into the channels of one latent.
+
+    Args:
+        latents: (b 1+p*k c h w), where p is ``patch_frames``.
+        patch_frames: Frames of a time; the first time is the first frame, repeated.
+
+    Returns:
+        (b 1+k p*c h w).
+    """
+    if patch_frames == 1:
+        return latents
+    first = repeat(latents[:, :1], "b 1 c h w -> b p c h w", p=patch_frames)
+    return fold_whole(torch.cat((first, latents[:, 1:]), dim=1), patch_frames)
+
+
+def fold_whole(latents: torch.Tensor, patch_frames: int) -> torch.Tensor:
+    """Put frames (b p*k c h w) of whole times into channels (b k p*c h w)."""
+    return rearrange(latents, "b (t p) c h w -> b t (p c) h w", p=patch_frames)
+
+
+def unfold(latents: torch.Tensor, patch_frames: int) -> torch.Tensor:
+    """Undo `fold_whole`."""
+    return rearrange(latents, "b t (p c) h w -> b (t p) c h w", p=patch_frames)

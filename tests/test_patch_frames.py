@@ -1,0 +1,157 @@
+"""Spacetime patches of several frames: one time, one step, several frames and actions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+
+import worldsim
+from tests.tiny_worlds import losses_of, make_tiny_world, write_tiny_recording
+from worldsim.data.recording import Recording
+from worldsim.data.windows import Windows
+from worldsim.eval.held_out import choose_windows, roll_out
+from worldsim.model.conditions import Conditions
+from worldsim.model.dit import DiTOutput
+from worldsim.model.layout import Layout, fold, fold_whole, unfold
+from worldsim.rollout import Rollout
+from worldsim.train.config import main
+from worldsim.train.objective import encode
+from worldsim.world_model import WorldModel
+
+pytestmark = pytest.mark.numeric
+
+P, TIMES = 3, 5  # frames of a patch, times of a window with its history
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:
+    return write_tiny_recording(tmp_path_factory.mktemp("recordings") / "square", episodes=3)
+
+
+@pytest.fixture
+def world() -> WorldModel:
+    return make_tiny_world(window=4, patch_frames=P, num_history=2)
+
+
+def windows_of(recording: Recording) -> Windows:
+    return recording.windows([0, 1], [5, 9], 1 + P * (TIMES - 1))
+
+
+def test_a_still_a_clip_and_a_patch_have_their_numbers_of_tokens() -> None:
+    patch = 4, 8
+    assert Layout.of(1, (64, 64), patch).num_tokens == 64
+    assert Layout.of(2, (64, 64), patch).num_tokens == 128  # the first frame is a time alone
+    assert Layout.of(17, (64, 64), patch).num_tokens == 5 * 64
+    assert Layout.of(17, (60, 40), patch, 3).num_tokens == 5 * (8 * 5 + 3)
+
+
+def test_folding_repeats_the_first_frame_alone() -> None:
+    frames = torch.arange(7.0).view(1, 7, 1, 1, 1)
+    folded = fold(frames, 3)
+    assert folded[0, :, :, 0, 0].tolist() == [[0, 0, 0], [1, 2, 3], [4, 5, 6]]
+    assert unfold(folded, 3).flatten().tolist() == [0, 0, 0, 1, 2, 3, 4, 5, 6]
+    assert torch.equal(fold_whole(unfold(folded, 3), 3), folded)
+    assert fold(frames, 1) is frames
+
+
+def test_a_batch_has_the_actions_rewards_and_ends_of_each_time(
+    world: WorldModel, recording: Recording
+) -> None:
+    windows = windows_of(recording)
+    windows.rewards[:] = np.arange(windows.rewards.shape[1])
+    windows.terminations[0, 7] = True  # into frame 8, of time 3
+    windows.valid[1, 10:] = False  # all of time 4
+    batch = encode(world, windows)
+    assert batch.latents.shape == (2, TIMES, 3 * P, 16, 16)
+    assert torch.equal(batch.actions.flatten(1), torch.from_numpy(windows.actions[:, 3:]))
+    assert batch.rewards[0].tolist() == [3 + 4 + 5, 6 + 7 + 8, 9 + 10 + 11]
+    assert batch.terminations.tolist() == [[False, True, False], [False] * 3]
+    assert batch.valid.tolist() == [[1, 1, 1], [1, 1, 0]]
+    frames = world.decode(batch.latents)[:, P:]
+    assert np.array_equal(frames.numpy(), windows.frames[:, 1:])
+
+
+@pytest.mark.parametrize("at", range(P * (TIMES - 1)))
+@torch.no_grad()
+def test_an_action_is_seen_by_its_time_and_later_ones(
+    world: WorldModel, recording: Recording, at: int
+) -> None:
+    windows = windows_of(recording)
+    before = losses_of(world, windows)
+    windows.actions[:, at] = (windows.actions[:, at] + 1) % 3
+    after = losses_of(world, windows)
+    changed = (before.frame != after.frame).any(0).nonzero().flatten().tolist()
+    target = at // P + 1 - world.num_history
+    assert changed == (list(range(target, TIMES - 2)) if target >= 0 else [])
+
+
+@torch.no_grad()
+def test_a_context_computes_as_a_sequence(world: WorldModel, recording: Recording) -> None:
+    windows = recording.windows([0], [3], world.context_frames)
+    outputs: list[DiTOutput] = []
+    hook = world.dit.register_forward_hook(lambda _, __, out: outputs.append(out))
+    latents = world.encode(torch.from_numpy(windows.frames))
+    history = world.history(torch.cat((latents[:, :1], latents[:, :1], latents), dim=1))
+    actions = torch.cat((torch.full((1, P), 3), torch.from_numpy(windows.actions)), dim=1)
+    conditions = Conditions(torch.ones(1, 4), actions.view(1, 4, P), history)
+    world.predict(latents, conditions)
+    # Two frames too many at the front: a window has whole patches.
+    earlier = recording.windows([0], [1], world.context_frames + 2)
+    Rollout(world).reset(earlier.frames, earlier.actions, [0])
+    hook.remove()
+    torch.testing.assert_close(outputs[1].latents, outputs[0].latents)
+    torch.testing.assert_close(outputs[1].features, outputs[0].features)
+
+
+def test_a_step_has_the_frames_of_a_patch_and_holds_its_action(world: WorldModel) -> None:
+    held, given, other = (Rollout(world, 2) for _ in range(3))
+    for rollout in (held, given, other):
+        rollout.begin([0, 1], [0, 1])
+    step = held.step(np.array([1, 2]))
+    given.advance(np.array([[1] * P, [2] * P]))
+    other.advance(np.array([[1] * P, [2, 1, 2]]))
+    clips = [rollout.clip() for rollout in (held, given, other)]
+    assert clips[0].shape == (2, P, 16, 16, 3)
+    assert torch.equal(clips[0], clips[1])
+    assert np.array_equal(step.frames, clips[0][:, -1])
+    assert torch.equal(clips[0][0], clips[2][0])
+    assert not torch.equal(clips[0][1], clips[2][1])
+    torch.testing.assert_close(held.latents, world.codec.encode(clips[0])[:, -1] - _ground(world))
+    with pytest.raises(ValueError, match=r"actions must be 2 integers"):
+        held.advance(np.array([[1, 1], [2, 2]]))
+
+
+def _ground(world: WorldModel) -> torch.Tensor:
+    return world.background_latents[:, 0]
+
+
+def test_held_out_windows_are_continued_frame_by_frame(
+    world: WorldModel, recording: Recording
+) -> None:
+    held_out = choose_windows(world, recording, [0, 1, 2], horizons=(7,), num_windows=3)
+    assert held_out.context == world.context_frames == 1 + P * 3
+    imagined = roll_out(world, held_out)
+    assert imagined.shape == (3, 7, 16, 16, 3)  # two steps and a part of the third
+    rollout = Rollout(world, 3)
+    context = held_out.context
+    windows = held_out.windows
+    rollout.reset(windows.frames[:, :context], windows.actions[:, : context - 1], [0, 1, 2])
+    assert rollout.latents.shape == (3, 3, 16, 16)
+
+
+def test_a_world_is_trained_saved_and_stepped(recording: Recording, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = ["--steps", "2", "--device", "cpu", "--wandb", "disabled", "--model.window", "4"]
+    assert main([str(recording.path), "--out", str(out), *words, "--model.patch-frames", "2"]) == 0
+    world = worldsim.load(out)
+    assert (world.patch_frames, world.context_frames) == (2, 7)
+    assert world.starts.frames.shape[1] == 7
+    env = gymnasium.make("worldsim/WorldModel-v0", world=str(out))
+    env.reset(seed=0)
+    observation, *_ = env.step(1)
+    assert observation.shape == (16, 16, 3)
+    assert env.metadata["render_fps"] == world.game.fps / 2
