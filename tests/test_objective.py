@@ -17,7 +17,8 @@ from worldsim.data.recording import Recording
 from worldsim.data.windows import Windows
 from worldsim.eval.control import next_frame_errors
 from worldsim.model.dit import DiTOutput
-from worldsim.train.objective import Losses, moving_pixels, moving_places
+from worldsim.train.moving import moving_pixels, moving_places
+from worldsim.train.objective import Losses
 from worldsim.world_model import WorldModel
 
 pytestmark = pytest.mark.numeric

@@ -19,16 +19,22 @@ import torch
 
 from worldsim.model.conditions import Conditions
 from worldsim.model.dit import DiTOutput
-from worldsim.model.random import ROW, hashes, keys, normal, normal_table, uniform
+from worldsim.model.random import draw_of_frame, keys, normal_table
 from worldsim.model.sampling import euler, pass_levels
 from worldsim.model.text import Caption, Text
-from worldsim.rollout_context import Context, prompts_of, read_context
-from worldsim.rollout_input import check_actions, check_context, check_guidance, check_prompts
+from worldsim.rollout_context import Context, blank_pass, prompts_of, read_context
+from worldsim.rollout_input import (
+    check_actions,
+    check_context,
+    check_guidance,
+    check_prompts,
+    check_room,
+)
 from worldsim.rollout_output import Outcome, RolloutStep
 from worldsim.rollout_state import RolloutState, check_fits, fingerprint
 from worldsim.rollout_text import LaneText
 from worldsim.system.compiled import captured, compiled
-from worldsim.system.devices import check_memory, to_device, to_host
+from worldsim.system.devices import to_device, to_host
 from worldsim.system.options import Count, check_value
 from worldsim.system.threads import forget_lost_threads, on_threads_for
 from worldsim.world_model import WorldModel
@@ -101,13 +107,7 @@ class Rollout:
         num_caches = 1 if guidance_scale == 1 else 2
         self._latent_size = world.codec.latent_size(world.game.frame_size)
         channels = world.dit.config.channels * world.num_history
-        cache, history = world.dit.new_cache(1, self._latent_size), math.prod(self._latent_size)
-        check_memory(
-            batch_size * (num_caches * cache.num_bytes + 4 * channels * history),
-            f"the cache of {batch_size:,} lanes",
-            "take fewer lanes",
-            world.device,
-        )
+        check_room(world, batch_size, num_caches)
         self._cache = world.dit.new_cache(batch_size, self._latent_size)
         self._history = torch.zeros(batch_size, channels, *self._latent_size, device=world.device)
         # Those of the newest frame, from which the chance code of the next one is drawn.
@@ -299,13 +299,9 @@ class Rollout:
     def _step(self) -> _StepTensors:
         """A step as a function of tensors: the actions in, the state changed, the outcomes out."""
         world, head, channels = self.world, self.world.head, self._history.shape[1]
-        # All random numbers follow from the lane's key and frame number.
         shape = (world.dit.config.channels, *self._latent_size)
-        size = math.prod(shape)
-        drawn = hashes(self._keys, self._cache.positions, 2 + -(-size // ROW))
-        ends, chances = uniform(drawn[:, :2]).unbind(1)
-        noise = normal(drawn[:, 2:], self._table)[:, :size].view(-1, *shape)
-
+        numbers = self._keys, self._cache.positions  # all that is random follows from them
+        (ends, chances), noise = draw_of_frame(*numbers, 2, shape, self._table)
         code = other_code = None
         if world.dit.chance is not None:
             logits = world.dit.chance.prior_logits(self._features, self._actions)
@@ -357,12 +353,8 @@ class Rollout:
     @torch.no_grad()
     def _compile(self) -> Callable[..., DiTOutput]:
         """The network compiled for this batch, or the eager one if compiling fails."""
-        actions = torch.zeros(self.batch_size, 1, dtype=torch.int64, device=self.world.device)
-        latents = torch.zeros_like(self.latents, memory_format=torch.contiguous_format)[:, None]
-        bits = self.world.dit.config.chance_bits
-        code = torch.zeros(self.batch_size, 1, bits, device=actions.device) if bits else None
         text = None if self._text is None else self._text.text
-        conditions = Conditions(actions.float(), actions, self._history[:, None], code, text)
+        latents, conditions = blank_pass(self.world, self._actions, self._history, text)
         predict = compiled(self.world.predict, latents, conditions, self._cache, stacklevel=6)
         # Another memory layout, such as that of the last pass, would be compiled anew.
         return lambda latents, *args: predict(latents.contiguous(), *args)
@@ -396,14 +388,8 @@ class Rollout:
 
     def _state(self) -> RolloutState:
         """The current state, without a copy."""
-        return RolloutState(
-            world=fingerprint(self.world),
-            cache=self._cache,
-            history=self._history,
-            features=self._features,
-            keys=self._keys,
-            text=self._text,
-        )
+        parts = self._cache, self._history, self._features, self._keys, self._text
+        return RolloutState(fingerprint(self.world), *parts)
 
     def _check_begun(self, method: str) -> None:
         if self._not_begun:

@@ -90,3 +90,22 @@ def read_context(
 def prompts_of(windows: Windows, world: WorldModel) -> tuple[Caption, ...] | None:
     """The captions of windows, which a world with text takes as prompts; None if there are none."""
     return None if world.text is None else windows.captions or None
+
+
+def blank_pass(
+    world: WorldModel, actions: torch.Tensor, history: torch.Tensor, text: Text | None
+) -> tuple[torch.Tensor, Conditions]:
+    """The inputs of a pass over the next frame of lanes, to compile it: of the right shapes.
+
+    Args:
+        world: The world.
+        actions: Those of a step (b …).
+        history: The newest frames of each lane (b k*c h w).
+        text: The prompts of the lanes, in a world with text.
+    """
+    config, device, b = world.dit.config, world.device, len(history)
+    latents = torch.zeros(b, 1, config.channels, *history.shape[2:], device=device)
+    code = torch.zeros(b, 1, config.chance_bits, device=device) if config.chance_bits else None
+    tau = torch.zeros(b, 1, device=device)
+    still = torch.zeros_like(actions)[:, None]
+    return latents, Conditions(tau, still, history[:, None], code, text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from worldsim.game.config import GameConfig
 from worldsim.model.text import Caption
+from worldsim.system.devices import check_memory
 from worldsim.system.options import NotNegative, Range, check_value
 from worldsim.world_model import WorldModel
 
@@ -113,3 +115,24 @@ def check_guidance(guidance_scale: float, world: WorldModel) -> None:
             f"guidance follows the prompts of a world with text, got guidance_scale "
             f"{guidance_scale:g} for a world without: leave it out"
         )
+
+
+def check_room(world: WorldModel, batch_size: int, num_caches: int) -> None:
+    """Check that what lanes keep fits into memory.
+
+    Args:
+        world: The world.
+        batch_size: Lanes.
+        num_caches: Caches of each lane.
+
+    Raises:
+        ValueError: If it does not fit.
+    """
+    size = world.codec.latent_size(world.game.frame_size)
+    history = 4 * world.dit.config.channels * world.num_history * math.prod(size)
+    check_memory(
+        batch_size * (num_caches * world.dit.new_cache(1, size).num_bytes + history),
+        f"the cache of {batch_size:,} lanes",
+        "take fewer lanes",
+        world.device,
+    )

@@ -7,6 +7,8 @@ rows of one fixed table of normal numbers. All lanes are drawn at once, by few o
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -69,3 +71,28 @@ def _mix(x: torch.Tensor) -> torch.Tensor:
     for shift, multiplier in zip((30, 27), _MULTIPLIERS, strict=True):
         x = (x ^ ((x >> shift) & (2 ** (64 - shift) - 1))) * multiplier
     return x ^ ((x >> 31) & (2**33 - 1))
+
+
+def draw_of_frame(
+    keys: torch.Tensor,
+    positions: torch.Tensor,
+    num_uniform: int,
+    shape: tuple[int, ...],
+    table: torch.Tensor,
+) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+    """Draw what is random in the next frame of each lane.
+
+    Args:
+        keys: Those of the lanes, int64 (b).
+        positions: Numbers of the frames, int64 (b).
+        num_uniform: Numbers in [0, 1) to draw for each lane.
+        shape: Of the noise of a lane.
+        table: From `normal_table`.
+
+    Returns:
+        The uniform numbers, each (b), and standard normal noise (b *shape).
+    """
+    size = math.prod(shape)
+    drawn = hashes(keys, positions, num_uniform + -(-size // ROW))
+    noise = normal(drawn[:, num_uniform:], table)[:, :size].view(-1, *shape)
+    return uniform(drawn[:, :num_uniform]).unbind(1), noise
