@@ -24,10 +24,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.memory import allocated_peak
 from tests.tiny_pipelines import save_tiny_pipeline
-from tests.tiny_worlds import WINDOW, make_tiny_world, save_tiny_world
-from worldsim.model.conditions import Conditions
-from worldsim.video.cost import CostConfig, cost, main, open_target, plan, world_denoiser
+from worldsim.video.cost import CostConfig, main, open_target, plan
 from worldsim.video.families import PIPELINES
 from worldsim.video.flops import Denoiser, count, make_inputs, pipeline_denoiser
 
@@ -96,22 +95,6 @@ def make(name: str, **changes: int) -> tuple[torch.nn.Module, Callable[[torch.nn
         one(**inputs, return_dict=False)
 
     return model, forward
-
-
-def allocated_peak(run: Callable[[], object]) -> int:
-    """Run on the CPU; the most bytes that PyTorch's allocator had given out at once."""
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    profiler = torch.profiler.profile(activities=activities, profile_memory=True)
-    with torch.no_grad(), profiler:
-        run()
-    assert profiler.profiler is not None
-    results = profiler.profiler.kineto_results
-    events = [event for event in results.events() if event.name() == "[memory]"]
-    live = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        live += event.nbytes()
-        peak = max(peak, live)
-    return peak
 
 
 @pytest.mark.parametrize(
@@ -237,46 +220,6 @@ def test_four_times_the_tokens_cost_four_times_the_attention_of_four_windows() -
 
 
 @pytest.mark.slow
-def test_a_world_in_all_three_ways(tmp_path: Path) -> None:
-    out, path = tmp_path / "a.png", str(save_tiny_world(tmp_path / "square"))
-    schemes = cost(CostConfig(path, seconds=3.2, tflops=1.0, out=out))
-    assert schemes["one sequence"].tokens == 32 * (4 + 3)  # 2x2 patches, action, level, register
-    assert schemes["chained"].tokens == 8 * (4 + 3)
-    assert schemes["ring"].times == 32
-    assert schemes["ring"].memory < schemes["chained"].memory < schemes["one sequence"].memory
-
-
-def test_the_ring_of_a_world_costs_the_same_for_every_frame() -> None:
-    denoiser = world_denoiser(make_tiny_world(), "square")
-    assert denoiser.ring is not None
-    short, long = (plan(denoiser, denoiser.ring, 1, frames, 0) for frames in (32, 64))
-    assert long.total == 2 * short.total
-    assert long.memory == short.memory
-    one, twice = denoiser.forward(32), denoiser.forward(64)
-    assert twice.attention > 2.5 * one.attention
-    assert twice.activations > 1.8 * one.activations
-
-
-def test_a_world_counted_is_a_world_run() -> None:
-    world = make_tiny_world(depth=4, width=128)  # convolutions need scratch memory beside it
-    denoiser = world_denoiser(world, "square")
-    assert denoiser.window == WINDOW
-    forward = denoiser.forward(5)
-    noisy = torch.zeros(1, 5, 3, 16, 16)
-    conditions = Conditions(
-        tau=torch.zeros(1, 5),
-        actions=torch.zeros(1, 5, dtype=torch.int64),
-        history=torch.zeros(1, 5, 3 * world.num_history, 16, 16),
-    )
-    real = count(lambda: world.predict(noisy, conditions))
-    assert (forward.attention, forward.rest) == (real.attention, real.rest)
-    measured = allocated_peak(
-        lambda: world.predict(noisy.clone(), Conditions(*(part.clone() for part in conditions[:3])))
-    )
-    assert forward.activations == pytest.approx(measured, rel=0.05)
-
-
-@pytest.mark.slow
 def test_command_on_a_folder_and_on_a_world(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -319,7 +262,9 @@ def test_command_on_a_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
             "--windows must be a whole number from 1 to 10,000, got 0",
         ),
         (["LTXPipeline", "--overlap", "161"], "below the frames of a window, 161, got 161"),
-        (["pong", "--frame-size", "32", "32"], "leave out --frame-size"),
+        (["LTXPipeline", "--attention", "full"], "--attention is for worlds, and LTXPipeline"),
+        (["pong", "--attention", "full", "dense"], "attention must be .*, got 'dense'"),
+        (["pong", "--attention", ""], "attention must be .*, got ''"),
         (["nowhere"], "no world at 'nowhere'.*class of a video pipeline"),
     ],
 )

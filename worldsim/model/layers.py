@@ -168,7 +168,11 @@ def together(
 
 
 def grouped_attention(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None = None
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None = None,
+    fused: bool = False,
 ) -> torch.Tensor:
     """Scaled dot-product attention in which several query heads share a key head.
 
@@ -182,6 +186,7 @@ def grouped_attention(
         key: (b kv_heads k dim), heads being a multiple of kv_heads.
         value: (b kv_heads k dim).
         mask: Booleans that broadcast to (b 1 q k), true where attention is allowed.
+        fused: Whether to use a fused kernel on a CPU for short sequences too.
 
     Returns:
         (b q heads * dim).
@@ -191,7 +196,7 @@ def grouped_attention(
     if mask is not None and groups > 1 and mask.shape[-2] > 1:
         mask = repeat(mask, "... q k -> ... (g q) k", g=groups)
     few = query.shape[2] * key.shape[2] <= MAX_SCORES
-    if (query.device.type == "cpu" and few) or length == 1:
+    if (query.device.type == "cpu" and few and not fused) or length == 1:
         scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
         if mask is not None:
             scores = scores.masked_fill(~mask, -torch.inf)

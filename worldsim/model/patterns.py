@@ -128,20 +128,26 @@ def layer_attentions(attention: tuple[str, ...], depth: int, time_every: int) ->
     return [own[layer % len(own)] for layer in range(depth)]
 
 
+def seen_from(time: int, window: int, pattern: Pattern) -> list[int]:
+    """The times of a sequence that one of its times sees, in order; -1 is the first as a sink."""
+    near = max(0, time + 1 - min(pattern.near or window, window))
+    far: list[int] = []
+    if pattern.stride is not None:
+        first = max(0, time + 1 - window)
+        far = list(range(first + -first % pattern.stride, near, pattern.stride))
+    seen = [*far, *range(near, time + 1)]
+    return seen if seen[0] == 0 or not pattern.sink else [*seen, -1]
+
+
 def times_seen(times: int, window: int, pattern: Pattern) -> torch.Tensor:
     """Which times of a sequence each time sees, bool (times times + 1).
 
     The last column is the first time as a sink, seen where the first column is not.
     """
-    at = torch.arange(times)
-    distance = at[:, None] - at
-    near = min(pattern.near or window, window)
-    seen = distance < near
-    if pattern.stride is not None:
-        seen = seen | ((at % pattern.stride == 0) & (distance < window))
-    seen = seen & (distance >= 0)
-    sink = ~seen[:, :1] & torch.tensor(pattern.sink)
-    return torch.cat((seen, sink), dim=1)
+    seen = torch.zeros(times, times + 1, dtype=torch.bool)
+    for time in range(times):
+        seen[time, seen_from(time, window, pattern)] = True
+    return seen
 
 
 class Ring(NamedTuple):

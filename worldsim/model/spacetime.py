@@ -16,7 +16,7 @@ from einops import rearrange, repeat
 from worldsim.model.kv_cache import LayerCache
 from worldsim.model.layers import Attention, Places, grouped_attention, together, without_time
 from worldsim.model.layout import Layout
-from worldsim.model.patterns import Pattern, neighbours, places_seen, times_seen
+from worldsim.model.patterns import Pattern, neighbours, places_seen, seen_from, times_seen
 
 
 class SpacetimeAttention(Attention):
@@ -84,7 +84,6 @@ def by_times(
     Returns:
         (b t n heads * dim).
     """
-    seen = times_seen(layout.times, window, pattern).tolist()
     of_places = "b t n kv dim -> b kv n t dim"
     keys, values = rearrange(key, of_places), rearrange(value, of_places)
     if pattern.sink:
@@ -93,10 +92,10 @@ def by_times(
         values = torch.cat((values, values[:, :, :, :1]), dim=3)
     outs = []
     for time in range(layout.times):
-        columns = [column for column, is_seen in enumerate(seen[time]) if is_seen]
-        first, last = columns[0], columns[-1] + 1
+        seen = seen_from(time, window, pattern)
         # A slice where there is no gap: it copies nothing.
-        which: Any = slice(first, last) if last - first == len(columns) else columns
+        has_gap = seen[-1] - seen[0] != len(seen) - 1
+        which: Any = seen if has_gap else slice(seen[0], seen[-1] + 1)
         visible = keys[:, :, :, which], values[:, :, :, which]
         outs.append(attend_frame(query[:, time], *visible, None, layout, pattern.reach))
     return torch.stack(outs, dim=1)
@@ -125,9 +124,11 @@ def attend_frame(
     """
     b, t = len(query), keys.shape[3]
     n, patches = layout.tokens_per_time, layout.num_patches
+    # On a CPU fused attention is slow in the backward pass in bfloat16 alone.
+    fused = query.dtype == torch.float32 or not torch.is_grad_enabled()
     if reach is None:
         mask = None if seen is None else repeat(seen, "b t -> b 1 1 (n t)", n=n)
-        return grouped_attention(query, keys.flatten(2, 3), values.flatten(2, 3), mask)
+        return grouped_attention(query, keys.flatten(2, 3), values.flatten(2, 3), mask, fused)
     tiles = neighbours(query.device, layout, reach)
     own = rearrange(query[:, tiles.queries], "b tiles q heads dim -> (b tiles) q heads dim")
     around, of_around = (
@@ -138,7 +139,7 @@ def attend_frame(
     if seen is not None:
         mask = mask & rearrange(seen, "b t -> b 1 1 1 t")
     mask = rearrange(mask, "b tiles q k t -> (b tiles) 1 q (k t)")
-    local = grouped_attention(own, around, of_around, mask)
+    local = grouped_attention(own, around, of_around, mask, fused)
     local = rearrange(local, "(b tiles) q d -> b (tiles q) d", b=b)[:, tiles.places]
     if patches == n:
         return local

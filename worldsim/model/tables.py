@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Concatenate, ParamSpec
 
 import torch
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 P = ParamSpec("P")
 
@@ -30,7 +31,8 @@ def keep(build: Callable[P, torch.Tensor]) -> Callable[Concatenate[torch.device,
         if key not in kept and torch.compiler.is_compiling():  # which traces no inference mode
             return build(*args, **kwargs).to(device)
         if key not in kept:
-            with torch.inference_mode(mode=False):  # training may use it later
+            # Training may use it later, and real tensors after fake ones.
+            with torch.inference_mode(mode=False), unset_fake_temporarily():
                 kept[key] = build(*args, **kwargs).to(device)
         return kept[key]
 

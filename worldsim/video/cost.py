@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import tyro
+from rich import box
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -20,9 +20,9 @@ from worldsim.system.files import written_aside
 
 if TYPE_CHECKING:
     from worldsim.video.flops import Denoiser, Forward
-    from worldsim.world_model import WorldModel
 
 COLOURS = {"one sequence": "#2f6fde", "chained": "#e0662f", "ring": "#3c9d5b"}
+LINES = {"one sequence": "o-", "chained": "s--", "ring": "^:"}
 CHAINED = (
     "Risks of chained windows: each window sees {overlap} of the one before. Identity and colour "
     "drift from window to window. Motion may change at a seam. What left the frame is forgotten."
@@ -49,21 +49,25 @@ class CostConfig:
         worldsim cost LTXPipeline --seconds 20
         worldsim cost Lightricks/LTX-Video --frame-size 704 1216 --tflops 990
         worldsim cost pong --seconds 60
+        worldsim cost pong --frame-size 256 256 --attention full local strided
     """
 
     target: Annotated[tyro.conf.Positional[str], options.Heading("the video")]
     """A world (name or folder), a diffusers video pipeline (folder or Hub id; only its configs are
     read) or a pipeline class, such as LTXPipeline."""
     frame_size: tuple[options.Side, options.Side] | None = None
-    """Height and width in pixels; the pipeline's own if not given."""
+    """Height and width in pixels; the model's own if not given."""
     seconds: options.Seconds | None = None
-    """Duration of the one sequence; if not given, all windows have the pipeline's own length."""
+    """Duration of the one sequence; if not given, all windows have the model's own length."""
     windows: Annotated[int, options.Range(1, 10_000)] = 4
     """Number of chained windows, with as many tokens together as the one sequence."""
     overlap: options.Number = 1
     """Frames that neighbouring windows share."""
+    attention: tuple[str, ...] = ()
+    """Other attention to compare with a world's own, as for --model.attention of worldsim train.
+    Several layers in turn are one value in quotes, such as "space space full"."""
     num_inference_steps: options.Passes | None = None
-    """Denoising steps; the pipeline's own number if not given."""
+    """Denoising steps; the model's own number if not given."""
     out: Path = Path("cost.png")
     """The plot: a PNG, or a folder for it."""
     dtype: Annotated[Literal["fp32", "fp16", "bf16"], options.Heading("the device")] = "bf16"
@@ -112,14 +116,16 @@ def cost(config: CostConfig) -> dict[str, Scheme]:
         config: The settings of the command.
 
     Returns:
-        The cost by scheme: "one sequence", "chained", and for a world "ring".
+        The cost by scheme: "one sequence", "chained", and for a world "ring". Other attention comes
+        first in the name of a scheme, as in "full, ring".
 
     Raises:
         ValueError: If the target does not exist or an option is out of range.
     """
     path = config.out if config.out.suffix == ".png" else config.out / "cost.png"
     options.check_place("--out", path, options.Place("file"))
-    denoiser = open_target(config)
+    denoisers = open_target(config)
+    denoiser = denoisers[0]
     frames = config.seconds * denoiser.fps / config.windows if config.seconds else denoiser.window
     latents = denoiser.latent_frames(frames)
     if not 0 <= config.overlap < denoiser.frames(latents):
@@ -130,18 +136,12 @@ def cost(config: CostConfig) -> dict[str, Scheme]:
     # Three lengths suffice for the curves of the plot; the longest is the video.
     console = Console()
     lengths = sorted({1, (1 + config.windows) // 2, config.windows})
-    forwards = {
-        length: denoiser.forward(length * latents)
-        for length in track(lengths, "counting", console=console, transient=True)
-    }
-    one = {k: plan(denoiser, forwards[k], k * latents, 1, 0) for k in lengths}
-    chained = {k: plan(denoiser, forwards[1], latents, k, config.overlap) for k in lengths}
-    schemes = {"one sequence": one[config.windows], "chained": chained[config.windows]}
-    curves = {"one sequence": list(one.values()), "chained": list(chained.values())}
-    if denoiser.ring:
-        player = replace(denoiser, steps=1)  # all passes are in a step of the ring
-        curves["ring"] = [plan(player, denoiser.ring, 1, k * latents, 0) for k in lengths]
-        schemes["ring"] = curves["ring"][-1]
+    curves: dict[str, list[Scheme]] = {}
+    for one in track(denoisers, "counting", console=console, transient=True):
+        own = count_schemes(one, latents, lengths, config.overlap)
+        prefix = "" if one is denoiser else f"{one.name}, "
+        curves |= {prefix + label: schemes for label, schemes in own.items()}
+    schemes = {label: of_lengths[-1] for label, of_lengths in curves.items()}
     rate, whose = device_rate(config)
     height, width = denoiser.frame_size
     heading = (
@@ -150,13 +150,14 @@ def cost(config: CostConfig) -> dict[str, Scheme]:
         f"{denoiser.steps} steps x {denoiser.forwards} forward(s) x {denoiser.batch} sample(s)"
     )
     _say(console, heading)
-    console.print(scheme_table(denoiser, schemes, rate * config.utilisation))
+    draw_table = scheme_table if len(denoisers) == 1 else comparison_table
+    console.print(draw_table(denoiser, schemes, rate * config.utilisation))
     _say(console, f"Time at {config.utilisation:.0%} of {rate:,.4g} TFLOP/s, {whose}.")
     overlap = "1 frame" if config.overlap == 1 else f"{config.overlap} frames"
     _say(console, CHAINED.format(overlap=overlap))
-    own = denoiser.tokens(denoiser.latent_frames(denoiser.window))
+    length = denoiser.tokens(denoiser.latent_frames(denoiser.window))
     tokens = schemes["one sequence"].tokens
-    _say(console, ONE.format(tokens=tokens, times=tokens / own, own=own))
+    _say(console, ONE.format(tokens=tokens, times=tokens / length, own=length))
     if denoiser.ring:
         _say(console, RING.format(window=denoiser.window))
     draw(path, denoiser.name, curves)
@@ -164,17 +165,42 @@ def cost(config: CostConfig) -> dict[str, Scheme]:
     return schemes
 
 
+def count_schemes(
+    denoiser: Denoiser, latents: int, lengths: Sequence[int], overlap: int
+) -> dict[str, list[Scheme]]:
+    """Count a denoiser: by scheme, the cost of videos of some lengths.
+
+    Args:
+        denoiser: The denoiser.
+        latents: Latent frames of a window.
+        lengths: Windows of each video.
+        overlap: Frames that neighbouring windows share.
+    """
+    forwards = {length: denoiser.forward(length * latents) for length in lengths}
+    curves = {
+        "one sequence": [plan(denoiser, forwards[k], k * latents, 1, 0) for k in lengths],
+        "chained": [plan(denoiser, forwards[lengths[0]], latents, k, overlap) for k in lengths],
+    }
+    if denoiser.ring:
+        player = replace(denoiser, steps=1)  # all passes are in a step of the ring
+        curves["ring"] = [plan(player, denoiser.ring, 1, k * latents, 0) for k in lengths]
+    return curves
+
+
 def _say(console: Console, text: str) -> None:
     console.print(text, highlight=False, markup=False, soft_wrap=not console.is_terminal)
 
 
-def open_target(config: CostConfig) -> Denoiser:
+def open_target(config: CostConfig) -> list[Denoiser]:
     """Return the denoiser of a pipeline class, folder or Hub id, or of a world.
 
+    Those of a world with other attention come after its own, named by the attention.
+
     Raises:
-        ValueError: If the target is none of these.
+        ValueError: If the target is none of these, or an option does not fit it.
     """
     from worldsim.video.flops import pipeline_denoiser
+    from worldsim.video.world_cost import with_attention, world_denoiser
     from worldsim.world_folder import load
 
     target, steps = config.target, config.num_inference_steps
@@ -183,17 +209,19 @@ def open_target(config: CostConfig) -> Denoiser:
     if hub or (Path(target) / "model_index.json").is_file():
         name, configs = read_configs(target)
     if configs or re.fullmatch(r"\w+Pipeline", target):
-        return pipeline_denoiser(
-            name, configs, frame_size=config.frame_size, dtype=config.dtype, steps=steps
-        )
+        if config.attention:
+            raise ValueError(f"--attention is for worlds, and {target} is a pipeline: leave it out")
+        size = config.frame_size
+        return [pipeline_denoiser(name, configs, frame_size=size, dtype=config.dtype, steps=steps)]
     try:
         world = load(target, device="cpu")
     except ValueError as error:
         also = "or the folder, Hub id or class of a video pipeline, such as LTXPipeline"
         raise ValueError(f"{error}; {also}") from error
-    if config.frame_size not in (None, world.game.frame_size):
-        raise ValueError("a world has the frame size it was trained at; leave out --frame-size")
-    return world_denoiser(world, target, steps)
+    if config.frame_size is not None:
+        world = world.at_size(config.frame_size)
+    others = {words: with_attention(world, words) for words in config.attention}
+    return [world_denoiser(one, words, steps) for words, one in {target: world, **others}.items()]
 
 
 def read_configs(target: str) -> tuple[str, dict[str, Mapping[str, Any]]]:
@@ -231,46 +259,6 @@ def read_configs(target: str) -> tuple[str, dict[str, Mapping[str, Any]]]:
     if kind != wanted:
         raise ValueError(f"the {part} of a {name} must be a {wanted}, got {kind}")
     return name, {"pipeline": index, **configs}
-
-
-def world_denoiser(world: WorldModel, name: str, steps: int | None = None) -> Denoiser:
-    """A world on the CPU: without a cache, as in training, and with its ring cache, as in play."""
-    import numpy as np
-    import torch
-    from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
-
-    from worldsim.model.conditions import Conditions
-    from worldsim.rollout import Rollout
-    from worldsim.video.flops import Denoiser, count
-
-    dit, c = world.dit, world.dit.config
-    h, w = world.codec.latent_size(world.game.frame_size)
-    rows, columns = -(-h // c.patch_size), -(-w // c.patch_size)
-    rollout = Rollout(world, num_passes=steps)
-    rollout.begin([0], [0])
-    step = count(lambda: rollout.step(np.zeros(1, np.int64)))  # real: layers keep constants
-    cache = count(lambda: dit.new_cache(1, (h, w))).activations
-    fake = FakeTensorMode(allow_non_fake_inputs=True)
-    with FakeCopyMode(fake):
-        model = copy.deepcopy(dit)
-
-    def run(t: int) -> object:
-        noisy = torch.zeros(1, t, world.codec.latent_channels, h, w)
-        history = torch.zeros(1, t, world.codec.latent_channels * world.num_history, h, w)
-        conditions = Conditions(torch.zeros(1, t), torch.zeros(1, t, dtype=torch.int64), history)
-        return model(noisy, conditions)
-
-    return Denoiser(
-        name=name,
-        network=dit,
-        frame_size=world.game.frame_size,
-        fps=world.game.fps,
-        window=world.window,
-        frame_tokens=rows * columns + dit.num_special,
-        steps=rollout.num_passes,
-        forward=lambda t: count(lambda: run(t), fake),
-        ring=step._replace(activations=step.activations + cache),
-    )
 
 
 def plan(
@@ -329,6 +317,25 @@ def scheme_table(denoiser: Denoiser, schemes: Mapping[str, Scheme], tflops: floa
     return table
 
 
+def comparison_table(denoiser: Denoiser, schemes: Mapping[str, Scheme], tflops: float) -> Table:
+    """A table of the total cost, a row per attention and scheme."""
+    table = Table(title="The whole video, by attention", box=box.SIMPLE_HEAD)
+    columns = ("attention,\nTFLOP", "total,\nTFLOP", "memory,\nMB", "\ntime")
+    for name in ("", "", *columns):
+        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+    for label, s in schemes.items():
+        attention, _, scheme = label.rpartition(", ")
+        table.add_row(
+            (attention or denoiser.name) if scheme == "one sequence" else "",
+            scheme,
+            _figure(s.attention / 1e12),
+            _figure(s.total / 1e12),
+            f"{s.memory / 1e6:,.1f}",
+            _duration(s.total / 1e12 / tflops),
+        )
+    return table
+
+
 def _figure(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
@@ -348,18 +355,24 @@ def draw(path: Path, name: str, curves: Mapping[str, Sequence[Scheme]]) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.8))
-    for label, schemes in curves.items():
+    # A colour for each scheme, or for each attention if there are several.
+    kinds = [label.rpartition(", ") for label in curves]
+    attentions = list(dict.fromkeys(attention for attention, _, _ in kinds))
+    for (attention, _, kind), schemes in zip(kinds, curves.values(), strict=True):
+        several = len(attentions) > 1
+        colour = f"C{attentions.index(attention)}" if several else COLOURS[kind]
+        label = f"{attention or name}, {kind}" if several else kind
         seconds = [scheme.seconds for scheme in schemes]
         totals, peaks = [s.total / 1e12 for s in schemes], [s.memory / 1e6 for s in schemes]
         for axis, values in zip(axes, (totals, peaks), strict=True):
-            axis.plot(seconds, values, "o-", color=COLOURS[label], markersize=4, label=label)
+            axis.plot(seconds, values, LINES[kind], color=colour, markersize=4, label=label)
     for axis, title in zip(axes, ("total, TFLOP", "peak memory, MB"), strict=True):
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("duration, seconds")
         axis.set_xlim(left=0)
         axis.set_ylim(bottom=0)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].legend(frameon=False)
+    axes[0].legend(frameon=False, fontsize=10 if len(attentions) == 1 else 6)
     figure.suptitle(f"{name}: one sequence or chained windows")
     figure.tight_layout()
     with written_aside(path) as aside:

@@ -138,10 +138,20 @@ class _Live(TorchDispatchMode):
         self.live -= size
 
 
-def count(run: Callable[[], object], fake: FakeTensorMode | None = None) -> Forward:
+def count(
+    run: Callable[[], object],
+    fake: FakeTensorMode | None = None,
+    batched_is_attention: bool = False,
+) -> Forward:
     """Count FLOPs and live bytes of a call, on fake tensors or, without a mode, on real ones.
 
     The call makes its inputs, so that they are counted. Memory inside a kernel is not counted.
+
+    Args:
+        run: The call.
+        fake: The mode that makes its tensors fake.
+        batched_is_attention: Whether batched products are attention, as in a world, where some
+            attention is fused and some is written out. Else they are attention if none is fused.
     """
     flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # the counter lacks it
     formulas = {flash: lambda query, key, value, *_, **__: sdpa_flop_count(query, key, value)}
@@ -151,8 +161,8 @@ def count(run: Callable[[], object], fake: FakeTensorMode | None = None) -> Forw
         warnings.simplefilter("ignore")  # of autocast, in Mochi
         run()
     counts = counter.get_flop_counts().get("Global", {})
-    # With fused attention, batched products are linear layers. Without it, they are attention.
-    attention = counts.get(flash) or counts.get(torch.ops.aten.bmm, 0)
+    fused, batched = counts.get(flash, 0), counts.get(torch.ops.aten.bmm, 0)
+    attention = fused + batched * (batched_is_attention or not fused)
     return Forward(attention, sum(counts.values()) - attention, live.peak)
 
 
