@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import torch
 from tests.tiny_text import CAPTIONS, make_text_world, save_tiny_encoder
 from tests.tiny_worlds import SIDE, make_tiny_world
 from worldsim import Rollout, WorldModelEnv, WorldModelVectorEnv, load
+from worldsim.eval.control import next_frame_errors
+from worldsim.eval.held_out import HeldOutWindows, roll_out
 from worldsim.first_frame import first_frames
 from worldsim.model.conditions import Conditions
 from worldsim.model.pretrained_text import PretrainedEncoder
@@ -277,6 +280,28 @@ class TestFolder:
         assert load(tmp_path / "world").starts.captions == ()
 
 
+class TestEvaluation:
+    """Held-out windows are continued by their captions."""
+
+    def test_of_frames_in_play(self, world: WorldModel) -> None:
+        found = {}
+        for captions in ((RED,) * 3, (BLUE, RED, RED), ()):
+            windows = dataclasses.replace(world.starts, captions=captions)
+            held_out = HeldOutWindows(windows, 2, 2, ((0, 0), (0, 4), (0, 8)))
+            found[captions] = roll_out(world, held_out)
+        red, first_blue, none = found.values()
+        changed = (red != first_blue).any(axis=(1, 2, 3, 4))
+        assert changed.tolist() == [True, False, False]
+        assert (red != none).any()
+
+    def test_of_a_frame_after_recorded_ones(self, world: WorldModel) -> None:
+        errors = []
+        for captions in ((RED,) * 3, (BLUE, RED, RED)):
+            windows = dataclasses.replace(world.starts, captions=captions)
+            errors.append(next_frame_errors(world, windows, torch.Generator().manual_seed(0)))
+        assert (errors[0] != errors[1]).tolist() == [True, False, False]
+
+
 class TestEnvironments:
     def test_begin_from_words_alone(self, world: WorldModel) -> None:
         env = WorldModelEnv(world)
@@ -338,6 +363,16 @@ class TestEnvironments:
             options = {"start": lane, **({"prompt": CAPTIONS[lane]} if CAPTIONS[lane] else {})}
             env.reset(seed=lane, options=options)
             assert np.abs(env.step(1)[0].astype(int) - together[lane]).max() <= 1
+
+    def test_a_start_whose_caption_is_foreign_has_none(self, world: WorldModel) -> None:
+        """Nobody has typed it, so it is no error."""
+        found = []
+        for captions in (("a green ball",) * 3, ()):
+            starts = dataclasses.replace(world.starts, captions=captions)
+            env = WorldModelEnv(world, starts=starts)
+            env.reset(seed=0)
+            found.append(env.step(1)[0])
+        assert np.array_equal(*found)
 
     def test_a_world_without_text_refuses_a_prompt(self) -> None:
         env = WorldModelEnv(make_tiny_world())

@@ -87,9 +87,15 @@ def read_context(
     return Context(cache, newest[:, :num_channels], features, prompts)
 
 
-def prompts_of(windows: Windows, world: WorldModel) -> tuple[Caption, ...] | None:
-    """The captions of windows, which a world with text takes as prompts; None if there are none."""
-    return None if world.text is None else windows.captions or None
+def prompts_of(windows: Windows, world: WorldModel) -> list[Caption] | None:
+    """The captions of windows as the prompts of a world with text; None if there are none.
+
+    Captions that the world cannot encode are left out: nobody has typed them.
+    """
+    if world.text is None or not windows.captions:
+        return None
+    known = {caption: world.text.knows(caption) for caption in set(windows.captions)}
+    return [caption if known[caption] else None for caption in windows.captions]
 
 
 def blank_pass(

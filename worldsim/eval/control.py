@@ -22,6 +22,7 @@ from worldsim.frames import MOVING_THRESHOLD
 from worldsim.model.actions import by_times
 from worldsim.model.conditions import Conditions
 from worldsim.model.flow import add_noise, frame_errors
+from worldsim.rollout_context import prompts_of
 from worldsim.world_model import WorldModel
 
 Frames = NDArray[np.uint8]
@@ -148,7 +149,10 @@ def next_frame_errors(
     tau[:, -1] = 0
     noise = torch.randn(targets.shape, generator=generator).to(device)
     taken = torch.from_numpy(windows.actions if actions is None else actions)[:, p * (k - 1) :]
-    conditions = Conditions(tau, by_times(taken.to(device), p), world.history(latents))
+    taken = by_times(taken.to(device), p)
+    prompts = prompts_of(windows, world)
+    text = None if prompts is None else world.encode_text(prompts)
+    conditions = Conditions(tau, taken, world.history(latents), text=text)
     output = world.predict(add_noise(targets, noise, tau), conditions)
     errors = frame_errors(output.latents[:, -1:], targets[:, -1:])[:, 0]
     return errors * torch.from_numpy(windows.valid[:, -1]).to(device)
@@ -194,12 +198,14 @@ def counterfactuals(
     context = held_out.context
     held = repeat(np.arange(a), "a -> (n a) t", n=n, t=num_steps)
     given = repeat(held_out.windows.actions[:, : context - 1], "n t -> (n a) t", a=a)
+    prompts = prompts_of(held_out.windows, world)
     rollout = imagine(
         world,
         repeat(held_out.windows.frames[:, :context], "n t h w c -> (n a) t h w c", a=a),
         np.concatenate((given, held), axis=1),
         [lane_seed for lane_seed in lane_seeds(seed, n) for _ in range(a)],
         num_passes=num_passes,
+        prompts=None if prompts is None else [each for each in prompts for _ in range(a)],
         on_step=on_step,
     )
     imagined = rearrange(rollout.frames, "(n a) t h w c -> n a t h w c", n=n)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from worldsim.data.recording import Recording
 from worldsim.eval.bootstrap import wilson
+from worldsim.rollout_context import prompts_of
 
 if TYPE_CHECKING:
     from worldsim.world_model import WorldModel
@@ -162,6 +163,7 @@ def predict(
             windows.actions,
             rng.integers(2**62, size=len(batch)).tolist(),
             num_passes=num_passes,
+            prompts=prompts_of(windows, world),
             on_step=on_step,
         )
         # Stretches at the end of an episode are padded: keep the recorded steps.

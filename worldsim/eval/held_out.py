@@ -13,6 +13,8 @@ from worldsim.data.recording import Recording
 from worldsim.data.windows import Windows
 from worldsim.eval.shared_world import SharedWorld, continue_frames
 from worldsim.game.joined import JOINT, join_games
+from worldsim.model.text import Caption
+from worldsim.rollout_context import prompts_of
 from worldsim.rollout_output import RolloutStep
 from worldsim.world_model import WorldModel
 
@@ -133,6 +135,7 @@ def imagine(
     seeds: Sequence[int],
     *,
     num_passes: int | None = None,
+    prompts: Sequence[Caption] | None = None,
     on_step: Callable[[], None] | None = None,
 ) -> RolloutStep:
     """Continue recorded frames under given actions, in batches of up to 64 lanes.
@@ -146,6 +149,7 @@ def imagine(
             those between the context frames, then those to play.
         seeds: Seed of the noise of each lane (b).
         num_passes: Denoising passes per frame; None takes the world's own number.
+        prompts: Of each lane (b), in a world with text.
         on_step: Called after each step of a batch, for a progress bar.
 
     Returns:
@@ -153,8 +157,8 @@ def imagine(
         (b horizon) and so on.
     """
     if isinstance(world, SharedWorld):
-        return world.imagine(context_frames, actions, seeds, num_passes, on_step)
-    return continue_frames(world, context_frames, actions, seeds, num_passes, on_step)
+        return world.imagine(context_frames, actions, seeds, num_passes, prompts, on_step)
+    return continue_frames(world, context_frames, actions, seeds, num_passes, prompts, on_step)
 
 
 def lane_seeds(seed: int, num_lanes: int) -> list[int]:
@@ -171,7 +175,7 @@ def roll_out(
     newest: int | None = None,
     on_step: Callable[[], None] | None = None,
 ) -> Frames:
-    """Let the world continue each window under the recorded actions; see `imagine`.
+    """Let the world continue each window under the recorded actions and caption; see `imagine`.
 
     Args:
         world: The world.
@@ -193,6 +197,7 @@ def roll_out(
         actions[:, first : context + held_out.horizon - 1],
         lane_seeds(seed, len(frames)),
         num_passes=num_passes,
+        prompts=prompts_of(held_out.windows, world),
         on_step=on_step,
     ).frames
 

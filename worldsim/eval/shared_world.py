@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldsim.find_world import find_world
+from worldsim.model.text import Caption
 from worldsim.rollout import Rollout
 from worldsim.rollout_output import RolloutStep
 from worldsim.system.cluster import ActorPool, joined, read_folder, write_folder
@@ -48,6 +49,7 @@ class SharedWorld(WorldModel):
         actions: NDArray[np.integer],
         seeds: Sequence[int],
         num_passes: int | None,
+        prompts: Sequence[Caption] | None,
         on_step: Callable[[], None] | None,
     ) -> RolloutStep:
         """Do what `worldsim.eval.held_out.imagine` does, with a share of the lanes a worker."""
@@ -55,7 +57,14 @@ class SharedWorld(WorldModel):
         size = min(_BATCH, -(-num_lanes // self._pool.num_workers))
         shares = [slice(begin, begin + size) for begin in range(0, num_lanes, size)]
         jobs = [
-            (self._name, context_frames[lanes], actions[lanes], list(seeds[lanes]), num_passes)
+            (
+                self._name,
+                context_frames[lanes],
+                actions[lanes],
+                list(seeds[lanes]),
+                num_passes,
+                None if prompts is None else list(prompts[lanes]),
+            )
             for lanes in shares
         ]
         found: dict[int, tuple[NDArray[Any], ...]] = {}
@@ -91,9 +100,11 @@ class Imaginer:
         actions: NDArray[np.integer],
         seeds: Sequence[int],
         num_passes: int | None,
+        prompts: Sequence[Caption] | None,
     ) -> RolloutStep:
         """Continue some lanes; see `continue_frames`."""
-        return continue_frames(self._worlds[name], context_frames, actions, seeds, num_passes)
+        world = self._worlds[name]
+        return continue_frames(world, context_frames, actions, seeds, num_passes, prompts)
 
 
 @contextmanager
@@ -129,6 +140,7 @@ def continue_frames(
     actions: NDArray[np.integer],
     seeds: Sequence[int],
     num_passes: int | None = None,
+    prompts: Sequence[Caption] | None = None,
     on_step: Callable[[], None] | None = None,
 ) -> RolloutStep:
     """Do what `worldsim.eval.held_out.imagine` does, in this process."""
@@ -137,7 +149,9 @@ def continue_frames(
     for begin in range(0, len(context_frames), _BATCH):
         lanes = slice(begin, begin + _BATCH)
         rollout = Rollout(world, len(context_frames[lanes]), num_passes=num_passes)
-        rollout.reset(context_frames[lanes], actions[lanes, : context - 1], list(seeds[lanes]))
+        said = None if prompts is None else prompts[lanes]
+        before = actions[lanes, : context - 1]
+        rollout.reset(context_frames[lanes], before, list(seeds[lanes]), prompts=said)
         to_take = actions[lanes, context - 1 :]
         steps = []
         for frame in range(0, to_take.shape[1], world.patch_frames):

@@ -93,6 +93,14 @@ class TextEncoder(nn.Module):
         text: Text = self(tokens if own is None else tokens.to(own.device))
         return text
 
+    def knows(self, caption: Caption) -> bool:
+        """Whether a caption can be encoded."""
+        try:
+            self.tokenize([caption])
+        except ValueError:
+            return False
+        return True
+
     def identity(self) -> dict[str, Any]:
         """What decides its embeddings, apart from its weights in the world, as JSON values."""
         raise NotImplementedError
