@@ -89,7 +89,13 @@ def test_a_caption_that_is_too_long_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("words", "width", "rule"),
-    [([], 8, "got 0 words"), (["a", "a"], 8, "1 different"), (["a"], 6, "width 6")],
+    [
+        ([], 8, "got 0 words"),
+        (["a", "a"], 8, "1 different"),
+        (["a"], 6, "width 6"),
+        (["a" * 101], 8, "1 to 100 printable characters"),
+        (["a\x1b[2J"], 8, "1 to 100 printable characters"),
+    ],
 )
 def test_a_vocabulary_that_cannot_be_is_refused(words: list[str], width: int, rule: str) -> None:
     with pytest.raises(ValueError, match=rule):

@@ -32,6 +32,7 @@ from worldsim.train.config import TrainConfig
 from worldsim.train.draws import Draws, draw
 from worldsim.train.dynamics import train
 from worldsim.train.objective import encode, objective
+from worldsim.train.presets import begin_from
 from worldsim.world_model import WorldModel
 
 pytestmark = [pytest.mark.numeric, pytest.mark.usefixtures("tiny_is_tinier")]
@@ -164,6 +165,20 @@ def make_config(recording: Recording, out: Path, **changes: Any) -> TrainConfig:
     values: dict[str, Any] = {"steps": 6, "model.window": 4, "optim.batch_size": 2}
     values |= {"run.log_steps": 3, "run.num_evals": 0, "model.text": "vocabulary", **changes}
     return with_values(TrainConfig((Path(str(recording.path)),), out), values)
+
+
+def test_words_of_another_world_are_taken_only_if_they_are_the_same(tmp_path: Path) -> None:
+    captions = [*WORDS, "three green balls"]
+    make_text_world(VocabularyEncoder.of(captions, 16)).save(tmp_path / "world")
+    for seen, is_same in ((captions, True), ([*WORDS, "three large balls"], False)):
+        torch.manual_seed(9)
+        fresh = make_tiny_world(text=VocabularyEncoder.of(seen, 16))
+        before = fresh.text.embedding.weight.clone()
+        begin_from(fresh, str(tmp_path / "world"))
+        taken = worldsim.load(tmp_path / "world")
+        assert torch.equal(fresh.dit.blocks[0].text.out.weight, taken.dit.blocks[0].text.out.weight)
+        assert torch.equal(fresh.text.embedding.weight, taken.text.embedding.weight) == is_same
+        assert torch.equal(fresh.text.embedding.weight, before) != is_same
 
 
 class TestRuns:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.edits import edit_json
 from tests.tiny_text import CAPTIONS, make_text_world, save_tiny_encoder
 from tests.tiny_worlds import SIDE, make_tiny_world
 from worldsim import Rollout, WorldModelEnv, WorldModelVectorEnv, load
@@ -265,6 +266,36 @@ class TestFolder:
             play(loaded, ["the ball"])
         _, steps = play(load(tmp_path / "world", text_encoder=name), ["the ball"])
         assert (frames_of(steps)[0] != frames_of(play(loaded, ["a ball"])[1])[0]).any()
+
+    @pytest.mark.parametrize("kind", ["vocabulary", "frozen"])
+    def test_what_encodes_words_is_guarded_like_all_else(self, kind: str, tmp_path: Path) -> None:
+        text = None
+        if kind == "frozen":
+            text = PretrainedEncoder.of(save_tiny_encoder(tmp_path / "encoder"), ["a ball"])
+        world = make_text_world(text)
+        world.starts.captions = ("a ball", None, None)
+        world.save(tmp_path / "world")
+        for file in (tmp_path / "world/text").iterdir():
+            whole = file.read_bytes()
+            file.write_bytes(whole[:-1] + b"x")
+            with pytest.raises(ValueError, match=rf"{file.name} is damaged .*checksum differs"):
+                load(tmp_path / "world")
+            file.write_bytes(whole)
+        (tmp_path / "world/text").rename(tmp_path / "elsewhere")
+        (tmp_path / "world/text").symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(ValueError, match="is a link, which is not followed"):
+            load(tmp_path / "world")
+
+    @pytest.mark.parametrize(
+        "captions", [["a ball"], "a ball", [3, None, None], ["", None, None], ["a\nb", None, None]]
+    )
+    def test_captions_of_starts_that_make_no_sense_are_named(
+        self, world: WorldModel, captions: object, tmp_path: Path
+    ) -> None:
+        world.save(tmp_path / "world")
+        edit_json(tmp_path / "world/config.json", lambda it: {**it, "start_captions": captions})
+        with pytest.raises(ValueError, match=r"config.json is damaged \(.*start_captions"):
+            load(tmp_path / "world")
 
     def test_a_text_encoder_for_a_world_without_is_refused(self, tmp_path: Path) -> None:
         make_tiny_world().save(tmp_path / "world")

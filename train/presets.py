@@ -106,8 +106,12 @@ def begin_from(world: WorldModel, name: str) -> None:
     Raises:
         ValueError: If there is no such world, or none of its blocks' weights fits.
     """
-    own, theirs = world.state_dict(), load(name, world.device, "float32").state_dict()
+    other = load(name, world.device, "float32")
+    own, theirs = world.state_dict(), other.state_dict()
     fitting = {key: t for key, t in theirs.items() if key in own and t.shape == own[key].shape}
+    words = [None if each.text is None else each.text.identity() for each in (world, other)]
+    if words[0] != words[1]:  # weights of a word would become those of another one
+        fitting = {key: t for key, t in fitting.items() if not key.startswith("text.")}
     if not any(key.startswith("dit.blocks.") for key in fitting):
         raise ValueError(f"the weights of {name} have other shapes: take its --size and --model.*")
     world.load_state_dict(own | fitting)

@@ -22,12 +22,13 @@ from torch import nn
 
 from worldsim.model.weights import CONFIG, REMEDY, WEIGHTS, build_network
 from worldsim.system.files import printable, read_object, reading, write_json
-from worldsim.system.options import Range, check_value
+from worldsim.system.options import Range, check_value, shown
 
 Caption = str | None
 TextWidth = Annotated[int, Range(1, 2**16)]
 MaxTokens = Annotated[int, Range(1, 512)]
 MAX_WORDS = 2**16  # of a vocabulary
+MAX_LETTERS = 100  # of a word
 VOCABULARY_HEADS = 4
 
 
@@ -126,8 +127,8 @@ class VocabularyEncoder(TextEncoder):
         width: Channels of an embedding, a multiple of 4.
 
     Raises:
-        ValueError: If the vocabulary is empty, too large or has a word twice, or a size is out of
-            range.
+        ValueError: If the vocabulary is empty, too large, has a word twice or one that is too long,
+            or a size is out of range.
 
     Example:
         >>> encoder = VocabularyEncoder.of(["a red ball", "two blue balls"], width=8)
@@ -139,6 +140,11 @@ class VocabularyEncoder(TextEncoder):
         super().__init__()
         check_value("max_tokens", max_tokens, MaxTokens)
         check_value("width", width, TextWidth)
+        for word in words:
+            if not (0 < len(word) <= MAX_LETTERS and word.isprintable()):
+                raise ValueError(
+                    f"a word has 1 to {MAX_LETTERS} printable characters, got {shown(word)}"
+                )
         if not 1 <= len(set(words)) == len(words) <= MAX_WORDS or width % VOCABULARY_HEADS:
             raise ValueError(
                 f"a vocabulary has 1 to {MAX_WORDS:,} different words and a width that is a "
