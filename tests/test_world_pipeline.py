@@ -101,6 +101,14 @@ class TestCalls:
         pixels = np.asarray(first).reshape(SIDE, SIDE, channels)
         assert np.array_equal(pixels, (as_np[0, 0] * 255).round())
 
+    @pytest.mark.parametrize("num_frames", [1, 4, 7])
+    def test_of_worlds_with_several_frames_a_step(self, num_frames: int) -> None:
+        pipe = WorldPipeline(make_text_world(patch_frames=2))
+        frames = frames_of(pipe, RED, num_frames=num_frames)
+        assert frames.shape == (1, num_frames, SIDE, SIDE, 3)
+        longer = frames_of(pipe, RED, num_frames=9)
+        assert np.array_equal(longer[:, :num_frames], frames)
+
     def test_take_as_many_passes_as_asked(self, pipe: WorldPipeline) -> None:
         one, own = (frames_of(pipe, RED, num_inference_steps=passes) for passes in (1, None))
         assert np.array_equal(one[:, 0], own[:, 0])

@@ -22,6 +22,7 @@ from worldsim.model.text import Caption
 from worldsim.rollout import Rollout
 from worldsim.rollout_context import prompts_of
 from worldsim.start import check_actions, start_from
+from worldsim.system.devices import to_host
 from worldsim.system.options import Count, check_value
 from worldsim.world_folder import load
 from worldsim.world_model import WorldModel
@@ -171,10 +172,16 @@ class WorldPipeline:
         rollout = self._rollout_for(b, num_passes, guidance_scale)
         rollout.reset(context, repeat(taken[: given - 1], "t -> b t", b=b), seeds, prompts=prompts)
         frames = [*rearrange(context, "b t h w c -> t b h w c")]
-        for action in taken[given - 1 :]:
-            frames.append(rollout.step(np.full(b, action)).frames)
-            if on_frame is not None:
-                on_frame()
+        p = self.world.patch_frames
+        for first in range(given - 1, num_frames - 1, p):
+            to_take = taken[first : first + p]
+            held = np.pad(to_take, (0, p - len(to_take)), mode="edge")
+            rollout.advance(repeat(held, "p -> b p", b=b) if p > 1 else repeat(held, "1 -> b", b=b))
+            clip = rearrange(to_host(rollout.clip()), "b p h w c -> p b h w c")
+            for frame in clip[: len(to_take)]:
+                frames.append(frame)
+                if on_frame is not None:
+                    on_frame()
         return np.stack(frames, axis=1)
 
     def _rollout_for(self, b: int, num_passes: int | None, guidance_scale: float) -> Rollout:
