@@ -112,3 +112,12 @@ def test_the_objective_waits_for_no_device(world: WorldModel, batch: Batch) -> N
     assert all(weights.grad is not None for weights in absent.parameters())
     with pytest.raises(RuntimeError, match="meta"):
         losses.total().item()
+
+
+def test_stills_are_trained_at_all_levels_alike() -> None:
+    world = make_tiny_world()
+    latents = torch.zeros(4000, world.num_history + 1, 3, 1, 1)
+    tau = draw(world, latents, Recipe(), (0,)).tau
+    counts = torch.histc(tau, 10, 0, 1)
+    assert counts.min() > 330
+    assert counts.max() < 470

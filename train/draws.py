@@ -130,7 +130,7 @@ def draw(
             needless=uniform(b, t) < NEEDLESS_CODES,
             bits=torch.where(uniform(b, t, chance.num_bits) < 0.5, -1.0, 1.0),
         )
-    return Draws(
+    draws = Draws(
         tau=sample_tau(b, t, *recipe.tau_mixture, generator),
         noise=normal(b, t, c, h, w),
         num_own=num_own,
@@ -145,3 +145,11 @@ def draw(
         hidden_text=uniform(b) < recipe.text_dropout if world.text is not None else None,
         stills=uniform(b) < STILLS if world.text is not None else None,
     )
+    # A still is drawn in many passes, for nothing precedes it: all levels matter alike. From pure
+    # noise only a mean can be predicted, and a clean frame says all.
+    if t == 1:
+        return draws._replace(tau=uniform(b, 1))
+    if draws.stills is not None:
+        first = torch.where(draws.stills, uniform(b), draws.tau[:, 0])
+        return draws._replace(tau=torch.cat((first[:, None], draws.tau[:, 1:]), dim=1))
+    return draws
