@@ -41,7 +41,7 @@ from worldsim.model.layers import (
 )
 from worldsim.model.layout import Layout
 from worldsim.model.patterns import LayerAttention, Ring
-from worldsim.model.spacetime import SpacetimeAttention
+from worldsim.model.spacetime import SpacetimeAttention, prepare_flex
 from worldsim.model.text import Text
 from worldsim.model.text_attention import TextAttention, TextInput
 
@@ -335,6 +335,7 @@ class VideoDiT(nn.Module):
 
         both = None
         if any(isinstance(block.time, SpacetimeAttention) for block in self._blocks()):
+            prepare_flex(device)
             both = spacetime_rotation(*rotations(self.head_dim // 2))
         return Places(layout, *rotations(self.head_dim), mask, both)
 

@@ -59,7 +59,7 @@ class SpacetimeAttention(Attention):
                 seen, reach = cache.seen, self.pattern.reach
                 return attend_frame(query[:, 0], keys, values, seen, place.layout, reach)[:, None]
             cache.fill(keys, values, sink_key)
-        attend = flex if query.device.type == "cuda" else by_times
+        attend = _outside[0] if query.device.type == "cuda" else by_times
         return attend(query, key, value, place.layout, self.window, self.pattern)
 
 
@@ -147,7 +147,6 @@ def attend_frame(
     return torch.cat((local, special), dim=1)
 
 
-@torch.compiler.disable  # around it; the kernel is compiled by itself
 def flex(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -181,6 +180,16 @@ def flex(
     return rearrange(attended, "b heads (t n) dim -> b t n (heads dim)", t=layout.times)
 
 
+def prepare_flex(device: torch.device) -> None:
+    """Keep `flex` out of compiled layers, for its kernel is compiled by itself.
+
+    Only a GPU needs it, and it imports what torch.compile needs, which takes a second.
+    """
+    if device.type == "cuda" and not _outside:
+        _outside.append(torch.compiler.disable(flex))
+
+
+_outside: list[Any] = []
 _kernel: list[Any] = []
 _masks: dict[tuple[Any, ...], Any] = {}
 
