@@ -78,10 +78,10 @@ def draw_patterns() -> Picture:
     y = 52 + row_height * len(ATTENTIONS) - 14
     picture.rect(282, y - 9, 9, 9, "mark")
     picture.text(297, y, "the token that looks", "small pale")
-    picture.circle(430, y - 4, 5, "a")
-    picture.text(440, y, "a special token, without a place", "small pale")
-    picture.rect(622, y - 9, 9, 9, "b")
-    picture.text(636, y, "the sink", "small pale")
+    picture.circle(425, y - 4, 5, "a")
+    picture.text(435, y, "a special token, without a place", "small pale")
+    picture.rect(642, y - 9, 9, 9, "b")
+    picture.text(656, y, "the sink", "small pale")
     return picture
 
 

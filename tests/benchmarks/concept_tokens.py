@@ -153,7 +153,7 @@ def draw_batch() -> Picture:
 def mixed_batch(window: int) -> tuple[list[str], Mixture, list[Group]]:
     """Record two games and some pictures, and draw a batch of four rows from them."""
     names = ["Pong, 64×64", "Maze, 64×64", "Pong, 48×48", "pictures, 64×64"]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         paths = [Path(folder, str(number)) for number in range(len(names))]
         for path, env_id, side, steps in (
             (paths[0], "worldsim/Pong-v0", 64, 60),
@@ -191,16 +191,15 @@ def draw_sizes() -> Picture:
         picture.lines([(x, top), (x, top + height), (x + width, top + height)])
     for side, style, radius in reversed(sizes):
         rows = side // PATCH
-        wave = place_features(torch.device("cpu"), rows, 1)[
-            :, 1
-        ].tolist()  # the second sine of the rows
-        for row, value in enumerate(wave):
-            picture.circle(
-                40 + (row + 0.5) / rows * width, top + (1 - value) * height / 2, radius, style
-            )
+        features = place_features(torch.device("cpu"), rows, 1)
         angles = rotary_angles(torch.arange(rows), 16, base=100.0)
-        for row, value in enumerate(angles.cos().mean(-1).tolist()):
-            picture.circle(390 + row * step, top + (1 - value) / 1.2 * height + 4, radius, style)
+        waves = features[:, 1].tolist()  # their second sine
+        likenesses = angles.cos().mean(-1).tolist()
+        # Half pixels, which are the same on every processor.
+        for row, (wave, likeness) in enumerate(zip(waves, likenesses, strict=True)):
+            down = round((1 - wave) * height) / 2, round((1 - likeness) * height / 0.6) / 2 + 4
+            picture.circle(40 + (row + 0.5) / rows * width, top + down[0], radius, style)
+            picture.circle(390 + row * step, top + down[1], radius, style)
     picture.text(40, top + height + 18, "top", "small pale")
     picture.text(40 + width, top + height + 18, "bottom", "small pale end")
     for row in range(0, longest, 2):

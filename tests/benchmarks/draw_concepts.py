@@ -18,6 +18,7 @@ from tests.benchmarks.concept_tokens import (
     draw_tokens,
 )
 from tests.benchmarks.svg import Picture
+from worldsim.game.config import GameConfig
 from worldsim.game.describe import describe_game
 from worldsim.game.joined import join_games
 from worldsim.model.layout import Layout
@@ -33,7 +34,7 @@ PICTURES: dict[str, Callable[[], Picture]] = {
     "sizes": draw_sizes,
     "text": draw_text,
 }
-GAMES = ("Pong", "Maze", "Balls")
+BREAKOUT = GameConfig("ALE/Breakout-v5", action_meanings=("NOOP", "FIRE", "RIGHT", "LEFT"))
 
 
 def table_of_tokens() -> str:
@@ -64,21 +65,22 @@ def table_of_tokens() -> str:
 
 
 def table_of_actions() -> str:
-    """The actions of the bundled games, and of a world that plays them all."""
-    games = [describe_game(f"worldsim/{name}-v0") for name in GAMES]
+    """The actions of some games, and of a world that plays them all."""
+    games = [describe_game("worldsim/Pong-v0"), describe_game("worldsim/Maze-v0"), BREAKOUT]
     joint, tables = join_games(games)
     rows = []
     for action, meaning in enumerate([*joint.action_meanings, "unknown"]):
         own = [numbers.tolist() for numbers in tables]
         cells = [str(each.index(action)) if action in each else "" for each in own]
         rows.append([meaning, *cells, f"{action}"])
-    return table(["action", *GAMES, "all three"], rows)
+    return table(["action", "Pong", "Maze", "Breakout", "all three"], rows)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table in Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |".replace("|  |", "| |") for line in lines)
+    lines = [f"| {' | '.join(line)} |".replace("|  ", "| ") for line in (head, *rows)]
+    lines.insert(1, "|---" * len(head) + "|")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
