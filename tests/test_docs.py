@@ -51,7 +51,14 @@ def test_the_map_is_not_empty() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "path", ["README.md", "docs/index.md", "docs/how-to/record.md", "docs/how-to/scale.md"]
+    "path",
+    [
+        "README.md",
+        "docs/index.md",
+        "docs/how-to/record.md",
+        "docs/how-to/scale.md",
+        "docs/concepts/tokens.md",
+    ],
 )
 def test_programs_in_documents_run(
     path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
