@@ -13,7 +13,9 @@ import torch
 from safetensors.torch import load_file
 
 import worldsim
-from tests.test_train import send_at
+from tests.test_distributed import assert_same_training, run_together
+from tests.test_train import make_config as run_config
+from tests.test_train import read_losses, send_at
 from tests.tiny_text import make_text_world, save_tiny_encoder
 from tests.tiny_worlds import (
     PLAIN,
@@ -219,6 +221,22 @@ class TestRuns:
         )
         assert one.keys() == other.keys()
         assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("bits", [0, 3])
+    def test_several_processes_train_the_same_words(
+        self, recording: Recording, tmp_path: Path, bits: int
+    ) -> None:
+        shared = {"optim.batch_size": 6, "engine.accumulate": 6, "model.text": "vocabulary"}
+        # Later losses part by rounding, also without text.
+        shared |= {"model.chance_bits": bits, "steps": 3, "run.log_steps": 1}
+        runs = {tmp_path / how: {**shared, "engine.parallel": how} for how in ("ddp", "fsdp")}
+        run_together(2, recording.path, runs)
+        train(run_config(recording.path, tmp_path / "alone", **shared))
+        assert_same_training(tmp_path / "alone", tmp_path / "ddp")
+        ours, theirs = (read_losses(tmp_path / run) for run in ("alone", "fsdp"))
+        for step in ours:
+            assert ours[step] == pytest.approx(theirs[step], rel=1e-4, abs=1e-6)
 
     def test_a_frozen_encoder_is_not_trained_nor_kept(self, tmp_path: Path) -> None:
         recording = write_captioned(tmp_path / "captioned", ("a ball", None))
