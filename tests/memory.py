@@ -7,11 +7,11 @@ from collections.abc import Callable
 import torch
 
 
-def allocated_peak(run: Callable[[], object]) -> int:
+def allocated_peak(run: Callable[[], object], with_gradients: bool = False) -> int:
     """Run on the CPU; the most bytes that PyTorch's allocator had given out at once."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     profiler = torch.profiler.profile(activities=activities, profile_memory=True)
-    with torch.no_grad(), profiler:
+    with torch.set_grad_enabled(with_gradients), profiler:
         run()
     assert profiler.profiler is not None
     results = profiler.profiler.kineto_results
