@@ -144,6 +144,15 @@ def test_a_world_continues_in_windows(tmp_path: Path, capsys: pytest.CaptureFixt
     world.save(tmp_path / "world")
     out = tmp_path / "out.mp4"
     command = ["imagine", "--model", str(tmp_path / "world"), "--out", str(out)]
+    seconds = ["--seconds", str(20 / world.game.fps)]
+    assert main([*command, *seconds]) == 0  # from its memory
+    assert "seam" not in capsys.readouterr().out
+    in_one = decode(out)
+    assert len(in_one) == 20
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert (found["windows"], found["overlap"]) == (1, 0)
+    steps = measure_steps(in_one)
+    assert found["colour_shift"] == pytest.approx(steps.colour_shifts.mean(), abs=0.5)
     command += ["--num-frames", "8", "--overlap", "2"]
     assert main([*command, "--seconds", str(20 / world.game.fps)]) == 0
     assert "at the 2 seams of its windows" in capsys.readouterr().out

@@ -84,20 +84,16 @@ def by_times(
     Returns:
         (b t n heads * dim).
     """
-    of_places = "b t n kv dim -> b kv n t dim"
-    keys, values = rearrange(key, of_places), rearrange(value, of_places)
+    # Apart, since the gradient of a slice is as large as what it is cut from.
+    keys, values = ([*rearrange(a, "b t n kv dim -> t b kv n dim").unbind()] for a in (key, value))
     if pattern.sink:
-        sink_key = rearrange(without_time(key[:, 0]), "b n kv dim -> b kv n 1 dim")
-        keys = torch.cat((keys, sink_key), dim=3)
-        values = torch.cat((values, values[:, :, :, :1]), dim=3)
+        keys.append(without_time(keys[0]))
+        values.append(values[0])
     outs = []
-    for time in range(layout.times):
+    for time, own in enumerate(query.unbind(1)):
         seen = seen_from(time, window, pattern)
-        # A slice where there is no gap: it copies nothing.
-        has_gap = seen[-1] - seen[0] != len(seen) - 1
-        which: Any = seen if has_gap else slice(seen[0], seen[-1] + 1)
-        visible = keys[:, :, :, which], values[:, :, :, which]
-        outs.append(attend_frame(query[:, time], *visible, None, layout, pattern.reach))
+        visible = [torch.stack([a[i] for i in seen], dim=3) for a in (keys, values)]
+        outs.append(attend_frame(own, visible[0], visible[1], None, layout, pattern.reach))
     return torch.stack(outs, dim=1)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,7 +28,7 @@ from worldsim.system.options import (
 )
 from worldsim.video.chain import Chain, MakeWindow
 from worldsim.video.film import Film, PipelineConfig, load_pipeline, progress_bar, write_film
-from worldsim.video.seams import Seams, measure_seams
+from worldsim.video.seams import Seams, find_cuts, measure_seams
 
 Frames = NDArray[np.uint8]
 
@@ -40,8 +40,9 @@ class ImagineConfig(PipelineConfig):
     Among them are CogVideoX, LTX-Video, Wan, HunyuanVideo, Mochi and StableVideoDiffusion. With
     --seconds beyond one window, windows are chained: each begins from the last frames of the one
     before and fades into it. Memory stays that of one window. A world (pong, or a world's folder)
-    continues in the same way, without actions; a world with text from words alone, too. Also writes
-    OUT_sheet.png and OUT.json, with the video's flicker at the seams of its windows and elsewhere.
+    continues without actions from its memory, which has no seams; with --overlap it is chained too.
+    A world with text begins from words alone. Also writes OUT_sheet.png and OUT.json, with the
+    video's flicker at the seams of its windows and elsewhere.
 
     Examples:
         worldsim imagine "a boat in the fog" --out boat.mp4
@@ -69,7 +70,7 @@ class ImagineConfig(PipelineConfig):
     """Frames per second; those that the model was trained on if not given."""
     overlap: Count | None = None
     """Frames that neighbouring windows share. If not given: 1 for pipelines that take an image, 9
-    for those that take a video, half the window of a world."""
+    for those that take a video, and a world is not chained."""
     guidance_scale: Annotated[NotNegative | None, Heading("denoising")] = None
     """How closely to follow the prompt; the pipeline's own scale if not given, of a world 1."""
     text_encoder: Annotated[str | None, Advanced()] = None
@@ -85,11 +86,12 @@ class Plan:
 
     Attributes:
         make_window: See `Chain`.
-        window: Frames of a window.
+        window: Frames of a window, or of a video whose length is not given.
         overlap: Frames that neighbouring windows share.
         fps: Frames per second.
         context: Frames for the first window to begin from, or None.
         steps: Steps of the progress bar per window.
+        play: Number of frames -> frames of a world, one by one; None for a chain of windows.
     """
 
     make_window: MakeWindow
@@ -98,6 +100,7 @@ class Plan:
     fps: float
     context: Frames | None
     steps: int
+    play: Callable[[int], Iterator[Frames]] | None = None
 
 
 def main(argv: Sequence[str]) -> int:
@@ -118,8 +121,8 @@ def main(argv: Sequence[str]) -> int:
         plan = make_plan(config, lambda: bar.advance(task))
         wanted = plan.window if config.seconds is None else round(config.seconds * plan.fps)
         wanted = max(1, wanted)
-        windows = count_windows(wanted, plan.window, plan.overlap)
-        bar.update(task, total=windows * plan.steps)
+        windows = 1 if plan.play else count_windows(wanted, plan.window, plan.overlap)
+        bar.update(task, total=wanted if plan.play else windows * plan.steps)
 
         def make_window(context: Frames | None, index: int) -> Frames:
             bar.update(task, description=f"window {index + 1} of {windows}")
@@ -127,7 +130,8 @@ def main(argv: Sequence[str]) -> int:
 
         chain = Chain(make_window, wanted, plan.overlap, plan.context)
         interrupted: list[bool] = []
-        film = write_film(config.out, until_interrupted(chain, interrupted), plan.fps, wanted)
+        frames = plan.play(wanted) if plan.play else chain
+        film = write_film(config.out, until_interrupted(frames, interrupted), plan.fps, wanted)
     for line in write_results(config, film, chain, plan):
         print(line)
     return 130 if interrupted else 0
@@ -156,7 +160,7 @@ def is_world(model: str) -> bool:
 
 
 def plan_world(config: ImagineConfig, context: Frames | None, on_step: Callable[[], None]) -> Plan:
-    """Windows of a world, which continues with unknown actions."""
+    """A world that continues with unknown actions: from its memory, or in windows if asked for."""
     from worldsim.first_frame import first_frames
     from worldsim.rollout_input import check_guidance
     from worldsim.start import start_from
@@ -185,6 +189,18 @@ def plan_world(config: ImagineConfig, context: Frames | None, on_step: Callable[
         starts, (prompt,) = pipeline.starts([config.seed])
         context = starts[0]
 
+    def play(num_frames: int) -> Iterator[Frames]:
+        for frames in pipeline.frames_from(
+            context[None, -num_frames:],
+            [prompt],
+            [config.seed],
+            num_frames=num_frames,
+            num_passes=config.num_inference_steps,
+            guidance_scale=scale,
+        ):
+            on_step()
+            yield frames[0]
+
     def make_window(given: Frames | None, index: int) -> Frames:
         assert given is not None
         made = len(given)
@@ -206,7 +222,9 @@ def plan_world(config: ImagineConfig, context: Frames | None, on_step: Callable[
         )[0]
 
     fps = config.fps or world.game.fps
-    return Plan(make_window, window, overlap, fps, context[-overlap:], window - overlap)
+    is_chained = config.overlap is not None or bool(config.num_frames and config.seconds)
+    own = None if is_chained else play
+    return Plan(make_window, window, overlap, fps, context[-overlap:], window - overlap, own)
 
 
 def plan_pipeline(
@@ -292,7 +310,7 @@ def count_windows(num_frames: int, window: int, overlap: int) -> int:
     return 1 + math.ceil((num_frames - window) / (window - overlap))
 
 
-def until_interrupted(frames: Chain, interrupted: list[bool]) -> Iterator[Frames]:
+def until_interrupted(frames: Iterable[Frames], interrupted: list[bool]) -> Iterator[Frames]:
     """Yield frames until Ctrl-C, so that those made by then are written."""
     given = 0
     try:
@@ -321,12 +339,14 @@ def write_results(config: ImagineConfig, film: Film, chain: Chain, plan: Plan) -
         "num_frames": film.num_frames,
         "fps": plan.fps,
         "windows": len(chain.seams) + 1,
-        "overlap": plan.overlap,
+        "overlap": 0 if plan.play else plan.overlap,
     }
     lines = []
     if film.num_frames > 1:
         found["warping_error"] = float(np.nanmean(film.steps.errors))
         found["flow"] = float(film.steps.magnitudes.mean())
+        found["colour_shift"] = float(film.steps.colour_shifts.mean())
+        found["cuts"] = find_cuts(film.steps.errors)
         lines.append(
             f"warping error {found['warping_error']:.2f} of 255, mean flow {found['flow']:.2f} "
             "pixels per step"

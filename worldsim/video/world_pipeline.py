@@ -7,7 +7,7 @@ needs. So a program that uses ``pipe(prompt, ...).frames`` changes one line.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -165,24 +165,52 @@ class WorldPipeline:
         Returns:
             uint8 (b num_frames h w c).
         """
+        made = self.frames_from(
+            context,
+            prompts,
+            seeds,
+            num_frames=num_frames,
+            num_passes=num_passes,
+            guidance_scale=guidance_scale,
+            actions=actions,
+        )
+        frames = []
+        for frame in made:
+            frames.append(frame)
+            if on_frame is not None and len(frames) > context.shape[1]:
+                on_frame()
+        return np.stack(frames, axis=1)
+
+    def frames_from(
+        self,
+        context: Frames,
+        prompts: Sequence[Caption],
+        seeds: Sequence[int],
+        *,
+        num_frames: int,
+        num_passes: int | None = None,
+        guidance_scale: float = 1.0,
+        actions: Any = None,
+    ) -> Iterator[Frames]:
+        """Continue frames one by one, from the ring cache: memory is the same for any length.
+
+        Yields:
+            The given frames, then new ones, uint8 (b h w c). Arguments are as in `continue_from`.
+        """
         game, (b, given) = self.world.game, context.shape[:2]
         taken = np.full(num_frames - 1, game.num_actions)
         if actions is not None:
             taken = check_actions(actions, self.world, num_frames - 1)
         rollout = self._rollout_for(b, num_passes, guidance_scale)
         rollout.reset(context, repeat(taken[: given - 1], "t -> b t", b=b), seeds, prompts=prompts)
-        frames = [*rearrange(context, "b t h w c -> t b h w c")]
+        yield from rearrange(context, "b t h w c -> t b h w c")
         p = self.world.patch_frames
         for first in range(given - 1, num_frames - 1, p):
             to_take = taken[first : first + p]
             held = np.pad(to_take, (0, p - len(to_take)), mode="edge")
             rollout.advance(repeat(held, "p -> b p", b=b) if p > 1 else repeat(held, "1 -> b", b=b))
             clip = rearrange(to_host(rollout.clip()), "b p h w c -> p b h w c")
-            for frame in clip[: len(to_take)]:
-                frames.append(frame)
-                if on_frame is not None:
-                    on_frame()
-        return np.stack(frames, axis=1)
+            yield from clip[: len(to_take)]
 
     def _rollout_for(self, b: int, num_passes: int | None, guidance_scale: float) -> Rollout:
         """The rollout of the call before if it fits, since a GPU records the steps of each."""
