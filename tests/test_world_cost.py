@@ -118,6 +118,17 @@ def test_a_step_of_the_ring_counted_is_a_step_run(attention: str) -> None:
     assert ring.activations == pytest.approx(measured + rollout.bytes_per_lane, rel=0.05)
 
 
+def test_a_world_with_patches_of_two_frames_has_half_of_the_tokens() -> None:
+    one, two = (world_denoiser(make_tiny_world(patch_frames=p), "square") for p in (1, 2))
+    assert (one.window, two.window) == (WINDOW, 2 * WINDOW - 1)
+    assert two.latent_frames(two.window) == WINDOW
+    assert two.tokens(WINDOW) == one.tokens(WINDOW)
+    assert two.forward(WINDOW).attention == one.forward(WINDOW).attention
+    assert one.ring is not None
+    assert two.ring is not None
+    assert two.ring.attention == one.ring.attention
+
+
 @pytest.mark.slow
 def test_patterns_and_frame_sizes_of_a_world_are_compared(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

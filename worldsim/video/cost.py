@@ -183,7 +183,9 @@ def count_schemes(
     }
     if denoiser.ring:
         player = replace(denoiser, steps=1)  # all passes are in a step of the ring
-        curves["ring"] = [plan(player, denoiser.ring, 1, k * latents, 0) for k in lengths]
+        steps = [plan(player, denoiser.ring, 1, k * latents, 0) for k in lengths]
+        seconds = [one.seconds for one in curves["one sequence"]]
+        curves["ring"] = [s._replace(seconds=t) for s, t in zip(steps, seconds, strict=True)]
     return curves
 
 

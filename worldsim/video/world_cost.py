@@ -46,7 +46,7 @@ def world_denoiser(world: WorldModel, name: str, steps: int | None = None) -> De
     rollout.begin([0], [0])
     rollout.step(np.zeros(1, np.int64))  # makes the tables of a frame, which layers keep
     step = count(lambda: rollout.step(np.zeros(1, np.int64)), batched_is_attention=True)
-    channels = world.codec.latent_channels
+    channels, p = dit.config.channels, world.patch_frames
     fake = FakeTensorMode(allow_non_fake_inputs=True)
 
     with FakeCopyMode(fake):
@@ -61,7 +61,7 @@ def world_denoiser(world: WorldModel, name: str, steps: int | None = None) -> De
         def run() -> object:
             noisy = torch.zeros(1, t, channels, h, w)
             history = torch.zeros(1, t, channels * world.num_history, h, w)
-            actions = torch.zeros(1, t, dtype=torch.int64)
+            actions = torch.zeros((1, t, p) if p > 1 else (1, t), dtype=torch.int64)
             return model(noisy, Conditions(torch.zeros(1, t), actions, history))
 
         return count(run, fake, batched_is_attention=True)
@@ -71,8 +71,9 @@ def world_denoiser(world: WorldModel, name: str, steps: int | None = None) -> De
         network=dit,
         frame_size=world.game.frame_size,
         fps=world.game.fps,
-        window=world.window,
-        frame_tokens=dit.layout(1, (h, w)).num_tokens,
+        window=world.context_frames,
+        frame_tokens=dit.layout(1, (h, w)).tokens_per_time,
+        reduction=p,
         steps=rollout.num_passes,
         forward=forward,
         ring=step._replace(activations=step.activations + rollout.bytes_per_lane),
