@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from einops import rearrange
 
-from worldsim.data.mixture import Group
+from worldsim.data.mixture import Group, Mixture
 from worldsim.world_model import WorldModel
 
 from .checkpoint import CheckpointWriter, check_finite
@@ -50,6 +50,7 @@ class Run:
         world: The weights in training.
         ema_world: Their average, which becomes the world.
         optimizers: All optimizers, in a fixed order.
+        mixture: What the clips of a step are drawn from.
         groups: The clips of each round of this process, read ahead.
         processes: The processes of the run.
         step: The objective of the world in training, on these processes.
@@ -61,6 +62,7 @@ class Run:
     world: WorldModel
     ema_world: WorldModel
     optimizers: list[torch.optim.Optimizer]
+    mixture: Mixture
     groups: ReadAhead[list[Group]]
     processes: Processes
     step: torch.nn.Module
@@ -96,7 +98,6 @@ class Run:
         device, parts = world.device.type, config.engine.accumulate or 1
         part_size = (config.optim.batch_size or parts) // parts
         rounds = -(-parts // processes.size)
-
         mixture = data.mixture(config, world.num_history)
 
         def groups_at(number: int) -> list[Group]:
@@ -109,7 +110,9 @@ class Run:
 
         groups = ReadAhead(groups_at, READ_AHEAD.get(device, 0))
         writer = CheckpointWriter(config.out, world, ema_world, optimizers, to_save, processes)
-        return cls(config, data, world, ema_world, optimizers, groups, processes, step, writer)
+        return cls(
+            config, data, world, ema_world, optimizers, mixture, groups, processes, step, writer
+        )
 
     @property
     def parts(self) -> int:
@@ -187,9 +190,8 @@ class Run:
 
     def waste(self, progress: RunProgress) -> float:
         """The share of the tokens of a step that holds no recorded pixel."""
-        mixture = self.data.mixture(self.config, self.world.num_history)
         groups = self.groups.at(progress.step * self.rounds)
-        return mixture.waste(groups, self.world.dit.config.patch_size)
+        return self.mixture.waste(groups, self.world.dit.config.patch_size)
 
     def advance(self, progress: RunProgress) -> RunProgress:
         """The progress after one more step; now and then it looks how many batches need codes."""

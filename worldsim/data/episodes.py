@@ -148,7 +148,7 @@ class Episodes(ABC):
         rng: np.random.Generator,
         batch_size: int,
         length: int,
-        episodes: Sequence[int] | None = None,
+        episodes: Sequence[int] | np.ndarray | None = None,
         left_padding: int = 0,
         right_padding: int = 0,
     ) -> Windows:
@@ -209,7 +209,7 @@ class Episodes(ABC):
         """Recorded actions as those of ``game``."""
         return actions if self._joint_actions is None else self._joint_actions[actions]
 
-    def _choose(self, episodes: Sequence[int] | None) -> np.ndarray:
+    def _choose(self, episodes: Sequence[int] | np.ndarray | None) -> np.ndarray:
         """The given indices, or all; raises for an unknown one."""
         if episodes is None:
             return np.arange(len(self))

@@ -37,14 +37,14 @@ class Bucket:
         length: Target frames of a clip.
         right_padding: Frames by which a clip may reach beyond its episode, besides the frames that
             an episode is too short by.
-        episodes: Numbers of the episodes.
+        episodes: Numbers of the episodes, ``int64``.
         num_frames: Frames of all of them.
     """
 
     recording: int
     length: int
     right_padding: int
-    episodes: tuple[int, ...]
+    episodes: np.ndarray
     num_frames: int
 
 
@@ -240,7 +240,7 @@ def _fill_buckets(
         Bucket(
             number,
             *key,
-            tuple(found[key]),
+            np.array(found[key], np.int64),
             int(recording.episode_lengths[found[key]].sum()) + len(found[key]),
         )
         for key in sorted(found, reverse=True)
