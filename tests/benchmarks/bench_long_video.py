@@ -4,8 +4,9 @@ python tests/benchmarks/bench_long_video.py [WORLDS ...] [--seconds 30] [--out F
 
 Each row is a run of `worldsim imagine`: warping error and shift of the mean colour at seams and
 elsewhere, steps that look like cuts, and the highest memory of the process. Windows have four times
-the frames of the world's window. Writes long_video.md, and SEAM_WORLD.png: the first seam with an
-overlap of one frame, and below it the same steps by the ring.
+the frames of the world's window. Of Balls also the share of frames with exactly one target. Writes
+long_video.md, and seam_WORLD.png: the seam with the largest warping error, at an overlap of one
+frame, and below it the same steps by the ring.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
 import tyro
 
+from worldsim.eval.flicker import measure_steps
 from worldsim.media import filmstrip, read_frames
 from worldsim.world_folder import load
 
@@ -26,8 +30,8 @@ from worldsim.video.imagine import main
 main(sys.argv[1:])
 print("MB", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
-COLUMNS = ("world", "way", "seconds", "warping error", "at seams", "colour shift", "at seams")
-COLUMNS += ("cuts", "peak MB")
+COLUMNS = ["world", "way", "seconds", "warping error", "at seams", "colour shift", "at seams"]
+COLUMNS += ["cuts", "one target", "peak MB"]
 
 
 def row(world: str, overlap: int, seconds: float, out: Path) -> str:
@@ -51,8 +55,19 @@ def row(world: str, overlap: int, seconds: float, out: Path) -> str:
             f"{seams['colour_shift']:.2f}",
             str(len(seams["cuts"])),
         ]
+    kept = f"{one_target(read_frames(out, last=10_000)):.1%}" if world == "balls" else ""
     way = f"{found['windows']} windows, overlap {overlap}" if overlap else "ring"
-    return "| " + " | ".join([world, way, f"{seconds:g}", *figures, f"{memory:.0f}"]) + " |"
+    return "| " + " | ".join([world, way, f"{seconds:g}", *figures, kept, f"{memory:.0f}"]) + " |"
+
+
+def one_target(frames: np.ndarray) -> float:
+    """Share of the frames of Balls (t h w 3) with exactly one patch in the colour of the target."""
+    red, green, blue = np.moveaxis(frames, -1, 0)
+    counts = []
+    for mask in (red > 180) & (green > 140) & (blue < 110):
+        areas = cv2.connectedComponentsWithStats(mask.astype(np.uint8))[2][1:, cv2.CC_STAT_AREA]
+        counts.append(int((areas >= 8).sum()))
+    return float(np.mean(np.array(counts) == 1))
 
 
 def main(
@@ -82,13 +97,17 @@ def main(
             path = out / f"{Path(name).name}_{overlap}_{length:g}.mp4"
             lines.append(row(name, overlap, length, path))
             print(lines[-1], flush=True)
-        first = 4 * world.window - 1  # the first seam: the last frame of the first window
-        steps = slice(first - 3, first + 5)
-        strips = [
-            read_frames(out / f"{Path(name).name}_{overlap}_{seconds:g}.mp4", last=10_000)[steps]
+        chained, ring = (
+            read_frames(out / f"{Path(name).name}_{overlap}_{seconds:g}.mp4", last=10_000)
             for overlap in (1, 0)
-        ]
-        filmstrip(strips, out / f"seam_{Path(name).name}.png", scale=2)
+        )
+        errors, window = measure_steps(chained).errors, 4 * world.window
+        seams = range(window - 1, len(chained) - 5, window - 1)  # the last frame of each window
+        seam = max(seams, key=lambda frame: errors[frame])
+        strips = [video[seam - 4 : seam + 6] for video in (chained, ring)]
+        labels, steps = ["chained", "ring"], [str(step) for step in range(-4, 6)]
+        path = out / f"seam_{Path(name).name}.png"
+        filmstrip(strips, path, scale=2, labels=labels, column_labels=steps)
         (out / "long_video.md").write_text("\n".join(lines) + "\n")
 
 

@@ -181,9 +181,11 @@ def draw(costs: list[Cost], path: Path) -> None:
             values = [scale * getattr(c, field) for c in own]
             axis.plot([c.patches for c in own], values, "o-", markersize=3.5, label=pattern)
         sizes = sorted({cost.patches for cost in costs})
-        for power, style in ((1, ":"), (2, "--")):  # through the first point of full attention
-            first = next(c for c in costs if c.pattern == "full" and c.patches == sizes[0])
-            line = [scale * getattr(first, field) * (size / sizes[0]) ** power for size in sizes]
+        # Through the last point of full and of local attention.
+        for power, style, pattern in ((1, ":", "local"), (2, "--", "full")):
+            last = [c for c in costs if c.pattern == pattern and getattr(c, field) is not None][-1]
+            factor = scale * getattr(last, field)
+            line = [factor * (size / last.patches) ** power for size in sizes]
             label = ("N", "N²")[power - 1]
             axis.plot(sizes, line, style, color="grey", linewidth=1, label=label, zorder=0)
         axis.set(xscale="log", yscale="log", xticks=sizes, xlabel="patches (N)")
