@@ -239,9 +239,9 @@ def test_unmeasurable_figures_are_null(tmp_path: Path) -> None:
 
 
 def test_world_and_recording_must_fit(recording: Recording, tmp_path: Path) -> None:
-    make_tiny_world(make_tiny_game(frame_size=(32, 32))).save(tmp_path / "small")
-    with pytest.raises(ValueError, match=r"32x32x3 frames .* has 16x16x3") as error:
-        main([str(tmp_path / "small"), str(recording.path)])
+    make_tiny_world(make_tiny_game(channels=1)).save(tmp_path / "grey")
+    with pytest.raises(ValueError, match=r"16x16x1 frames .* has 16x16x3") as error:
+        main([str(tmp_path / "grey"), str(recording.path)])
     assert "\n" not in str(error.value)
 
 

@@ -97,7 +97,7 @@ def test_a_step_sends_what_is_calculated(first_of_512: Processes, parallel: Para
     optimizers = make_optimizers(world, 0.1, sharing_group(step))
     batch, draws = make_batch(world, load, windows=2)
     with Sent() as sent:
-        step(batch, Recipe().at(1.0), draws, world).total().backward()
+        step([batch], Recipe().at(1.0), [draws], world).total().backward()
         for optimizer in optimizers:
             optimizer.step()
     # Two forward passes and the backward pass gather each layer; torch gathers the last once more,

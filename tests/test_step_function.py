@@ -37,7 +37,7 @@ def test_without_data_it_gives_shapes(world: WorldModel) -> None:
     rollout = Rollout(world.to("meta"), 2, with_uncertainty=True)
     outcomes, pixels = rollout._step()
     assert outcomes.shape == (4, 2)
-    assert pixels is None or pixels.shape == (2, 16, 16, 3)
+    assert pixels is None or pixels.shape == (2, 1, 16, 16, 3)  # one frame a step
     with pytest.raises((RuntimeError, NotImplementedError)):
         outcomes[0, 0].item()
 
