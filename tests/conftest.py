@@ -50,3 +50,12 @@ def tiny_is_tinier(monkeypatch: pytest.MonkeyPatch) -> None:
 
     size = {"width": 32, "depth": 3, "num_heads": 2, "num_kv_heads": 1}
     monkeypatch.setitem(presets.SIZES, "tiny", size)
+
+
+@pytest.fixture
+def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let runs train in float32 on every CPU, where they are compared: bfloat16 rounds too much."""
+    from tests.distributed_runs import BY_PRECISION, never
+
+    for module in BY_PRECISION:
+        monkeypatch.setattr(module, "has_fast_bfloat16", never)

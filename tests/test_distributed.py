@@ -62,11 +62,6 @@ def run_together(
     assert done.returncode == 0, done.stderr
 
 
-def train_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in BY_PRECISION:
-        monkeypatch.setattr(module, "has_fast_bfloat16", never)
-
-
 def weights_of(world: WorldModel) -> torch.Tensor:
     return torch.cat([tensor.flatten() for tensor in world.state_dict().values()])
 
@@ -94,7 +89,8 @@ def alone(recording: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("alone")
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setitem(presets.SIZES, "tiny", TINIER)
-        train_in_float32(monkeypatch)
+        for module in BY_PRECISION:
+            monkeypatch.setattr(module, "has_fast_bfloat16", never)
         train(make_config(recording, folder / "six", **SIX))
         train(make_config(recording, folder / "three", **THREE))
     return folder
@@ -127,11 +123,10 @@ def test_two_machines_replicate_what_each_shards_even_if_parts_are_fewer(
     assert sum("action_shuffle_ratio" in line for line in lines) == 2
 
 
-@pytest.mark.usefixtures("tiny_is_tinier")
+@pytest.mark.usefixtures("tiny_is_tinier", "in_float32")
 def test_a_sharded_run_goes_on_with_another_number_of_processes(
-    recording: Path, together: Path, alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recording: Path, together: Path, alone: Path, tmp_path: Path
 ) -> None:
-    train_in_float32(monkeypatch)
     for name in ("one", "three"):
         shutil.copytree(together / "part", tmp_path / name)
         assert newest_step(tmp_path / name) == 3

@@ -91,7 +91,7 @@ def test_the_objective_is_one_graph(batch: Batch) -> None:
     one, other = (make_tiny_world(chance_bits=3).train() for _ in range(2))
     draws = draw(one, batch.latents, RECIPE, (0,))
     compiled = torch.compile(objective, fullgraph=True, backend="eager")
-    losses = compiled(one, batch, RECIPE, draws)
+    losses = compiled(one, [batch], RECIPE, [draws])
     losses.total().backward()
     plain = objective(other, [batch], RECIPE, [draws])
     plain.total().backward()

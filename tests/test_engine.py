@@ -73,6 +73,7 @@ def test_layers_computed_again_give_the_same_gradients(recording: Path, tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("in_float32")
 def test_compiled_layers_train_as_the_others_do(recording: Path, tmp_path: Path) -> None:
     plain, compiled = make_run(recording, tmp_path), make_run(recording, tmp_path)
     buffers = [buffer.clone() for buffer in compiled.world.buffers()]
@@ -89,13 +90,11 @@ def test_compiled_layers_train_as_the_others_do(recording: Path, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_what_cannot_be_compiled_trains_with_a_note(
-    recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_compiled_trains_with_a_note(recording: Path, tmp_path: Path) -> None:
     torch.compiler.reset()
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
     plain, failing = make_run(recording, tmp_path), make_run(recording, tmp_path)
-    note = compile_layers(failing, LATE)
+    with torch._inductor.config.patch("cpp.cxx", ("no-such-compiler",)):
+        note = compile_layers(failing, LATE)
     assert note is not None
     assert note.startswith("compiling failed, steps are slower: ")
     assert "compiler" in note

@@ -224,6 +224,7 @@ class TestRuns:
 
     @pytest.mark.slow
     @pytest.mark.parametrize("bits", [0, 3])
+    @pytest.mark.usefixtures("in_float32")
     def test_several_processes_train_the_same_words(
         self, recording: Recording, tmp_path: Path, bits: int
     ) -> None:
