@@ -102,6 +102,7 @@ def test_a_batch_costs_what_its_tokens_cost(three: list[str], tmp_path: Path) ->
     assert flops(slice(None)) == sum(flops(slice(i, i + 1)) for i in range(len(batches)))
 
 
+@pytest.mark.slow
 def test_a_run_resumes_as_if_it_had_not_stopped(three: list[str], tmp_path: Path) -> None:
     short = ("--run.num-evals", "0", "--run.log-steps", "1")
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
@@ -116,6 +117,7 @@ def test_a_run_resumes_as_if_it_had_not_stopped(three: list[str], tmp_path: Path
     assert all(0 <= waste < 0.3 for waste in wastes)
 
 
+@pytest.mark.slow
 def test_a_world_of_two_games_plays_both_and_is_measured_on_each(
     three: list[str], tmp_path: Path
 ) -> None:

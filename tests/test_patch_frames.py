@@ -143,6 +143,7 @@ def test_held_out_windows_are_continued_frame_by_frame(
     assert rollout.latents.shape == (3, 3, 16, 16)
 
 
+@pytest.mark.slow
 def test_a_world_is_trained_saved_and_stepped(recording: Recording, tmp_path: Path) -> None:
     out = tmp_path / "run"
     words = ["--steps", "2", "--device", "cpu", "--wandb", "disabled", "--model.window", "4"]

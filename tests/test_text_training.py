@@ -201,6 +201,7 @@ class TestRuns:
         assert env.step(1)[0].shape == (16, 16, 3)
 
     @pytest.mark.parametrize("kind", ["vocabulary", "frozen"])
+    @pytest.mark.slow
     def test_a_resumed_run_equals_one_that_never_stopped(
         self, recording: Recording, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
