@@ -207,7 +207,7 @@ def grouped_attention(
 
 
 class Attention(nn.Module):
-    """Projections shared by attention over space and over time.
+    """Base class of attention over space, over time and over both: the projections.
 
     Args:
         width: Channels of a token.
@@ -240,28 +240,6 @@ class Attention(nn.Module):
         query, key = rotate(normalized, rotation).split(self.heads[:2], dim=-2)
         return query.to(value.dtype), key.to(value.dtype), value
 
-
-class SpaceAttention(Attention):
-    """Attention among the tokens of one frame."""
-
-    def forward(
-        self, groups: Sequence[torch.Tensor], places: Sequence[Places]
-    ) -> list[torch.Tensor]:
-        """Map tokens (b t n d) of each group to their residuals."""
-        projected = zip(self.project(groups), places, strict=True)
-        return together(self.out, [self._attend(*each) for each in projected])
-
-    def _attend(self, projected: torch.Tensor, place: Places) -> torch.Tensor:
-        query, key, value = self.split(projected, place.space)
-        query = rearrange(query, "b t n heads dim -> (b t) n heads dim")
-        key, value = (rearrange(a, "b t n kv dim -> (b t) kv n dim") for a in (key, value))
-        attended = grouped_attention(query, key, value)
-        return rearrange(attended, "(b t) n d -> b t n d", b=len(projected))
-
-
-class TimeAttention(Attention):
-    """Causal attention of each token over its own past, within a window of frames."""
-
     def forward(
         self,
         groups: Sequence[torch.Tensor],
@@ -274,10 +252,33 @@ class TimeAttention(Attention):
             groups: Tokens; with a cache, one group: the next frame (t = 1), or the first t of empty
                 lanes.
             places: Of each group.
-            cache: Keys and values of past frames; those of these frames are written into it.
+            cache: Keys and values of past frames; attention over time writes those of these frames.
         """
         projected = zip(self.project(groups), places, strict=True)
         return together(self.out, [self._attend(*each, cache) for each in projected])
+
+    def _attend(
+        self, projected: torch.Tensor, place: Places, cache: LayerCache | None
+    ) -> torch.Tensor:
+        """Attend within a group: from `project` (b t n channels) to (b t n d)."""
+        raise NotImplementedError
+
+
+class SpaceAttention(Attention):
+    """Attention among the tokens of one frame."""
+
+    def _attend(
+        self, projected: torch.Tensor, place: Places, cache: LayerCache | None
+    ) -> torch.Tensor:
+        query, key, value = self.split(projected, place.space)
+        query = rearrange(query, "b t n heads dim -> (b t) n heads dim")
+        key, value = (rearrange(a, "b t n kv dim -> (b t) kv n dim") for a in (key, value))
+        attended = grouped_attention(query, key, value)
+        return rearrange(attended, "(b t) n d -> b t n d", b=len(projected))
+
+
+class TimeAttention(Attention):
+    """Causal attention of each token over its own past, within a window of frames."""
 
     def _attend(
         self, projected: torch.Tensor, place: Places, cache: LayerCache | None

@@ -7,14 +7,13 @@ On a CUDA device FlexAttention does the same in one kernel (Dong et al. 2024).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from einops import rearrange, repeat
 
 from worldsim.model.kv_cache import LayerCache
-from worldsim.model.layers import Attention, Places, grouped_attention, together, without_time
+from worldsim.model.layers import Attention, Places, grouped_attention, without_time
 from worldsim.model.layout import Layout
 from worldsim.model.patterns import Pattern, neighbours, places_seen, seen_from, times_seen
 
@@ -35,16 +34,6 @@ class SpacetimeAttention(Attention):
     ) -> None:
         super().__init__(width, num_heads, num_kv_heads)
         self.pattern, self.window = pattern, window
-
-    def forward(
-        self,
-        groups: Sequence[torch.Tensor],
-        places: Sequence[Places],
-        cache: LayerCache | None = None,
-    ) -> list[torch.Tensor]:
-        """Map tokens (b t n d) of each group to their residuals, see `TimeAttention.forward`."""
-        projected = zip(self.project(groups), places, strict=True)
-        return together(self.out, [self._attend(*each, cache) for each in projected])
 
     def _attend(
         self, projected: torch.Tensor, place: Places, cache: LayerCache | None

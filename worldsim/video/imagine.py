@@ -189,37 +189,30 @@ def plan_world(config: ImagineConfig, context: Frames | None, on_step: Callable[
         starts, (prompt,) = pipeline.starts([config.seed])
         context = starts[0]
 
-    def play(num_frames: int) -> Iterator[Frames]:
+    def continued(given: Frames, num_frames: int, seed: int) -> Iterator[Frames]:
         for frames in pipeline.frames_from(
-            context[None, -num_frames:],
+            given[None],
             [prompt],
-            [config.seed],
+            [seed],
             num_frames=num_frames,
             num_passes=config.num_inference_steps,
             guidance_scale=scale,
         ):
-            on_step()
             yield frames[0]
+
+    def play(num_frames: int) -> Iterator[Frames]:
+        for frame in continued(context[-num_frames:], num_frames, config.seed):
+            on_step()
+            yield frame
 
     def make_window(given: Frames | None, index: int) -> Frames:
         assert given is not None
-        made = len(given)
-
-        def count() -> None:
-            nonlocal made
-            made += 1
-            if made > overlap:  # the first window may have less context
+        frames: list[Frames] = []
+        for frame in continued(given, window, config.seed + index):
+            frames.append(frame)
+            if len(frames) > overlap:  # the first window may have less context
                 on_step()
-
-        return pipeline.continue_from(
-            given[None],
-            [prompt],
-            [config.seed + index],
-            num_frames=window,
-            num_passes=config.num_inference_steps,
-            guidance_scale=scale,
-            on_frame=count,
-        )[0]
+        return np.stack(frames)
 
     fps = config.fps or world.game.fps
     is_chained = config.overlap is not None or bool(config.num_frames and config.seconds)

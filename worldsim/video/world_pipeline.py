@@ -7,7 +7,7 @@ needs. So a program that uses ``pipe(prompt, ...).frames`` changes one line.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,7 +120,7 @@ class WorldPipeline:
             context = first_frames(self.world, prompts, seeds, guidance_scale=guidance_scale)
         else:
             context, prompts = self.starts(seeds)
-        frames = self.continue_from(
+        frames = self.frames_from(
             context[:, -num_frames:],
             prompts,
             seeds,
@@ -129,7 +129,7 @@ class WorldPipeline:
             guidance_scale=guidance_scale,
             actions=actions,
         )
-        return WorldPipelineOutput(_as_output(frames, output_type))
+        return WorldPipelineOutput(_as_output(np.stack([*frames], axis=1), output_type))
 
     def starts(self, seeds: Sequence[int]) -> tuple[Frames, list[Caption]]:
         """A start window of the world for each seed, uint8 (b t h w c), with its caption."""
@@ -137,49 +137,6 @@ class WorldPipeline:
         drawn = self.world.starts[[int(np.random.default_rng(s).integers(count)) for s in seeds]]
         prompts = prompts_of(drawn, self.world)
         return drawn.frames, list(prompts or [None] * len(seeds))
-
-    def continue_from(
-        self,
-        context: Frames,
-        prompts: Sequence[Caption],
-        seeds: Sequence[int],
-        *,
-        num_frames: int,
-        num_passes: int | None = None,
-        guidance_scale: float = 1.0,
-        actions: Any = None,
-        on_frame: Callable[[], None] | None = None,
-    ) -> Frames:
-        """Continue frames.
-
-        Args:
-            context: uint8 (b t h w c), in the size of the world.
-            prompts: One for each video.
-            seeds: One for each video.
-            num_frames: Frames of a video, the context included.
-            num_passes: Denoising passes per frame; the world's own number if not given.
-            guidance_scale: See `Rollout`.
-            actions: For the frames after the first (num_frames - 1); unknown if not given.
-            on_frame: Called after each frame.
-
-        Returns:
-            uint8 (b num_frames h w c).
-        """
-        made = self.frames_from(
-            context,
-            prompts,
-            seeds,
-            num_frames=num_frames,
-            num_passes=num_passes,
-            guidance_scale=guidance_scale,
-            actions=actions,
-        )
-        frames = []
-        for frame in made:
-            frames.append(frame)
-            if on_frame is not None and len(frames) > context.shape[1]:
-                on_frame()
-        return np.stack(frames, axis=1)
 
     def frames_from(
         self,
@@ -194,8 +151,17 @@ class WorldPipeline:
     ) -> Iterator[Frames]:
         """Continue frames one by one, from the ring cache: memory is the same for any length.
 
+        Args:
+            context: uint8 (b t h w c), in the size of the world.
+            prompts: One for each video.
+            seeds: One for each video.
+            num_frames: Frames of a video, the context included.
+            num_passes: Denoising passes per frame; the world's own number if not given.
+            guidance_scale: See `Rollout`.
+            actions: For the frames after the first (num_frames - 1); unknown if not given.
+
         Yields:
-            The given frames, then new ones, uint8 (b h w c). Arguments are as in `continue_from`.
+            The given frames, then new ones, uint8 (b h w c).
         """
         game, (b, given) = self.world.game, context.shape[:2]
         taken = np.full(num_frames - 1, game.num_actions)
