@@ -165,7 +165,7 @@ def describe_run(world: WorldModel, data: Data) -> str:
     return (
         f"{millions:.1f}M parameters on {world.device.type}, {steps:,} steps of "
         f"{data.game.env_id}, {f'{pictures:,} pictures, ' if pictures else ''}"
-        f"{len(data.split.held_out)} of {len(data.split.episodes)} episodes held out"
+        f"{len(data.split.held_out):,} of {len(data.split.episodes):,} episodes held out"
     )
 
 
