@@ -35,9 +35,9 @@ pytestmark = pytest.mark.numeric
 BITS, WIDTH = 3, 32
 
 
-@pytest.fixture
-def chance() -> ChanceCodes:
-    chance = make_tiny_dit(chance_bits=BITS).chance
+@pytest.fixture(params=[8, (4, 8)])
+def chance(request: pytest.FixtureRequest) -> ChanceCodes:
+    chance = make_tiny_dit(chance_bits=BITS, patch_size=request.param).chance
     assert chance is not None
     return chance.eval()
 

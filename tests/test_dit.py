@@ -208,8 +208,10 @@ class TestRing:
 
 class TestShapes:
     @pytest.mark.parametrize("size", [*SIZES, (5, 3, 3)])
-    @pytest.mark.parametrize("patch_size", [4, 7])
-    def test_frames_of_any_size(self, size: tuple[int, int, int], patch_size: int) -> None:
+    @pytest.mark.parametrize("patch_size", [4, 7, (4, 8), (6, 3)])
+    def test_frames_of_any_size(
+        self, size: tuple[int, int, int], patch_size: int | tuple[int, int]
+    ) -> None:
         h, w, c = size
         dit = make_tiny_dit(latent_channels=c, patch_size=patch_size)
         inputs = make_inputs(dit, 1, 2, h, w)

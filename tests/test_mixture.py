@@ -205,8 +205,8 @@ def test_waste_is_what_holds_no_recorded_pixel(recordings: list[Episodes]) -> No
     # Of 12 targets 9 are recorded; patches of 8 cover 16x16 exactly, patches of 5 have 20x20.
     clips.windows.valid[:] = False
     clips.windows.valid[0, :11] = True  # 2 of history
-    assert mixture.waste([clips], 8) == pytest.approx(3 / 12)
-    assert mixture.waste([clips], 5) == pytest.approx(1 - 9 * 256 / (12 * 400))
+    assert mixture.waste([clips], (8, 8)) == pytest.approx(3 / 12)
+    assert mixture.waste([clips], (5, 5)) == pytest.approx(1 - 9 * 256 / (12 * 400))
     large = next(
         group
         for group in mixture.sample(*rngs(0, 0), 40)
@@ -214,8 +214,8 @@ def test_waste_is_what_holds_no_recorded_pixel(recordings: list[Episodes]) -> No
     )
     large = dataclasses.replace(large, windows=large.windows[:1])
     large.windows.valid[:] = True  # 20x32 in patches of 8: 24x32
-    assert mixture.waste([large], 8) == pytest.approx(1 / 6)
-    assert mixture.waste([clips, large], 8) == pytest.approx(
+    assert mixture.waste([large], (8, 8)) == pytest.approx(1 / 6)
+    assert mixture.waste([clips, large], (8, 8)) == pytest.approx(
         1 - (9 * 256 + 12 * 640) / (12 * 256 + 12 * 768)
     )
 
@@ -227,7 +227,7 @@ def test_mixed_lengths_waste_little(recordings: list[Episodes]) -> None:
         for group in mixture.sample(*rngs(0, 0), 400)
         if group.windows.frames.shape[1] - HISTORY < WINDOW
     ]
-    assert mixture.waste(groups, 8) < 0.1
+    assert mixture.waste(groups, (8, 8)) < 0.1
 
 
 def test_captions_stay_with_their_clips(recordings: list[Episodes]) -> None:

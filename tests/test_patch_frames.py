@@ -34,7 +34,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:
 
 @pytest.fixture
 def world() -> WorldModel:
-    return make_tiny_world(window=4, patch_frames=P, num_history=2)
+    return make_tiny_world(window=4, patch_frames=P, patch_size=(8, 4), num_history=2)
 
 
 def windows_of(recording: Recording) -> Windows:
@@ -42,11 +42,12 @@ def windows_of(recording: Recording) -> Windows:
 
 
 def test_a_still_a_clip_and_a_patch_have_their_numbers_of_tokens() -> None:
-    patch = 4, 8
+    patch = 4, 8, 8
     assert Layout.of(1, (64, 64), patch).num_tokens == 64
     assert Layout.of(2, (64, 64), patch).num_tokens == 128  # the first frame is a time alone
     assert Layout.of(17, (64, 64), patch).num_tokens == 5 * 64
     assert Layout.of(17, (60, 40), patch, 3).num_tokens == 5 * (8 * 5 + 3)
+    assert Layout.of(17, (60, 40), (4, 16, 2), 3).num_tokens == 5 * (4 * 20 + 3)
 
 
 def test_folding_repeats_the_first_frame_alone() -> None:
@@ -147,6 +148,7 @@ def test_held_out_windows_are_continued_frame_by_frame(
 def test_a_world_is_trained_saved_and_stepped(recording: Recording, tmp_path: Path) -> None:
     out = tmp_path / "run"
     words = ["--steps", "2", "--device", "cpu", "--wandb", "disabled", "--model.window", "4"]
+    words += ["--model.patch-size", "8", "4"]
     assert main([str(recording.path), "--out", str(out), *words, "--model.patch-frames", "2"]) == 0
     world = worldsim.load(out)
     assert (world.patch_frames, world.context_frames) == (2, 7)

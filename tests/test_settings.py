@@ -97,7 +97,7 @@ def test_settings_of_an_older_version_have_the_new_names() -> None:
     assert (begun.out, begun.resume) == (Path("runs/here"), True)
     assert (begun.size, begun.seed, begun.steps) == ("small", 3, 9)
     assert begun.logging == Logging(("tensorboard",), "disabled")
-    assert begun.model == Model(window=24, patch_size=4, time_every=2, chance_bits=0, passes=1)
+    assert begun.model == Model(window=24, patch_size=(4,), time_every=2, chance_bits=0, passes=1)
     assert begun.optim == Optim(batch_size=2, lr=0.002, max_grad_norm=2.0)
     assert begun.recipe == Recipe(
         object_focus=(0.7, 0.7), tau_mixture=(0.2, 0.3), self_rollout=0.8, corrupt_history=0.4

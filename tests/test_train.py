@@ -281,7 +281,7 @@ def test_one_episode_is_too_few(tmp_path: Path) -> None:
 def test_a_run_cannot_be_resumed_as_another_model(recording: Path, tmp_path: Path) -> None:
     config = make_config(recording, tmp_path / "run", steps=1)
     train(config)
-    other = with_values(config, {"steps": 2, "model.patch_size": 4, "resume": True})
+    other = with_values(config, {"steps": 2, "model.patch_size": (4,), "resume": True})
     with pytest.raises(ValueError, match="its patch_size is 8, this run's is 4: resume with"):
         train(other)
 

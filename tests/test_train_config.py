@@ -33,11 +33,13 @@ from worldsim.train.run_log import Logging
 def test_settings_make_the_world(tmp_path: Path) -> None:
     write_tiny_recording(tmp_path, steps=12, episodes=3)
     recording = Recording(tmp_path)
-    model = Model(window=6, patch_size=4, time_every=2, passes=3)
+    model = Model(window=6, patch_size=(4,), time_every=2, passes=3)
     config = TrainConfig((tmp_path,), tmp_path / "run", device="cpu", model=model)
     world = build_world(config, Data.of(config, None, Processes()))
     assert (world.window, world.num_passes) == (6, 3)
     assert (world.dit.config.patch_size, world.dit.config.time_every) == (4, 2)
+    wide = dataclasses.replace(config, model=Model(window=6, patch_size=(8, 4)))
+    assert build_world(wide, Data.of(wide, None, Processes())).dit.config.patch_size == (8, 4)
     np.testing.assert_array_equal(world.background, recording.median_frame(episodes=[0, 1]))
     held_out = recording.episode(2).frames
     for start in world.starts.frames:

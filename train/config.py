@@ -51,6 +51,10 @@ from .run_folder import RunProgress, find_checkpoint, read_progress
 from .run_log import Logging, check_log
 
 Share = Annotated[float, Range(0, 1, above=True)]
+PatchSize = Annotated[
+    tuple[Annotated[int, Range(1, 256)], ...],
+    Rule("a side, or a height and a width", lambda sides: len(sides) in (1, 2)),
+]
 Size = Literal["tiny", "small", "base", "large", "xl"]
 PROG = "worldsim train"
 SETTINGS_FILE = "config.toml"
@@ -96,8 +100,8 @@ class Model:
 
     window: Count = 12
     """Frames of a training window, and of the world's memory; the current frame included."""
-    patch_size: Annotated[int, Range(1, 256)] = 8
-    """Side of a patch in pixels: smaller is sharper and slower."""
+    patch_size: PatchSize = (8,)
+    """Side of a patch in pixels, or its height and width: smaller is sharper and slower."""
     time_every: Annotated[int, Range(1, 12)] = 3
     """One layer in so many attends over time: 2 is slower, and better if the view scrolls."""
     attention: tuple[str, ...] = ()
@@ -114,6 +118,11 @@ class Model:
     learned with the world; or a frozen T5 or CLIP encoder (folder, or id on the Hub)."""
     passes: Passes = 2
     """Denoising passes per frame, unless `play --passes` gives another number."""
+
+    @property
+    def patch_sides(self) -> tuple[int, int]:
+        """Height and width of a patch."""
+        return self.patch_size[0], self.patch_size[-1]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -16,6 +15,7 @@ from worldsim.model.codec import PixelCodec
 from worldsim.model.dit import VideoDiT
 from worldsim.model.dit_config import DiTConfig
 from worldsim.model.heads import RewardTerminationHead
+from worldsim.model.layout import Layout
 from worldsim.model.text import TextEncoder
 from worldsim.system.devices import check_memory, free_memory, pick_device
 from worldsim.world_folder import load
@@ -64,6 +64,7 @@ def build_world(
         device,
     )
     window = config.model.window
+    height, across = config.model.patch_sides
     starts, rewards = (processes or Processes()).first(
         lambda: (
             pick_starts(data.parts, 1 + (window - 1) * config.model.patch_frames, config.seed),
@@ -75,7 +76,7 @@ def build_world(
         DiTConfig(
             num_actions=game.num_actions,
             latent_channels=codec.latent_channels,
-            patch_size=config.model.patch_size,
+            patch_size=height if height == across else (height, across),
             patch_frames=config.model.patch_frames,
             window=window,
             time_every=config.model.time_every,
@@ -160,7 +161,7 @@ def learning_rate(width: int) -> float:
 def step_bytes(config: TrainConfig, frame_size: tuple[int, int], frames: int) -> int:
     """Bytes of the activations of so many frames, at least."""
     size = SIZES[config.size]
-    tokens = math.prod(-(-side // config.model.patch_size) for side in frame_size)
+    tokens = Layout.of(1, frame_size, (1, *config.model.patch_sides)).num_patches
     layers = 1 if config.engine.activation_checkpointing else size["depth"]
     return frames * tokens * layers * size["width"] * ACTIVATION_BYTES
 

@@ -191,7 +191,7 @@ class Run:
     def waste(self, progress: RunProgress) -> float:
         """The share of the tokens of a step that holds no recorded pixel."""
         groups = self.groups.at(progress.step * self.rounds)
-        return self.mixture.waste(groups, self.world.dit.config.patch_size)
+        return self.mixture.waste(groups, self.world.dit.config.patch_sides)
 
     def advance(self, progress: RunProgress) -> RunProgress:
         """The progress after one more step; now and then it looks how many batches need codes."""

@@ -128,7 +128,7 @@ class Rollout:
         self._pixels: torch.Tensor | None = None  # the newest frames, if they are decoded already
         self._graphs: dict[int, Callable[[], _StepTensors]] = {}  # by number of passes
         self._not_begun = set(range(batch_size))
-        tokens = batch_size * math.prod(self._latent_size) / world.dit.config.patch_size**2
+        tokens = batch_size * math.prod(self._latent_size) / math.prod(world.dit.config.patch_sides)
         parameters = sum(parameter.numel() for parameter in world.dit.parameters())
         self._multiplications = parameters * tokens if world.device.type == "cpu" else math.inf
         self._predict = self._compile() if compiled else world.predict

@@ -25,7 +25,7 @@ from worldsim.model.layers import place_features, rotary_angles
 from worldsim.model.layout import Layout
 from worldsim.model.patterns import Pattern, times_seen
 
-PATCH = DiTConfig(num_actions=1).patch_size
+PATCH, _ = DiTConfig(num_actions=1).patch_sides
 NUM_SPECIAL = 2 + DiTConfig(num_actions=1).num_registers  # action, level and registers
 WIDTH = 720
 
@@ -57,7 +57,7 @@ def draw_tokens() -> Picture:
         (f"a clip of {len(frames)} frames", frames, 1),
         ("the same clip, patch_frames = 2", frames, 2),
     ):
-        layout = Layout.of(len(clip), clip.shape[1:3], (patch_frames, PATCH), NUM_SPECIAL)
+        layout = Layout.of(len(clip), clip.shape[1:3], (patch_frames, PATCH, PATCH), NUM_SPECIAL)
         picture.text(x, 26, title, "strong")
         patches = [brightest(frame) for frame in clip]
         for number, frame in enumerate(clip):
@@ -102,7 +102,11 @@ def draw_batch() -> Picture:
     window, left, top, size = 6, 316.0, 66.0, 376.0
     names, mixture, groups = mixed_batch(window)
     clips = [
-        (group, clip, Layout.of(group.windows.valid.shape[1] - 2, frame, (1, PATCH), NUM_SPECIAL))
+        (
+            group,
+            clip,
+            Layout.of(group.windows.valid.shape[1] - 2, frame, (1, PATCH, PATCH), NUM_SPECIAL),
+        )
         for group in groups
         for frame in [group.windows.frames.shape[2:4]]
         for clip in range(len(group.sources))
@@ -143,7 +147,7 @@ def draw_batch() -> Picture:
         y += height
     picture.text(left, 44, f"{100 * pairs / total**2:.0f} % of all pairs of tokens", "small pale")
     picture.rect(20, 449, 10, 10, "unseen")
-    waste = mixture.waste(groups, PATCH)
+    waste = mixture.waste(groups, (PATCH, PATCH))
     picture.text(36, 458, f"padding: waste {100 * waste:.1f} %", "small pale")
     picture.lines([(234, 449), (230, 449), (230, 459), (234, 459)])
     picture.text(240, 458, "a group: one frame size and one length", "small pale")

@@ -49,7 +49,7 @@ def table_of_tokens() -> str:
         (1, 512, 1),
         (257, 512, 4),
     ):
-        layout = Layout.of(num_frames, (side, side), (patch_frames, PATCH), NUM_SPECIAL)
+        layout = Layout.of(num_frames, (side, side), (patch_frames, PATCH, PATCH), NUM_SPECIAL)
         rows.append(
             [
                 f"{num_frames}",

@@ -124,14 +124,14 @@ class Mixture:
         drawn = ([bucket for bucket in group if rows[bucket]] for group in self._groups)
         return [self._draw(rng, group, rows) for group in drawn if group]
 
-    def waste(self, groups: Sequence[Group], patch_size: int) -> float:
+    def waste(self, groups: Sequence[Group], patch_sides: tuple[int, int]) -> float:
         """Return the share of the targets' tokens that holds no recorded pixel.
 
         That is padding before and after episodes, and what patches have beyond a frame's edge.
 
         Args:
             groups: From `sample`.
-            patch_size: Side of a patch in pixels.
+            patch_sides: Height and width of a patch in pixels.
         """
         recorded = total = 0
         for group in groups:
@@ -140,7 +140,9 @@ class Mixture:
                 group.windows.frames.shape[2:4],
             )
             recorded += int(valid.sum()) * math.prod(size)
-            total += valid.size * math.prod(-(-side // patch_size) * patch_size for side in size)
+            total += valid.size * math.prod(
+                -(-length // side) * side for length, side in zip(size, patch_sides, strict=True)
+            )
         return 1 - recorded / total
 
     def _draw(

@@ -70,8 +70,10 @@ class ChanceCodes(nn.Module):
         super().__init__()
         num_bits, width, channels = config.chance_bits, config.width, config.width // 2
         self.num_bits = num_bits
-        stride = 1 if config.patch_size % 2 else 2
-        side = config.patch_size // stride
+        stride = config.detail_stride
+        height, across = config.patch_sides
+        sides = height // stride, across // stride
+        self.patch_sides = config.patch_sides
         # The encoder: convolutions down to patches, then one vector for the frame.
         self.look = nn.Conv2d(
             2 * config.channels,
@@ -80,7 +82,7 @@ class ChanceCodes(nn.Module):
             stride=stride,
             padding=stride,
         )
-        self.patch = nn.Conv2d(config.detail_width, channels, side, stride=side)
+        self.patch = nn.Conv2d(config.detail_width, channels, sides, stride=sides)
         self.place = nn.Linear(20, channels, bias=False)
         self.mix = nn.Sequential(nn.SiLU(), nn.Linear(channels, channels), nn.SiLU())
         self.bits = nn.Sequential(
@@ -130,8 +132,8 @@ class ChanceCodes(nn.Module):
         frames = rearrange(
             torch.cat((residual, expected.latents), dim=2), "b t c h w -> (b t) c h w"
         )
-        patch = self.patch.kernel_size[0] * self.look.stride[0]
-        frames = F.pad(frames, (0, -frames.shape[-1] % patch, 0, -frames.shape[-2] % patch))
+        ph, pw = self.patch_sides
+        frames = F.pad(frames, (0, -frames.shape[-1] % pw, 0, -frames.shape[-2] % ph))
         features = self.patch(
             F.silu(self.look(frames.contiguous(memory_format=torch.channels_last)))
         )
@@ -140,7 +142,7 @@ class ChanceCodes(nn.Module):
         features = self.mix(features + self.place(place_features(features.device, rows, columns)))
         # Places count by their squared residual: elsewhere the next frame is certain.
         energy = frames[:, : latents.shape[2]].square().mean(1, keepdim=True)
-        energy = F.avg_pool2d(energy, patch).flatten(1)
+        energy = F.avg_pool2d(energy, (ph, pw)).flatten(1)
         share = energy / (energy.sum(1, keepdim=True) + 1e-8)
         bits = self.bits((features * share[..., None]).sum(1)).float()
         center = rearrange(self.center(expected.features), "b t bits -> (b t) bits").float()

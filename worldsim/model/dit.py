@@ -125,17 +125,19 @@ class VideoDiT(nn.Module):
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
         self.config = config
-        width, num_heads, patch_size = config.width, config.num_heads, config.patch_size
+        width, num_heads = config.width, config.num_heads
         detail_width, channels = config.detail_width, config.channels
         self.activation_checkpointing = False  # whether layers are computed again when training
         self.head_dim = width // num_heads
         self.num_special = 2 + config.num_registers + bool(config.chance_bits)
-        stride = 1 if patch_size % 2 else 2
+        stride = config.detail_stride
         self.detail = DetailPath(
             channels * (1 + config.num_history), channels, detail_width, stride
         )
-        self.patch = patch_size // stride  # side of a patch, in features
-        self.embed = nn.Linear(detail_width * self.patch**2, width, bias=False)
+        height, across = config.patch_sides
+        self.patch = height // stride, across // stride  # sides of a patch, in features
+        inside = detail_width * math.prod(self.patch)
+        self.embed = nn.Linear(inside, width, bias=False)
         self.place_embedding = nn.Linear(20, width, bias=False)
         self.action_embedding = ActionEmbedding(config)
         self.level_embedding = nn.Sequential(
@@ -147,7 +149,7 @@ class VideoDiT(nn.Module):
         self.text = TextInput(config.text_width) if config.text_width else None
         self.blocks = nn.ModuleList(Block(config, one) for one in config.layer_attentions)
         self.norm = nn.LayerNorm(width, bias=False)
-        self.unembed = nn.Linear(width, 2 * detail_width * self.patch**2)
+        self.unembed = nn.Linear(width, 2 * inside)
         self._initialize()
 
     def _initialize(self) -> None:
@@ -196,8 +198,9 @@ class VideoDiT(nn.Module):
 
     def layout(self, times: int, frame_size: tuple[int, int]) -> Layout:
         """The tokens of a sequence of latent frames of the given (h, w)."""
-        patch = self.config.patch_frames, self.config.patch_size
-        return Layout.of(1 + (times - 1) * patch[0], frame_size, patch, self.num_special)
+        patch_frames = self.config.patch_frames
+        patch = patch_frames, *self.config.patch_sides
+        return Layout.of(1 + (times - 1) * patch_frames, frame_size, patch, self.num_special)
 
     def _blocks(self) -> list[Block]:
         return [block for block in self.blocks if isinstance(block, Block)]
@@ -290,11 +293,11 @@ class VideoDiT(nn.Module):
     def _look(self, noisy_latents: torch.Tensor, conditions: Conditions) -> torch.Tensor:
         """Features (b*t c h w) of frames of any size, padded to multiples of a patch."""
         h, w = noisy_latents.shape[-2:]
-        patch = self.config.patch_size
+        ph, pw = self.config.patch_sides
         frames = torch.cat((noisy_latents, conditions.history), dim=2)
         frames = rearrange(frames, "b t c h w -> (b t) c h w")
-        if h % patch or w % patch:
-            frames = F.pad(frames, (0, -w % patch, 0, -h % patch))
+        if h % ph or w % pw:
+            frames = F.pad(frames, (0, -w % pw, 0, -h % ph))
         return self.detail.look(frames.to(self.dtype))
 
     def _draw(
@@ -308,13 +311,14 @@ class VideoDiT(nn.Module):
             noisy_latents: (b t c h w), of which only the size matters.
         """
         b, _, _, h, w = noisy_latents.shape
+        ph, pw = self.patch
         scale, shift = rearrange(
             modulation,
             "b t (rows columns) (two ph pw d) -> two (b t) (rows ph) (columns pw) d",
             two=2,
-            rows=features.shape[-2] // self.patch,
-            ph=self.patch,
-            pw=self.patch,
+            rows=features.shape[-2] // ph,
+            ph=ph,
+            pw=pw,
         ).movedim(-1, 2)  # the memory layout of the features
         clean = self.detail.draw(features, scale, shift)
         return rearrange(clean[..., :h, :w], "(b t) c h w -> b t c h w", b=b).float()
@@ -342,13 +346,14 @@ class VideoDiT(nn.Module):
     def _tokens(self, features: torch.Tensor, conditions: Conditions) -> torch.Tensor:
         """Tokens (b t n d) from features (b*t c h w): patches by rows, then the special ones."""
         b, t = conditions.tau.shape
-        rows, columns = (side // self.patch for side in features.shape[-2:])
+        ph, pw = self.patch
+        rows, columns = features.shape[-2] // ph, features.shape[-1] // pw
         patches = rearrange(
             features,
             "(b t) c (rows ph) (columns pw) -> b t (rows columns) (ph pw c)",
             b=b,
-            ph=self.patch,
-            pw=self.patch,
+            ph=ph,
+            pw=pw,
         )
         places = place_features(features.device, rows, columns)
         place = self.place_embedding(places.to(self.dtype))

@@ -19,8 +19,8 @@ class DiTConfig:
         num_actions: Actions of the game; the index ``num_actions`` is an unknown action.
         latent_channels: Channels of a latent frame.
         patch_frames: Frames of a spacetime patch, which are predicted together, see `Layout`.
-        patch_size: Side of a square patch, in latent cells. Frames of any size are padded to
-            multiples of it.
+        patch_size: Side of a patch in latent cells, or its height and width. Frames of any size are
+            padded to multiples of it.
         width: Channels of a token.
         depth: Layers.
         num_heads: Query heads.
@@ -44,7 +44,7 @@ class DiTConfig:
     num_actions: Size
     latent_channels: Size = 3
     patch_frames: Annotated[int, Range(1, 16)] = 1
-    patch_size: Size = 8
+    patch_size: Size | tuple[Size, Size] = 8
     width: Size = 128
     depth: Size = 6
     num_heads: Size = 4
@@ -60,8 +60,9 @@ class DiTConfig:
     text_width: Annotated[int, Range(0, 2**16)] = 0
 
     def __post_init__(self) -> None:
-        if isinstance(self.attention, list):  # from JSON
-            object.__setattr__(self, "attention", tuple(self.attention))
+        for name in ("attention", "patch_size"):
+            if isinstance(getattr(self, name), list):  # from JSON
+                object.__setattr__(self, name, tuple(getattr(self, name)))
         for name, kind in get_type_hints(DiTConfig, include_extras=True).items():
             check_value(name, getattr(self, name), kind)
         if self.width % (4 * self.num_heads) or self.num_heads % self.num_kv_heads:
@@ -79,6 +80,17 @@ class DiTConfig:
                 f"attention {over_both[0]} needs a width that is a multiple of 8 * num_heads, got "
                 f"width {self.width}, num_heads {self.num_heads}"
             )
+
+    @property
+    def patch_sides(self) -> tuple[int, int]:
+        """Height and width of a patch."""
+        size = self.patch_size
+        return size if isinstance(size, tuple) else (size, size)
+
+    @property
+    def detail_stride(self) -> int:
+        """Cells along each side of a feature of the convolutional path."""
+        return 1 if any(side % 2 for side in self.patch_sides) else 2
 
     @property
     def channels(self) -> int:

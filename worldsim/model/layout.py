@@ -1,9 +1,8 @@
 """Layout: how many tokens a sequence has, and where each of them is.
 
-A spacetime patch is ``patch_frames`` frames by ``patch_size`` by ``patch_size`` cells. A sequence
-of F frames of H by W cells has 1 + (F - 1) / patch_frames times, each with (H / patch_size) times
-(W / patch_size) patches and some special tokens without a place. The first time is the first frame
-alone, so a still picture is a sequence like any other.
+A spacetime patch has t_p frames of h_p by w_p cells. A sequence of F frames of H by W cells has
+1 + (F - 1) / t_p times, each with (H / h_p) times (W / w_p) patches and some special tokens without
+a place. The first time is the first frame alone, so a still picture is a sequence like any other.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ class Layout(NamedTuple):
         num_special: Tokens of each time without a place: action, level, chance, registers.
 
     Example:
-        >>> still, clip = (Layout.of(F, (64, 64), (1, 8), 4) for F in (1, 12))
+        >>> still, clip = (Layout.of(F, (64, 64), (1, 8, 8), 4) for F in (1, 12))
         >>> still.num_tokens, clip.num_tokens
         (68, 816)
     """
@@ -39,7 +38,7 @@ class Layout(NamedTuple):
         cls,
         num_frames: int,
         frame_size: tuple[int, int],
-        patch: tuple[int, int],
+        patch: tuple[int, int, int],
         num_special: int = 0,
     ) -> Layout:
         """Lay out a sequence of frames; sides that are no multiples of a patch are padded.
@@ -47,11 +46,11 @@ class Layout(NamedTuple):
         Args:
             num_frames: Frames (F), at least 1.
             frame_size: Their height and width (H, W), in cells of a latent.
-            patch: ``patch_frames`` and ``patch_size``.
+            patch: Frames, height and width of a patch (t_p, h_p, w_p).
             num_special: Special tokens of each time.
         """
-        patch_frames, patch_size = patch
-        rows, columns = (-(-side // patch_size) for side in frame_size)
+        patch_frames, *sides = patch
+        rows, columns = (-(-size // side) for size, side in zip(frame_size, sides, strict=True))
         return cls(1 - (1 - num_frames) // patch_frames, rows, columns, num_special)
 
     @property

@@ -71,8 +71,11 @@ def with_values(config: Config, values: Mapping[str, Any], keep: Collection[str]
     options = {option.name: option for option in options_of(type(config), config)}
     for name, value in flatten(values).items():
         if name in options and name not in keep:
+            annotation = options[name].annotation
             value = tuple(value) if isinstance(value, list) else value
-            check_value(name, value, options[name].annotation)
+            if isinstance(value, int) and isinstance(options[name].value, tuple):
+                value = (value,)  # one value of several may stand alone
+            check_value(name, value, annotation)
             config = _replaced(config, options[name].path, value)
     return config
 
