@@ -35,7 +35,7 @@ HOMES = {
     "stable_baselines3": ("worldsim/sb3.py", "worldsim/game/agent_policy.py", "train/agent.py"),
     "diffusers": (
         "worldsim/model/dit.py",
-        "worldsim/model/codec.py",
+        "worldsim/model/autoencoder_codec.py",
         "worldsim/model/sampling.py",
         "worldsim/video/pipelines.py",
         "worldsim/video/hub.py",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,14 @@ import pytest
 import torch
 
 from tests.edits import edit_json
-from tests.tiny_worlds import make_tiny_vae_codec, make_tiny_world
-from worldsim.model.codec import Codec, PixelCodec, VAECodec, load_codec
+from tests.tiny_worlds import (
+    make_tiny_dc_codec,
+    make_tiny_vae_codec,
+    make_tiny_video_codec,
+    make_tiny_world,
+)
+from worldsim.model.autoencoder_codec import AutoencoderCodec
+from worldsim.model.codec import Codec, PixelCodec, load_codec
 
 pytestmark = pytest.mark.numeric
 
@@ -66,7 +73,22 @@ class TestTime:
             make_tiny_world(codec=EveryFourFrames())
 
 
-class TestVAECodec:
+class TestAutoencoderCodec:
+    @pytest.mark.parametrize("kind", [make_tiny_dc_codec, make_tiny_video_codec])
+    def test_it_is_found_by_its_name(
+        self, kind: Callable[[], AutoencoderCodec], tmp_path: Path
+    ) -> None:
+        codec, frames = kind(), random_frames(2, 5, 16, 24, 3)
+        codec.save(tmp_path / "codec")
+        loaded = load_codec(tmp_path / "codec", 3)
+        latents = codec.encode(frames)
+        assert latents.shape[:2] == (2, 1 + 4 // codec.time_factor)
+        assert latents.shape[2:] == (codec.latent_channels, *codec.latent_size((16, 24)))
+        assert torch.equal(loaded.encode(frames), latents)
+        assert torch.equal(loaded.decode(latents), codec.decode(latents))
+        assert codec.decode(latents).shape == frames.shape
+        assert loaded.settings() == codec.settings()
+
     @pytest.mark.parametrize("channels", [1, 3])
     def test_shapes(self, channels: int) -> None:
         codec = make_tiny_vae_codec(channels)
@@ -86,9 +108,9 @@ class TestVAECodec:
 
     def test_scale_and_shift_of_the_autoencoder_are_used(self) -> None:
         codec, frames = make_tiny_vae_codec(), random_frames(1, 2, 16, 16, 3)
-        codec.vae.register_to_config(scaling_factor=2.0, shift_factor=0.5)
-        scaled = VAECodec(codec.vae)
-        plain = codec.encode(frames) / codec.scale
+        codec.autoencoder.register_to_config(scaling_factor=2.0, shift_factor=0.5)
+        scaled = AutoencoderCodec(codec.autoencoder)
+        plain = codec.encode(frames) * codec.std
         torch.testing.assert_close(scaled.encode(frames), (plain - 0.5) * 2)
         decoded = scaled.decode(scaled.encode(frames))
         assert (decoded.int() - codec.decode(codec.encode(frames)).int()).abs().max() <= 1
@@ -104,7 +126,7 @@ class TestVAECodec:
     def test_a_codec_of_an_unknown_kind_is_refused_by_its_name(self, tmp_path: Path) -> None:
         make_tiny_vae_codec().save(tmp_path / "codec")
         edit_json(tmp_path / "codec/config.json", lambda c: {**c, "_class_name": "os.system"})
-        with pytest.raises(ValueError, match=r"must be one of AutoencoderKL, got 'os\.system'"):
+        with pytest.raises(ValueError, match=r"must be one of AutoencoderKL, .*, got 'os\.system'"):
             load_codec(tmp_path / "codec", 3)
 
     @pytest.mark.parametrize("frame_size", [(15, 16), (16, 21)])
@@ -117,3 +139,42 @@ class TestVAECodec:
 
     def test_is_not_trained_with_the_world(self) -> None:
         assert not any(p.requires_grad for p in make_tiny_vae_codec().parameters())
+
+
+class TestVideo:
+    """A latent of video is several frames; the first one is the first frame."""
+
+    def test_a_still_is_the_first_latent_of_a_clip(self) -> None:
+        codec, frames = make_tiny_video_codec(), random_frames(1, 9, 16, 16, 3)
+        latents = codec.encode(frames)
+        torch.testing.assert_close(codec.encode(frames[:, :1]), latents[:, :1])
+        # No latent tells of later frames.
+        torch.testing.assert_close(codec.encode(frames[:, :5]), latents[:, :3])
+
+    def test_frames_are_decoded_one_by_one_as_in_a_clip(self) -> None:
+        codec = make_tiny_video_codec()
+        latents = torch.randn(2, 6, codec.latent_channels, 8, 8)
+        whole = codec.decode(latents)
+        assert whole.shape == (2, 11, 16, 16, 3)
+        for k in range(1, 6):
+            frames = [*codec.frames_of(k)]
+            past = latents[:, max(0, k - codec.decode_context) : k]
+            alone = codec.decode(latents[:, k : k + 1], past)
+            assert (alone.int() - whole[:, frames].int()).abs().max() <= 1
+
+    def test_means_and_deviations_are_those_of_the_weights(self) -> None:
+        codec, frames = make_tiny_video_codec(), random_frames(1, 5, 16, 16, 3)
+        before = codec.encode(frames)
+        with torch.no_grad():
+            codec.autoencoder.latents_mean.fill_(0.5)
+            codec.autoencoder.latents_std.fill_(2)
+        scaled = AutoencoderCodec(codec.autoencoder)
+        torch.testing.assert_close(scaled.encode(frames), (before - 0.5) / 2)
+        shown = scaled.decode(scaled.encode(frames)).int()
+        assert (shown - codec.decode(before).int()).abs().max() <= 1
+
+    def test_a_scale_of_nothing_is_refused(self) -> None:
+        codec = make_tiny_dc_codec()
+        codec.autoencoder.register_to_config(scaling_factor=float("inf"))
+        with pytest.raises(ValueError, match="must be finite, and none but the means 0"):
+            AutoencoderCodec(codec.autoencoder)

@@ -10,7 +10,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderKLLTXVideo
 
 from worldsim.data.episode import Episode
 from worldsim.data.recording import Recording
@@ -18,7 +18,8 @@ from worldsim.data.windows import Windows
 from worldsim.data.writer import RecordingWriter
 from worldsim.game.config import GameConfig
 from worldsim.game.describe import describe_game
-from worldsim.model.codec import Codec, PixelCodec, VAECodec
+from worldsim.model.autoencoder_codec import AutoencoderCodec
+from worldsim.model.codec import Codec, PixelCodec
 from worldsim.model.dit import VideoDiT
 from worldsim.model.dit_config import DiTConfig
 from worldsim.model.heads import RewardTerminationHead
@@ -107,7 +108,7 @@ def make_tiny_dit(**changes: Any) -> VideoDiT:
     return dit
 
 
-def make_tiny_vae_codec(channels: int = 3) -> VAECodec:
+def make_tiny_vae_codec(channels: int = 3) -> AutoencoderCodec:
     """A real autoencoder with random weights, which halves each side."""
     torch.manual_seed(1)
     vae = AutoencoderKL(
@@ -119,7 +120,49 @@ def make_tiny_vae_codec(channels: int = 3) -> VAECodec:
         latent_channels=4,
         norm_num_groups=4,
     )
-    return VAECodec(vae.eval())
+    return AutoencoderCodec(vae.eval())
+
+
+def make_tiny_dc_codec() -> AutoencoderCodec:
+    """A real deep compression autoencoder with random weights, which quarters each side."""
+    torch.manual_seed(1)
+    sizes: dict[str, Any] = {
+        f"{half}_{name}": value
+        for half in ("encoder", "decoder")
+        for name, value in {
+            "block_out_channels": (8, 8, 8),
+            "layers_per_block": (0, 1, 1),
+            "qkv_multiscales": ((), (), ()),
+        }.items()
+    }
+    return AutoencoderCodec(AutoencoderDC(latent_channels=4, **sizes).eval())
+
+
+def make_tiny_video_codec() -> AutoencoderCodec:
+    """A real causal video autoencoder with random weights: latents of 2 frames, halved sides."""
+    torch.manual_seed(1)
+    levels: dict[str, Any] = {
+        f"{half}{name}": value
+        for half in ("", "decoder_")
+        for name, value in {
+            "block_out_channels": (8, 8),
+            "layers_per_block": (1, 1, 1),
+            "spatio_temporal_scaling": (True, False),
+        }.items()
+    }
+    return AutoencoderCodec(
+        AutoencoderKLLTXVideo(
+            latent_channels=4,
+            down_block_types=("LTXVideoDownBlock3D",) * 2,
+            decoder_inject_noise=(False,) * 3,
+            downsample_type=("conv",) * 2,
+            upsample_residual=(False,) * 2,
+            upsample_factor=(1,) * 2,
+            patch_size=1,
+            decoder_causal=True,
+            **levels,
+        ).eval()
+    )
 
 
 def make_tiny_world(

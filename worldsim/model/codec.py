@@ -1,26 +1,21 @@
-"""Frames to latents and back: the identity for small frames, a diffusers VAE for large ones.
+"""Frames to latents and back: the identity for small frames, an autoencoder for large ones.
 
 A world's folder has its codec in ``codec/``, in the layout of diffusers; ``_class_name`` in its
-config is the key in `CODECS`. A world of pixels has no such folder.
+config is one of `worldsim.model.autoencoders.COMPRESSION`. A world of pixels has no such folder.
 """
 
 from __future__ import annotations
 
-import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
-from einops import rearrange
 from torch import nn
 
 from worldsim.frames import latents_to_pixels, pixels_to_latents
-from worldsim.model.weights import CONFIG, REMEDY, WEIGHTS, build_network, read_network_config
+from worldsim.model.autoencoders import COMPRESSION
+from worldsim.model.weights import CONFIG, REMEDY, WEIGHTS
 from worldsim.system.files import read_object, reading
-
-if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
 
 
 class Codec(nn.Module):
@@ -33,27 +28,39 @@ class Codec(nn.Module):
         latent_channels: Channels of a latent.
         space_factor: Pixels along each side of a latent's cell.
         time_factor: Frames per latent; a world needs 1 so far.
+        decode_context: Latents before a latent that decoding it needs, where there are as many.
         exact: Whether decoding and encoding again gives the same latent.
     """
 
     latent_channels: int
     space_factor: int = 1
     time_factor: int = 1
+    decode_context: int = 0
     exact: bool = False
 
     def encode(self, frames: torch.Tensor) -> torch.Tensor:
-        """Map uint8 frames (b t height width c) to latents (b t c h w)."""
+        """Map uint8 frames (b t height width c) to latents (b t' c h w).
+
+        With a ``time_factor`` p, t is 1 + p * (t' - 1): the first latent is the first frame alone.
+        """
         raise NotImplementedError
 
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Map latents (b t c h w) to uint8 frames (b t height width c)."""
+    def decode(self, latents: torch.Tensor, past: torch.Tensor | None = None) -> torch.Tensor:
+        """Map latents (b t' c h w) to uint8 frames (b t height width c).
+
+        Args:
+            latents: Latents that begin a sequence, or go on with it.
+            past: The latents right before them (b n c h w): ``decode_context`` or more, or all that
+                there are. None if the latents begin the sequence: their first is one frame. All
+                others are ``time_factor`` frames each.
+        """
         raise NotImplementedError
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the folder that `load_codec` reads, and create it."""
         raise NotImplementedError
 
-    def settings(self) -> dict[str, float]:
+    def settings(self) -> dict[str, list[float]]:
         """The numbers that decide its latents, apart from its weights."""
         return {}
 
@@ -110,77 +117,12 @@ class PixelCodec(Codec):
         """Map uint8 frames (b t height width c) to latents (b t c h w)."""
         return pixels_to_latents(frames)
 
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+    def decode(self, latents: torch.Tensor, past: torch.Tensor | None = None) -> torch.Tensor:
         """Map latents (b t c h w) to uint8 frames (b t height width c)."""
         return latents_to_pixels(latents)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write nothing: a world without the folder has pixels as latents."""
-
-
-class VAECodec(Codec):
-    """Latents of a diffusers ``AutoencoderKL``, scaled to about unit variance.
-
-    Args:
-        vae: The autoencoder; its config's ``scaling_factor`` and ``shift_factor`` are used.
-    """
-
-    def __init__(self, vae: AutoencoderKL) -> None:
-        super().__init__()
-        self.vae = vae.requires_grad_(False)
-        self.latent_channels = vae.config.latent_channels
-        self.space_factor = 2 ** (len(vae.config.block_out_channels) - 1)
-        self.scale = vae.config.scaling_factor
-        self.shift = vae.config.shift_factor or 0.0
-
-    def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write the autoencoder in the layout of diffusers."""
-        self.vae.save_pretrained(folder)
-
-    def settings(self) -> dict[str, float]:
-        """Its scale and shift."""
-        return {"scale": self.scale, "shift": self.shift}
-
-    @classmethod
-    def load(cls, config: Path, weights: Path, channels: int) -> VAECodec:
-        """Read an autoencoder for frames with these channels; errors as in `load_codec`."""
-        from diffusers import AutoencoderKL  # importing takes seconds, and most worlds have none
-
-        with reading(config, REMEDY) as file:
-            settings = read_network_config(file)
-        with reading(weights, REMEDY) as file:
-            vae = build_network(lambda: AutoencoderKL(**settings), file)
-            maps = vae.config.in_channels, vae.config.out_channels
-            if maps != (channels, channels):
-                raise ValueError(
-                    f"it maps {maps[0]} to {maps[1]} channels, but frames have {channels}"
-                )
-            codec = cls(vae)
-            if not math.isfinite(codec.scale) or not codec.scale or not math.isfinite(codec.shift):
-                raise ValueError(
-                    "scaling_factor and shift_factor must be finite and the first not 0, got "
-                    f"{codec.scale} and {codec.shift}"
-                )
-        return codec
-
-    @torch.no_grad()
-    def encode(self, frames: torch.Tensor) -> torch.Tensor:
-        """Map uint8 frames (b t height width c) to the posterior's mean (b t c h w)."""
-        images = rearrange(pixels_to_latents(frames), "b t c h w -> (b t) c h w")
-        latents = (self.vae.encode(images).latent_dist.mode() - self.shift) * self.scale
-        return rearrange(latents, "(b t) c h w -> b t c h w", b=frames.shape[0])
-
-    @torch.no_grad()
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Map latents (b t c h w) to uint8 frames (b t height width c)."""
-        scaled = rearrange(latents, "b t c h w -> (b t) c h w") / self.scale + self.shift
-        images = rearrange(
-            self.vae.decode(scaled).sample, "(b t) c h w -> b t c h w", b=latents.shape[0]
-        )
-        return latents_to_pixels(images)
-
-
-CODECS = {"AutoencoderKL": VAECodec}
 
 
 def load_codec(folder: str | os.PathLike[str], channels: int) -> Codec:
@@ -195,11 +137,15 @@ def load_codec(folder: str | os.PathLike[str], channels: int) -> Codec:
         ValueError: If a file is missing or damaged, the kind of codec is unknown, or its channels
             differ.
     """
+    from worldsim.model.autoencoder_codec import AutoencoderCodec  # whose base is here
+
     folder = Path(folder)
     if not folder.is_dir():
         return PixelCodec(channels)
     with reading(folder / CONFIG, REMEDY) as file:
         kind = read_object(file).get("_class_name")
-        if not isinstance(kind, str) or kind not in CODECS:
-            raise ValueError(f"its _class_name must be one of {', '.join(CODECS)}, got {kind!r}")
-    return CODECS[kind].load(folder / CONFIG, folder / WEIGHTS, channels)
+        if not isinstance(kind, str) or kind not in COMPRESSION:
+            raise ValueError(
+                f"its _class_name must be one of {', '.join(COMPRESSION)}, got {kind!r}"
+            )
+    return AutoencoderCodec.load(kind, folder / CONFIG, folder / WEIGHTS, channels)

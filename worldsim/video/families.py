@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-Config = Mapping[str, Any]
+from worldsim.model.autoencoders import COMPRESSION, Config, halvings
 
 COGVIDEOX_5B_I2V = {
     "in_channels": 32,
@@ -50,17 +49,6 @@ class Family:
     """With guidance: samples per forward pass, and forward passes per step."""
 
 
-def halvings(config: Config) -> int:
-    """The factor by which the levels of a convolutional network reduce an image's sides."""
-    return 2 ** (len(config["block_out_channels"]) - 1)
-
-
-def _ltx_reductions(config: Config) -> tuple[int, int]:
-    factor = 2 ** sum(config["spatio_temporal_scaling"])
-    frames = config["temporal_compression_ratio"] or config["patch_size_t"] * factor
-    return frames, config["spatial_compression_ratio"] or config["patch_size"] * factor
-
-
 FAMILIES = (
     Family(
         "CogVideoX",
@@ -68,7 +56,7 @@ FAMILIES = (
         frames_decoded=2,
         denoiser="CogVideoXTransformer3DModel",
         vae="AutoencoderKLCogVideoX",
-        reductions=lambda c: (int(c["temporal_compression_ratio"]), halvings(c)),
+        reductions=COMPRESSION["AutoencoderKLCogVideoX"],
         published={"CogVideoXPipeline": {}, "CogVideoXImageToVideoPipeline": COGVIDEOX_5B_I2V},
         layout="btchw",
     ),
@@ -79,7 +67,7 @@ FAMILIES = (
         level_per_token=lambda name, _: name != "LTXPipeline",
         denoiser="LTXVideoTransformer3DModel",
         vae="AutoencoderKLLTXVideo",
-        reductions=_ltx_reductions,
+        reductions=COMPRESSION["AutoencoderKLLTXVideo"],
         published={"LTXPipeline": {}, "LTXImageToVideoPipeline": {}, "LTXConditionPipeline": {}},
         layout="bnc",
     ),
@@ -92,7 +80,7 @@ FAMILIES = (
         level_per_token=lambda _, c: c.get("expand_timesteps", False),
         denoiser="WanTransformer3DModel",
         vae="AutoencoderKLWan",
-        reductions=lambda c: (c["scale_factor_temporal"], c["scale_factor_spatial"]),
+        reductions=COMPRESSION["AutoencoderKLWan"],
         published={"WanPipeline": {}, "WanImageToVideoPipeline": WAN_I2V},
         guided=(1, 2),
     ),
@@ -118,7 +106,7 @@ FAMILIES = (
         fps=7.0,
         denoiser="UNetSpatioTemporalConditionModel",
         vae="AutoencoderKLTemporalDecoder",
-        reductions=lambda c: (1, halvings(c)),
+        reductions=lambda c: (1, halvings(c["block_out_channels"])),
         published={"StableVideoDiffusionPipeline": {}},
         layout="btchw",
     ),

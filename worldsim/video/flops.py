@@ -24,7 +24,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from worldsim.video.families import PIPELINES, Config, halvings
+from worldsim.model.autoencoders import Config, halvings
+from worldsim.video.families import PIPELINES
 from worldsim.video.hub import DTYPES
 
 Size = tuple[int, int, int]  # latent frames, rows, columns
@@ -265,7 +266,7 @@ def pipeline_denoiser(
     patch = patch_of(c)
     own = c.get("sample_height", 60) * side, c.get("sample_width", 106) * side  # Mochi's: 480x848
     height, width = frame_size or (defaults["height"] or own[0], defaults["width"] or own[1])
-    multiple = side * (halvings(c) if "block_out_channels" in c else patch[1])
+    multiple = side * (halvings(c["block_out_channels"]) if "block_out_channels" in c else patch[1])
     if min(height, width) < 1 or height % multiple or width % multiple:
         raise ValueError(
             f"{name} needs frame sides that are multiples of {multiple}, got {height}x{width}"
