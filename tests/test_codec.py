@@ -12,7 +12,6 @@ from tests.tiny_worlds import (
     make_tiny_dc_codec,
     make_tiny_vae_codec,
     make_tiny_video_codec,
-    make_tiny_world,
 )
 from worldsim.model.autoencoder_codec import AutoencoderCodec
 from worldsim.model.codec import Codec, PixelCodec, load_codec
@@ -67,10 +66,6 @@ class TestTime:
             PixelCodec().latent_of(-1)
         with pytest.raises(ValueError, match="latent must be a whole number from 0, got -1"):
             PixelCodec().frames_of(-1)
-
-    def test_a_world_of_a_codec_that_compresses_time_is_refused(self) -> None:
-        with pytest.raises(ValueError, match="one frame per latent, got one with 4"):
-            make_tiny_world(codec=EveryFourFrames())
 
 
 class TestAutoencoderCodec:

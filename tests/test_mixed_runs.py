@@ -66,7 +66,7 @@ def test_the_losses_of_a_clip_are_those_of_the_clip_alone(three: list[str], tmp_
     config = config_of(three, tmp_path / "run")
     data = Data.of(config, None, Processes())
     world = make_tiny_world(data.game, window=WINDOW)
-    mixture = data.mixture(config, world.num_history)
+    mixture = data.mixture(config, world.num_history, world.patch_frames)
     groups = draw_groups(mixture, 0, 0, 0, 10)
     sizes = {(one.windows.frames.shape[1] - 2, *one.windows.frames.shape[2:4]) for one in groups}
     assert sizes == {(6, 16, 16), (6, 24, 16), (1, 16, 16)}
@@ -90,7 +90,7 @@ def test_a_batch_costs_what_its_tokens_cost(three: list[str], tmp_path: Path) ->
     config = config_of(three, tmp_path / "run")
     data = Data.of(config, None, Processes())
     world = make_tiny_world(data.game, window=WINDOW)
-    groups = draw_groups(data.mixture(config, world.num_history), 0, 0, 0, 10)
+    groups = draw_groups(data.mixture(config, world.num_history, world.patch_frames), 0, 0, 0, 10)
     batches = [encode(world, one.windows, data.backgrounds_of(one)) for one in groups]
     draws = draw_all(world, [batch.latents for batch in batches], Recipe(), (0, 1))
 

@@ -1,4 +1,4 @@
-"""Spacetime patches of several frames: one time, one step, several frames and actions."""
+"""Times of several frames, joined by a patch or by the codec: one step, several actions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ import pytest
 import torch
 
 import worldsim
-from tests.tiny_worlds import losses_of, make_tiny_world, write_tiny_recording
+from tests.tiny_worlds import (
+    losses_of,
+    make_tiny_video_codec,
+    make_tiny_world,
+    write_tiny_recording,
+)
 from worldsim.data.recording import Recording
 from worldsim.data.windows import Windows
 from worldsim.eval.held_out import choose_windows, roll_out
@@ -24,7 +29,11 @@ from worldsim.world_model import WorldModel
 
 pytestmark = pytest.mark.numeric
 
-P, TIMES = 3, 5  # frames of a patch, times of a window with its history
+TIMES = 5  # of a window with its history
+KINDS = {
+    "patches": {"patch_frames": 3, "patch_size": (8, 4)},
+    "codec": {"codec": make_tiny_video_codec()},
+}
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +41,13 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:
     return write_tiny_recording(tmp_path_factory.mktemp("recordings") / "square", episodes=3)
 
 
-@pytest.fixture
-def world() -> WorldModel:
-    return make_tiny_world(window=4, patch_frames=P, patch_size=(8, 4), num_history=2)
+@pytest.fixture(params=KINDS)
+def world(request: pytest.FixtureRequest) -> WorldModel:
+    return make_tiny_world(window=4, num_history=2, **KINDS[request.param])
 
 
-def windows_of(recording: Recording) -> Windows:
-    return recording.windows([0, 1], [5, 9], 1 + P * (TIMES - 1))
+def windows_of(world: WorldModel, recording: Recording) -> Windows:
+    return recording.windows([0, 1], [5, 9], 1 + world.patch_frames * (TIMES - 1))
 
 
 def test_a_still_a_clip_and_a_patch_have_their_numbers_of_tokens() -> None:
@@ -62,86 +71,97 @@ def test_folding_repeats_the_first_frame_alone() -> None:
 def test_a_batch_has_the_actions_rewards_and_ends_of_each_time(
     world: WorldModel, recording: Recording
 ) -> None:
-    windows = windows_of(recording)
+    windows, p = windows_of(world, recording), world.patch_frames
     windows.rewards[:] = np.arange(windows.rewards.shape[1])
-    windows.terminations[0, 7] = True  # into frame 8, of time 3
-    windows.valid[1, 10:] = False  # all of time 4
+    windows.terminations[0, 2 * p + 1] = True  # into the second frame of time 3
+    windows.valid[1, 3 * p + 1 :] = False  # all of time 4
     batch = encode(world, windows)
-    assert batch.latents.shape == (2, TIMES, 3 * P, 16, 16)
-    assert torch.equal(batch.actions.flatten(1), torch.from_numpy(windows.actions[:, 3:]))
-    assert batch.rewards[0].tolist() == [3 + 4 + 5, 6 + 7 + 8, 9 + 10 + 11]
+    sides = world.codec.latent_size((16, 16))
+    assert batch.latents.shape == (2, TIMES, world.dit.config.channels, *sides)
+    assert torch.equal(batch.actions.flatten(1), torch.from_numpy(windows.actions[:, p:]))
+    assert batch.rewards[0].tolist() == [sum(range(p * k, p * k + p)) for k in (1, 2, 3)]
     assert batch.terminations.tolist() == [[False, True, False], [False] * 3]
     assert batch.valid.tolist() == [[1, 1, 1], [1, 1, 0]]
-    frames = world.decode(batch.latents)[:, P:]
+    moving = (windows.frames != world.background).any(-1)
+    for time in range(1, TIMES):
+        in_time = moving[:, p * (time - 1) + 1 : p * time + 1].any(1)
+        assert np.array_equal(batch.moving[:, time].numpy(), in_time)
+
+
+def test_patches_decode_to_the_very_frames(recording: Recording) -> None:
+    world = make_tiny_world(window=4, **KINDS["patches"])
+    windows = windows_of(world, recording)
+    frames = world.decode(encode(world, windows).latents)[:, world.patch_frames :]
     assert np.array_equal(frames.numpy(), windows.frames[:, 1:])
 
 
-@pytest.mark.parametrize("at", range(P * (TIMES - 1)))
 @torch.no_grad()
 def test_an_action_is_seen_by_its_time_and_later_ones(
-    world: WorldModel, recording: Recording, at: int
+    world: WorldModel, recording: Recording
 ) -> None:
-    windows = windows_of(recording)
+    windows, p = windows_of(world, recording), world.patch_frames
     before = losses_of(world, windows)
-    windows.actions[:, at] = (windows.actions[:, at] + 1) % 3
-    after = losses_of(world, windows)
-    changed = (before.frame != after.frame).any(0).nonzero().flatten().tolist()
-    target = at // P + 1 - world.num_history
-    assert changed == (list(range(target, TIMES - 2)) if target >= 0 else [])
+    for at in range(p * (TIMES - 1)):
+        changed_windows = windows_of(world, recording)
+        changed_windows.actions[:, at] = (windows.actions[:, at] + 1) % 3
+        after = losses_of(world, changed_windows)
+        changed = (before.frame != after.frame).any(0).nonzero().flatten().tolist()
+        target = at // p + 1 - world.num_history
+        assert changed == (list(range(target, TIMES - 2)) if target >= 0 else [])
 
 
 @torch.no_grad()
 def test_a_context_computes_as_a_sequence(world: WorldModel, recording: Recording) -> None:
-    windows = recording.windows([0], [3], world.context_frames)
+    windows, p = recording.windows([0], [3], world.context_frames), world.patch_frames
     outputs: list[DiTOutput] = []
     hook = world.dit.register_forward_hook(lambda _, __, out: outputs.append(out))
     latents = world.encode(torch.from_numpy(windows.frames))
     history = world.history(torch.cat((latents[:, :1], latents[:, :1], latents), dim=1))
-    actions = torch.cat((torch.full((1, P), 3), torch.from_numpy(windows.actions)), dim=1)
-    conditions = Conditions(torch.ones(1, 4), actions.view(1, 4, P), history)
+    actions = torch.cat((torch.full((1, p), 3), torch.from_numpy(windows.actions)), dim=1)
+    conditions = Conditions(torch.ones(1, 4), actions.view(1, 4, p), history)
     world.predict(latents, conditions)
-    # Two frames too many at the front: a window has whole patches.
-    earlier = recording.windows([0], [1], world.context_frames + 2)
+    # A frame too many at the front: a window has whole times.
+    earlier = recording.windows([0], [2], world.context_frames + 1)
     Rollout(world).reset(earlier.frames, earlier.actions, [0])
     hook.remove()
     torch.testing.assert_close(outputs[1].latents, outputs[0].latents)
     torch.testing.assert_close(outputs[1].features, outputs[0].features)
 
 
-def test_a_step_has_the_frames_of_a_patch_and_holds_its_action(world: WorldModel) -> None:
+def test_a_step_has_the_frames_of_a_time_and_holds_its_action(world: WorldModel) -> None:
     held, given, other = (Rollout(world, 2) for _ in range(3))
+    p = world.patch_frames
     for rollout in (held, given, other):
         rollout.begin([0, 1], [0, 1])
     step = held.step(np.array([1, 2]))
-    given.advance(np.array([[1] * P, [2] * P]))
-    other.advance(np.array([[1] * P, [2, 1, 2]]))
+    given.advance(np.array([[1] * p, [2] * p]))
+    other.advance(np.array([[1] * p, [2, *[1] * (p - 1)]]))
     clips = [rollout.clip() for rollout in (held, given, other)]
-    assert clips[0].shape == (2, P, 16, 16, 3)
+    assert clips[0].shape == (2, p, 16, 16, 3)
     assert torch.equal(clips[0], clips[1])
     assert np.array_equal(step.frames, clips[0][:, -1])
     assert torch.equal(clips[0][0], clips[2][0])
     assert not torch.equal(clips[0][1], clips[2][1])
-    torch.testing.assert_close(held.latents, world.codec.encode(clips[0])[:, -1] - _ground(world))
+    if world.codec.exact:
+        ground = world.background_latents[:, 0]
+        torch.testing.assert_close(held.latents, world.codec.encode(clips[0])[:, -1] - ground)
     with pytest.raises(ValueError, match=r"actions must be 2 integers"):
-        held.advance(np.array([[1, 1], [2, 2]]))
-
-
-def _ground(world: WorldModel) -> torch.Tensor:
-    return world.background_latents[:, 0]
+        held.advance(np.array([[1] * (p + 1)] * 2))
 
 
 def test_held_out_windows_are_continued_frame_by_frame(
     world: WorldModel, recording: Recording
 ) -> None:
     held_out = choose_windows(world, recording, [0, 1, 2], horizons=(7,), num_windows=3)
-    assert held_out.context == world.context_frames == 1 + P * 3
+    assert held_out.context == world.context_frames == 1 + 3 * world.patch_frames
     imagined = roll_out(world, held_out)
-    assert imagined.shape == (3, 7, 16, 16, 3)  # two steps and a part of the third
+    assert imagined.shape == (3, 7, 16, 16, 3)  # whole steps and a part of the last one
     rollout = Rollout(world, 3)
     context = held_out.context
     windows = held_out.windows
     rollout.reset(windows.frames[:, :context], windows.actions[:, : context - 1], [0, 1, 2])
-    assert rollout.latents.shape == (3, 3, 16, 16)
+    sides = world.codec.latent_size((16, 16))
+    assert rollout.latents.shape == (3, world.codec.latent_channels, *sides)
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -40,7 +41,7 @@ def save_tiny_encoder(folder: Path, kind: str = "T5", seed: int = 0) -> str:
     return str(folder)
 
 
-def make_text_world(text: TextEncoder | None = None, **changes: int) -> WorldModel:
+def make_text_world(text: TextEncoder | None = None, **changes: Any) -> WorldModel:
     """A random world that follows words strongly, and whose starts have captions."""
     torch.manual_seed(5)
     text = text or VocabularyEncoder.of(["two balls , red and blue", *CAPTIONS], width=16)

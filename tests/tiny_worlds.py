@@ -178,6 +178,7 @@ def make_tiny_world(
     codec = codec or PixelCodec(game.channels)
     if text is not None:
         dit_changes["text_width"] = text.width
+    dit_changes = {"latent_frames": codec.time_factor, **dit_changes}
     dit = make_tiny_dit(
         num_actions=game.num_actions, latent_channels=codec.latent_channels, **dit_changes
     )

@@ -103,14 +103,14 @@ class Data:
         pairs = zip(self.recordings, self.split.parts, strict=True)
         return sum(split.num_new(recording) for recording, split in pairs)
 
-    def mixture(self, config: TrainConfig, num_history: int) -> Mixture:
+    def mixture(self, config: TrainConfig, num_history: int, patch_frames: int) -> Mixture:
         """The mixture that batches are drawn from.
 
         Args:
             config: The settings.
             num_history: Times before the first target, of which the first is one frame.
+            patch_frames: Frames of a time.
         """
-        patch_frames = config.model.patch_frames
         return Mixture(
             self.recordings,
             self.split.parts,

@@ -110,7 +110,7 @@ def train_on(processes: Processes, config: TrainConfig) -> TrainResult:
         last_save = last_log = last_read = progress.seconds
         last_log_step = progress.step
         unread: list[torch.Tensor] = []
-        frames = (config.optim.batch_size or 1) * config.model.window * config.model.patch_frames
+        frames = (config.optim.batch_size or 1) * config.model.window * run.world.patch_frames
         while True:
             now, stopping, is_written = processes.agree(
                 time.monotonic() - started, stop.asked, run.writer.is_written

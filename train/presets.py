@@ -65,17 +65,19 @@ def build_world(
     )
     window = config.model.window
     height, across = config.model.patch_sides
+    codec = PixelCodec(game.channels)
+    patch_frames = codec.time_factor * config.model.patch_frames
     starts, rewards = (processes or Processes()).first(
         lambda: (
-            pick_starts(data.parts, 1 + (window - 1) * config.model.patch_frames, config.seed),
+            pick_starts(data.parts, 1 + (window - 1) * patch_frames, config.seed),
             RecordedRewards.merged(part.recording.recorded_rewards() for part in data.parts),
         )
     )
-    codec = PixelCodec(game.channels)
     dit = VideoDiT(
         DiTConfig(
             num_actions=game.num_actions,
             latent_channels=codec.latent_channels,
+            latent_frames=codec.time_factor,
             patch_size=height if height == across else (height, across),
             patch_frames=config.model.patch_frames,
             window=window,

@@ -98,7 +98,7 @@ class Run:
         device, parts = world.device.type, config.engine.accumulate or 1
         part_size = (config.optim.batch_size or parts) // parts
         rounds = -(-parts // processes.size)
-        mixture = data.mixture(config, world.num_history)
+        mixture = data.mixture(config, world.num_history, world.patch_frames)
 
         def groups_at(number: int) -> list[Group]:
             step, round_ = divmod(number, rounds)

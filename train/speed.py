@@ -111,7 +111,7 @@ def train_step_cost(run: Run, seconds: float) -> TrainStepCost:
         nonlocal progress
         losses, _ = run.take_step(progress, mark)
         progress = run.advance(progress)
-        return losses.valid.numel()
+        return losses.valid.numel() * run.world.patch_frames
 
     def take_steps(count: int) -> float:
         """The mean time of a step in ms, with one wait at the end of them all."""

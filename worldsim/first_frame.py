@@ -69,7 +69,9 @@ def first_frames(
         return output.latents
 
     latents = euler(denoise, noise.to(device), pass_levels(num_passes))
-    return to_host(world.decode(latents)[:, -1:])
+    # It stands for frames that stay as they are, as all times but the first of a sequence.
+    past = repeat(latents, "b 1 c h w -> b n c h w", n=world.decode_past)
+    return to_host(world.decode(latents, past if world.decode_past else None)[:, -1:])
 
 
 def _generator(seed: int) -> torch.Generator:

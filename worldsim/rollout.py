@@ -30,7 +30,7 @@ from worldsim.rollout_input import (
     check_prompts,
     check_room,
 )
-from worldsim.rollout_output import Outcome, RolloutStep
+from worldsim.rollout_output import Outcome, RolloutStep, decode_newest
 from worldsim.rollout_state import RolloutState, check_fits, fingerprint
 from worldsim.rollout_text import LaneText
 from worldsim.system.compiled import captured, compiled
@@ -106,10 +106,12 @@ class Rollout:
         self.guidance_scale = guidance_scale
         num_caches = 1 if guidance_scale == 1 else 2
         self._latent_size = world.codec.latent_size(world.game.frame_size)
-        channels = world.dit.config.channels * world.num_history
+        channels = world.dit.config.channels
         check_room(world, batch_size, num_caches)
         self._cache = world.dit.new_cache(batch_size, self._latent_size)
-        self._history = torch.zeros(batch_size, channels, *self._latent_size, device=world.device)
+        shape = (batch_size, channels * world.num_kept, *self._latent_size)
+        self._history = torch.zeros(shape, device=world.device)
+        self._seen = self._history[:, : channels * world.num_history]  # what the network reads
         # Those of the newest frame, from which the chance code of the next one is drawn.
         self._features = torch.zeros(batch_size, world.dit.config.width, device=world.device)
         lanes = torch.zeros(batch_size, dtype=torch.int64, device=world.device)
@@ -163,7 +165,7 @@ class Rollout:
         """Begin lanes from recorded frames; the next step continues after the last of them.
 
         Args:
-            frames: uint8 (b t h w c), t of at least 1; the last ``world.window`` frames are used.
+            frames: uint8 (b t h w c), t of at least 1; the last ``world.context_frames`` are used.
             actions: The actions between them (b t-1), ``num_actions`` if unknown.
             seeds: One for each lane: its noise and its ends.
             lanes: The lanes to begin, all by default; the others stay unchanged.
@@ -235,7 +237,7 @@ class Rollout:
 
     @property
     def latents(self) -> torch.Tensor:
-        """The newest frame of each lane as latents, (b c h w), a copy."""
+        """The newest latent of each lane, (b c h w), a copy."""
         channels = self.world.dit.config.channels
         return self._history[:, channels - self.world.codec.latent_channels : channels].clone()
 
@@ -250,7 +252,7 @@ class Rollout:
     def clip(self) -> torch.Tensor:
         """All frames of the newest step of each lane, uint8 (b patch_frames h w c), a copy."""
         if self._pixels is None:
-            return self.world.decode(self._history[:, None, : self.world.dit.config.channels])
+            return decode_newest(self.world, self._history, self._cache.positions)
         return self._pixels.clone()
 
     def frames(self) -> np.ndarray:
@@ -343,7 +345,7 @@ class Rollout:
         """One forward pass over the next frame (b c h w) of each lane."""
         tau = torch.full((len(latent), 1), level, device=latent.device)
         chance = None if code is None else code[:, None]
-        conditions = Conditions(tau, self._actions[:, None], self._history[:, None], chance)
+        conditions = Conditions(tau, self._actions[:, None], self._seen[:, None], chance)
         if self._text is None:
             return self._predict(latent[:, None], conditions, self._cache)
         scale = self.guidance_scale
@@ -354,7 +356,7 @@ class Rollout:
     def _compile(self) -> Callable[..., DiTOutput]:
         """The network compiled for this batch, or the eager one if compiling fails."""
         text = None if self._text is None else self._text.text
-        latents, conditions = blank_pass(self.world, self._actions, self._history, text)
+        latents, conditions = blank_pass(self.world, self._actions, self._seen, text)
         predict = compiled(self.world.predict, latents, conditions, self._cache, stacklevel=6)
         # Another memory layout, such as that of the last pass, would be compiled anew.
         return lambda latents, *args: predict(latents.contiguous(), *args)

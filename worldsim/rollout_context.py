@@ -24,7 +24,7 @@ class Context(NamedTuple):
 
     Attributes:
         cache: The keys and values of the frames.
-        history: The newest frames of each lane (b k*c h w).
+        history: The newest latents of each lane, newest first (b num_kept*c h w).
         features: Those of the newest frame of each lane (b d), see `DiTOutput`.
         text: The prompts that the frames were read with; None in a world without text.
     """
@@ -83,7 +83,7 @@ def read_context(
         if is_guided:
             prompts.free, _ = read(prompts.nothing)
     newest = torch.cat((latents[:, -1:].flatten(1, 2), histories[:, -1]), dim=1)
-    num_channels = k * world.dit.config.channels
+    num_channels = world.num_kept * world.dit.config.channels
     return Context(cache, newest[:, :num_channels], features, prompts)
 
 

@@ -129,7 +129,7 @@ def check_room(world: WorldModel, batch_size: int, num_caches: int) -> None:
         ValueError: If it does not fit.
     """
     size = world.codec.latent_size(world.game.frame_size)
-    history = 4 * world.dit.config.channels * world.num_history * math.prod(size)
+    history = 4 * world.dit.config.channels * world.num_kept * math.prod(size)
     check_memory(
         batch_size * (num_caches * world.dit.new_cache(1, size).num_bytes + history),
         f"the cache of {batch_size:,} lanes",

@@ -5,6 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from einops import rearrange
+
+from worldsim.system.devices import to_host
+from worldsim.world_model import WorldModel
 
 
 class Outcome(NamedTuple):
@@ -33,3 +38,33 @@ class RolloutStep(NamedTuple):
     terminations: np.ndarray
     termination_probs: np.ndarray
     uncertainties: np.ndarray | None = None
+
+
+def decode_newest(
+    world: WorldModel, latents: torch.Tensor, positions: torch.Tensor
+) -> torch.Tensor:
+    """Decode all frames of the newest time of each lane, uint8 (b patch_frames h w c).
+
+    Args:
+        world: The world.
+        latents: The newest latents of each lane, newest first (b num_kept*c h w).
+        positions: How many times each lane has so far (b).
+    """
+    size = world.dit.config.channels
+    newest = latents[:, None, :size]
+    if not world.decode_past:
+        return world.decode(newest)
+    past = rearrange(
+        latents[:, size : size * (1 + world.decode_past)], "b (n c) h w -> b n c h w", c=size
+    ).flip(1)
+    # Lanes that have just begun have less past. All lanes are decoded with each number of latents,
+    # so that no lane depends on another.
+    before = (positions - 1).clamp(0, world.decode_past)
+    frames = None
+    for count in np.unique(to_host(before)).tolist():
+        decoded = world.decode(newest, past[:, past.shape[1] - count :] if count else None)
+        decoded = decoded.expand(-1, world.patch_frames, -1, -1, -1)  # the first time is one frame
+        chosen = rearrange(before == count, "b -> b 1 1 1 1")
+        frames = decoded if frames is None else torch.where(chosen, decoded, frames)
+    assert frames is not None
+    return frames

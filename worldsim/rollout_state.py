@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ class RolloutState:
     Attributes:
         world: The fingerprint of the world, see `fingerprint`.
         cache: The keys and values of past frames.
-        history: The newest frames of each lane (b k*c h w).
+        history: The newest latents of each lane, newest first (b num_kept*c h w).
         features: Those of the newest frame of each lane (b d), see `DiTOutput`.
         keys: Those of the lanes' random numbers, int64 (b), see `worldsim.model.random`.
         text: The prompts of the lanes; None in a world without text.
@@ -132,7 +132,7 @@ def fingerprint(world: WorldModel) -> str:
         return known[1]
     codec, rewards = world.codec, world.recorded_rewards
     about = {
-        "network": asdict(world.dit.config),
+        "network": world.dit.config.to_dict(),
         "frame": [*world.game.frame_size, world.game.channels],
         "codec": codec.settings(),
         "rewards": None if rewards is None else rewards.to_dict(),

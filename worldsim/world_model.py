@@ -9,7 +9,7 @@ from typing import Any, overload
 
 import numpy as np
 import torch
-from einops import repeat
+from einops import rearrange, repeat
 from torch import nn
 
 from worldsim.data.rewards import RecordedRewards
@@ -21,6 +21,7 @@ from worldsim.game.config import GameConfig
 from worldsim.model.codec import Codec
 from worldsim.model.conditions import Conditions
 from worldsim.model.dit import DiTOutput, VideoDiT
+from worldsim.model.dit_config import DiTConfig
 from worldsim.model.heads import RewardTerminationHead
 from worldsim.model.kv_cache import KVCache
 from worldsim.model.layout import fold, fold_whole, unfold
@@ -46,8 +47,8 @@ class WorldModel(nn.Module):
         text: The encoder of its prompts; None for a world without text.
 
     Raises:
-        ValueError: If ``num_passes`` is out of range, the codec compresses time, or denoiser and
-            text encoder do not fit.
+        ValueError: If ``num_passes`` is out of range, or denoiser, codec and text encoder do not
+            fit.
     """
 
     background_latents: torch.Tensor
@@ -69,10 +70,7 @@ class WorldModel(nn.Module):
         text: TextEncoder | None = None,
     ) -> None:
         super().__init__()
-        if codec.time_factor != 1:
-            raise ValueError(
-                f"a world needs a codec with one frame per latent, got one with {codec.time_factor}"
-            )
+        _check_codec(codec, dit.config)
         width = 0 if text is None else text.width
         if dit.config.text_width != width:
             raise ValueError(
@@ -81,7 +79,7 @@ class WorldModel(nn.Module):
             )
         self.dit, self.head, self.codec, self.text = dit, head, codec, text
         self.game, self.starts, self.background = game, starts, background
-        background_latents = codec.encode(torch.from_numpy(background)[None, None])
+        background_latents = _encode_still(codec, torch.from_numpy(background))
         self.register_buffer("background_latents", background_latents, persistent=False)
         self._backgrounds: dict[tuple[Any, ...], torch.Tensor] = {}  # at other sizes
         check_value("num_passes", num_passes, Passes)
@@ -92,24 +90,32 @@ class WorldModel(nn.Module):
         self.card = card
 
     def encode(self, frames: torch.Tensor, *, whole: bool = False) -> torch.Tensor:
-        """Map uint8 frames (b t h w c) to latents (b t c h w) relative to the median frame's.
+        """Map uint8 frames (b t h w c) to latents (b t' c h w) relative to the median frame's.
 
         Pixels that never move are 0, so the denoiser need not learn them. Frames may have any size;
         the median frame is then scaled to it. With spacetime patches, a latent has the frames of a
-        patch along its channels.
+        patch along its channels. A codec of video joins frames itself.
 
         Args:
-            frames: The frames; the first is a time alone.
-            whole: Whether all times are whole patches instead.
+            frames: 1 + p * (t' - 1) frames, where p is ``patch_frames``: the first is a time alone.
+            whole: Whether all times are whole patches instead, where the codec is exact.
         """
         latents = self.codec.encode(frames)
         latents = latents - self._background_of(latents)
-        return (fold_whole if whole else fold)(latents, self.patch_frames)
+        return (fold_whole if whole else fold)(latents, self.dit.config.patch_frames)
 
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Map latents (b t c h w) to uint8 frames (b t*patch_frames h w c)."""
-        latents = unfold(latents, self.patch_frames)
-        return self.codec.decode(latents + self._background_of(latents))
+    def decode(self, latents: torch.Tensor, past: torch.Tensor | None = None) -> torch.Tensor:
+        """Map latents (b t c h w) to uint8 frames (b t*patch_frames h w c).
+
+        Args:
+            latents: Latents that begin a sequence, or go on with it.
+            past: The latents right before them, of which ``decode_past`` are seen. Without them a
+                codec of video decodes the first latent to one frame.
+        """
+        p, offset = self.dit.config.patch_frames, self._background_of(latents)
+        if past is not None:
+            past = unfold(past, p) + offset
+        return self.codec.decode(unfold(latents, p) + offset, past)
 
     def _background_of(self, latents: torch.Tensor) -> torch.Tensor:
         """The latents of the median frame at the size of others."""
@@ -121,8 +127,8 @@ class WorldModel(nn.Module):
         if key not in self._backgrounds:
             frame_size = size[0] * factor, size[1] * factor
             frame = fit_frame(self.background, frame_size, self.game.channels)
-            encoded = self.codec.encode(torch.from_numpy(frame)[None, None].to(latents.device))
-            self._backgrounds[key] = encoded
+            still = torch.from_numpy(frame).to(latents.device)
+            self._backgrounds[key] = _encode_still(self.codec, still)
         return self._backgrounds[key]
 
     @overload
@@ -226,8 +232,8 @@ class WorldModel(nn.Module):
 
     @property
     def patch_frames(self) -> int:
-        """Frames of a time, which a step predicts together."""
-        return self.dit.config.patch_frames
+        """Frames of a time, which a step predicts together: those of a patch, or of a latent."""
+        return self.dit.config.frames_per_time
 
     @property
     def context_frames(self) -> int:
@@ -241,11 +247,21 @@ class WorldModel(nn.Module):
 
     @property
     def num_history(self) -> int:
-        """Frames that each frame's history has; training needs them before its first target."""
+        """Times that each time's history has; training needs them before its first target."""
         return self.dit.config.num_history
 
+    @property
+    def decode_past(self) -> int:
+        """Latents before a latent that decoding it takes, where there are as many."""
+        return max(self.codec.decode_context, int(self.codec.time_factor > 1))
+
+    @property
+    def num_kept(self) -> int:
+        """Newest latents that play keeps: those that the network reads or that decoding takes."""
+        return max(self.num_history, 1 + self.decode_past)
+
     def unknown_history(self, latent_size: Sequence[int]) -> torch.Tensor:
-        """The history of a frame that nothing precedes: grey frames (num_history*c h w).
+        """The history of a time that nothing precedes: grey frames (num_history*c h w).
 
         Pictures have the same, see `Pictures`.
 
@@ -253,9 +269,10 @@ class WorldModel(nn.Module):
             latent_size: Height and width of a latent.
         """
         height, width = (side * self.codec.space_factor for side in latent_size)
-        shape = (1, 1, height, width, self.game.channels)
+        num_frames = 1 + self.patch_frames * (self.num_history - 1)
+        shape = (1, num_frames, height, width, self.game.channels)
         grey = torch.full(shape, UNKNOWN, dtype=torch.uint8, device=self.device)
-        return repeat(self.encode(grey)[0, 0], "c h w -> (k c) h w", k=self.num_history)
+        return rearrange(self.encode(grey).flip(1), "1 k c h w -> (k c) h w")
 
     def history(self, latents: torch.Tensor) -> torch.Tensor:
         """The frames before each frame but the first ``num_history``, newest first.
@@ -275,3 +292,30 @@ class WorldModel(nn.Module):
         from worldsim.world_folder import save  # imports this module
 
         save(self, path)
+
+
+def _check_codec(codec: Codec, config: DiTConfig) -> None:
+    """Raise ValueError for a codec that does not fit the denoiser."""
+    p = codec.time_factor
+    if config.latent_frames != p:
+        raise ValueError(
+            f"a codec with {p} frames per latent needs a denoiser with latent_frames {p}, got "
+            f"{config.latent_frames}"
+        )
+    if p > 1 and config.patch_frames > 1:
+        raise ValueError(
+            f"frames are joined by the codec or by patches, got a codec with {p} frames per latent "
+            f"and patch_frames {config.patch_frames}: take patch_frames 1"
+        )
+    if codec.decode_context > config.num_history:
+        raise ValueError(
+            f"this codec decodes a latent with the {codec.decode_context} before it, and the "
+            f"denoiser has a num_history of {config.num_history}: take {codec.decode_context} or "
+            "more"
+        )
+
+
+def _encode_still(codec: Codec, frame: torch.Tensor) -> torch.Tensor:
+    """The latent (1 1 c h w) of a frame (h w c) that stays as it is."""
+    num_frames = 1 if codec.time_factor == 1 else 1 + codec.time_factor
+    return codec.encode(repeat(frame, "h w c -> 1 t h w c", t=num_frames))[:, -1:]

@@ -20,14 +20,14 @@ def by_times(actions: torch.Tensor, patch_frames: int) -> torch.Tensor:
 
 
 class ActionEmbedding(nn.Embedding):
-    """One vector for the actions of a time: one action, or one for each frame of a patch.
+    """One vector for the actions of a time: one action, or one for each of its frames.
 
     Args:
         config: The sizes of the network.
     """
 
     def __init__(self, config: DiTConfig) -> None:
-        self.patch_frames, self.num_kinds = config.patch_frames, config.num_actions + 1
+        self.patch_frames, self.num_kinds = config.frames_per_time, config.num_actions + 1
         super().__init__(self.patch_frames * self.num_kinds, config.width)
 
     def forward(self, actions: torch.Tensor) -> torch.Tensor:

@@ -27,9 +27,9 @@ class Codec(nn.Module):
     Attributes:
         latent_channels: Channels of a latent.
         space_factor: Pixels along each side of a latent's cell.
-        time_factor: Frames per latent; a world needs 1 so far.
+        time_factor: Frames per latent.
         decode_context: Latents before a latent that decoding it needs, where there are as many.
-        exact: Whether decoding and encoding again gives the same latent.
+        exact: Whether decoding and encoding again gives the same latent, with one frame per latent.
     """
 
     latent_channels: int

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, get_type_hints
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, get_type_hints
 
 from worldsim.model.patterns import LayerAttention, Pattern, layer_attentions
 from worldsim.system.options import Positive, Range, check_value
@@ -17,7 +17,8 @@ class DiTConfig:
 
     Attributes:
         num_actions: Actions of the game; the index ``num_actions`` is an unknown action.
-        latent_channels: Channels of a latent frame.
+        latent_channels: Channels of a latent.
+        latent_frames: Frames that the codec joins in a latent, see `Codec`.
         patch_frames: Frames of a spacetime patch, which are predicted together, see `Layout`.
         patch_size: Side of a patch in latent cells, or its height and width. Frames of any size are
             padded to multiples of it.
@@ -43,6 +44,7 @@ class DiTConfig:
 
     num_actions: Size
     latent_channels: Size = 3
+    latent_frames: Annotated[int, Range(1, 16)] = 1
     patch_frames: Annotated[int, Range(1, 16)] = 1
     patch_size: Size | tuple[Size, Size] = 8
     width: Size = 128
@@ -96,6 +98,18 @@ class DiTConfig:
     def channels(self) -> int:
         """Channels of the frames of a patch together."""
         return self.latent_channels * self.patch_frames
+
+    @property
+    def frames_per_time(self) -> int:
+        """Frames, and so actions, of a time: those of a patch, or those of a latent."""
+        return self.latent_frames * self.patch_frames
+
+    def to_dict(self) -> dict[str, Any]:
+        """The arguments as JSON values."""
+        values = asdict(self)
+        if self.latent_frames == 1:  # so that versions that do not know it read most worlds
+            del values["latent_frames"]
+        return values
 
     @property
     def layer_attentions(self) -> list[str]:

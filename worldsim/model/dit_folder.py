@@ -7,7 +7,6 @@ diffusers with the same constructor can read the folder, and this module reads f
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -22,7 +21,7 @@ def save_dit(dit: VideoDiT, folder: str | os.PathLike[str]) -> None:
     """Write config and weights into a new folder."""
     folder = Path(folder)
     folder.mkdir()
-    config = {"_class_name": type(dit).__name__, **asdict(dit.config)}
+    config = {"_class_name": type(dit).__name__, **dit.config.to_dict()}
     write_json(folder / CONFIG, config)
     save_file(dit.state_dict(), folder / WEIGHTS, metadata={"format": "pt"})
 
