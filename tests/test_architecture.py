@@ -36,6 +36,7 @@ HOMES = {
     "diffusers": (
         "worldsim/model/dit.py",
         "worldsim/model/autoencoder_codec.py",
+        "worldsim/model/autoencoder_sizes.py",
         "worldsim/model/sampling.py",
         "worldsim/video/pipelines.py",
         "worldsim/video/hub.py",

@@ -55,7 +55,8 @@ def set_lr(optimizers: Iterable[torch.optim.Optimizer], lr: float) -> None:
 def update_ema(average: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:
     """Move the averaged weights towards the model's by ``1 - decay``; buffers become equal."""
     torch._foreach_lerp_(local(average.parameters()), local(model.parameters()), 1 - decay)
-    torch._foreach_copy_(list(average.buffers()), list(model.buffers()))
+    if buffers := list(average.buffers()):
+        torch._foreach_copy_(buffers, list(model.buffers()))
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:

@@ -26,6 +26,7 @@ from .wandb_log import ChosenMode, WandbLog, WandbMode, choose_wandb_mode
 
 if TYPE_CHECKING:
     from .agent_config import AgentConfig
+    from .codec_config import CodecConfig
     from .config import TrainConfig
 
 Logger = Literal["wandb", "tensorboard"]
@@ -59,7 +60,9 @@ def check_log(log: Sequence[Logger]) -> None:
         require("tensorboard")
 
 
-def open_log(config: TrainConfig | AgentConfig, note: Callable[[str], None]) -> RunLog:
+def open_log(
+    config: TrainConfig | AgentConfig | CodecConfig, note: Callable[[str], None]
+) -> RunLog:
     """Open the log of a run with its options.
 
     Args:

@@ -28,6 +28,7 @@ COMMANDS = {
     "train": Command("worldsim.train.config", "train a world on a recording"),
     "play": Command("worldsim.play.window", "play a world or a game in a window"),
     "eval": Command("worldsim.eval.report.command", "measure a world against a recording"),
+    "codec": Command("worldsim.train.codec_config", "train a codec for large frames"),
     "probe": Command(
         "worldsim.train.probe", "train worlds on scenes of known physics, and test them"
     ),

@@ -18,7 +18,7 @@ from worldsim.model.codec import Codec
 from worldsim.model.weights import REMEDY, build_network, read_network_config
 from worldsim.system.files import reading
 
-DECODE_CONTEXT = 2  # latents before a latent that a decoder of video sees
+DECODE_CONTEXT = 1  # latents before a latent that a decoder of video sees
 PART_PIXELS = 2**20  # that are coded together
 
 
@@ -26,7 +26,7 @@ class AutoencoderCodec(Codec):
     """Latents of a diffusers autoencoder, scaled to about unit variance.
 
     Those of video are causal: the first latent is the first frame, see `Codec`. Each latent is
-    decoded together with the two before it, whether frames are decoded one by one or as a clip.
+    decoded together with the one before it, whether frames are decoded one by one or as a clip.
 
     Args:
         autoencoder: One of the classes of `COMPRESSION`. How latents are scaled follows from its
@@ -44,8 +44,7 @@ class AutoencoderCodec(Codec):
         self.autoencoder = autoencoder.requires_grad_(False)
         config: Any = autoencoder.config
         self.latent_channels = int(config.get("latent_channels") or config["z_dim"])
-        factors = COMPRESSION[type(autoencoder).__name__](config)
-        self.time_factor, self.space_factor = map(int, factors)
+        self.time_factor, self.space_factor = self.factors(autoencoder)
         self.is_video = self.time_factor > 1
         self.decode_context = DECODE_CONTEXT if self.is_video else 0
 
@@ -68,6 +67,13 @@ class AutoencoderCodec(Codec):
             )
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
+
+    @staticmethod
+    def factors(autoencoder: nn.Module) -> tuple[int, int]:
+        """Frames of a latent, and pixels along each side of its cell."""
+        config: Any = autoencoder.config
+        frames, side = COMPRESSION[type(autoencoder).__name__](config)
+        return int(frames), int(side)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the autoencoder in the layout of diffusers."""

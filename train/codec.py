@@ -1,0 +1,195 @@
+"""`worldsim codec`: from recordings to an autoencoder, in one function that reads downward."""
+
+from __future__ import annotations
+
+import copy
+import time
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from worldsim.data.episodes import Episodes
+from worldsim.data.opening import open_recordings
+from worldsim.data.recording import Recording
+from worldsim.data.split import Split
+from worldsim.frame_size import fit_frame
+from worldsim.model.autoencoder_codec import AutoencoderCodec
+from worldsim.model.autoencoder_sizes import Compression, make_autoencoder
+from worldsim.system.devices import pick_device
+from worldsim.system.interrupt import StopOnSignal
+
+from .checkpoint import check_finite
+from .codec_checkpoint import load_state, save_state
+from .codec_config import CodecConfig
+from .codec_objective import CLIP_LATENTS, Crops, codec_loss, draw_crops, encode, statistics
+from .codec_report import describe, summary, write_report
+from .optim import Optim
+from .optimizers import FUSED, has_fast_bfloat16, set_lr, update_ema
+from .progress import TrainProgress
+from .run_folder import alone
+from .run_log import open_log
+
+SAVE_SECONDS = 300.0
+READ_SECONDS = 1.0
+LOG_STEPS = 50
+HELD_OUT_FRAMES = 192  # of the figures
+STATISTICS_STEPS = 8  # whose crops give mean and deviation of the latents
+
+
+class CodecData(NamedTuple):
+    """What a codec learns from.
+
+    Attributes:
+        recordings: The recordings.
+        trained_on: Numbers of the episodes of each that it learns from.
+        held_out: Numbers of the others.
+        backgrounds: The median frame of each.
+    """
+
+    recordings: list[Episodes]
+    trained_on: list[tuple[int, ...]]
+    held_out: list[tuple[int, ...]]
+    backgrounds: list[np.ndarray]
+
+    @classmethod
+    def of(cls, config: CodecConfig) -> CodecData:
+        """Open the recordings; the same episodes are held out as by `worldsim train`.
+
+        Raises:
+            OSError: If a file may not be read.
+            ValueError: If a recording is damaged, or has one episode.
+        """
+        recordings = open_recordings(config.recordings)
+        splits = [Split.of(each, config.training.held_out) for each in recordings]
+        trained_on = [split.trained_on for split in splits]
+        medians = [
+            each.median_frame(episodes=episodes) if isinstance(each, Recording) else None
+            for each, episodes in zip(recordings, trained_on, strict=True)
+        ]
+        first = next(frame for frame in medians if frame is not None)
+        backgrounds = [
+            fit_frame(first, each.game.frame_size, each.game.channels) if frame is None else frame
+            for each, frame in zip(recordings, medians, strict=True)
+        ]
+        return cls(recordings, trained_on, [split.held_out for split in splits], backgrounds)
+
+    def held_out_clips(self, length: int) -> torch.Tensor:
+        """Clips of the first recording's held-out episodes, uint8 (b length h w c)."""
+        rng = np.random.default_rng(0)
+        recording = self.recordings[0]
+        clips = recording.sample_windows(
+            rng, -(-HELD_OUT_FRAMES // length), length, self.held_out[0], right_padding=length - 1
+        )
+        return torch.from_numpy(clips.frames)
+
+
+def train_codec(config: CodecConfig) -> tuple[bool, int, float]:
+    """Train a codec.
+
+    Args:
+        config: The settings of the command, checked.
+
+    Returns:
+        Whether it is finished, its steps, and the seconds that they took.
+
+    Raises:
+        ValueError: If a recording is unusable, or the folder holds another codec.
+        OSError: If a file cannot be written.
+        FloatingPointError: If a loss is not finite; the codec saved before is kept.
+    """
+    data = CodecData.of(config)
+    device = pick_device(config.device)
+    compression = Compression.parse(config.compression)
+    training = config.training
+    torch.manual_seed(config.seed)
+    model = make_autoencoder(compression, data.recordings[0].game.channels).to(device)
+    if compression.frames == 1:  # the memory layout in which few channels are fast
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    average = copy.deepcopy(model).requires_grad_(False).eval()
+    optimizer = torch.optim.AdamW(
+        model.parameters(), betas=(0.9, 0.95), weight_decay=0.01, fused=device.type in FUSED or None
+    )
+    optim = Optim(lr=training.lr)
+    length = 1 if compression.frames == 1 else 1 + compression.frames * (CLIP_LATENTS - 1)
+
+    def crops_of(*key: int) -> Crops:
+        crops = draw_crops(
+            data.recordings, data.trained_on, data.backgrounds, training, length, key
+        )
+        return Crops(*(each.to(device) for each in crops))
+
+    def finished_codec() -> AutoencoderCodec:
+        crops = [crops_of(config.seed, step, 2) for step in range(STATISTICS_STEPS)]
+        return with_statistics(average, crops)
+
+    with (
+        alone(config.out),
+        StopOnSignal() as stop,
+        TrainProgress() as bar,
+        open_log(config, bar.note) as log,
+    ):
+        progress = load_state(config.out, model, average, optimizer)
+        bar.note(describe(config, compression, data, model, progress))
+        started = time.monotonic() - progress.seconds
+        saved_at = read_at = progress.seconds
+        values: list[torch.Tensor] = []
+        unread: list[torch.Tensor] = []
+        while True:
+            progress = progress._replace(seconds=time.monotonic() - started)
+            fraction = config.fraction(progress.step, progress.seconds)
+            last = fraction >= 1 or stop.asked
+            if values and (progress.step % LOG_STEPS == 0 or last):
+                loss, error = torch.stack(values).mean(0).tolist()
+                check_finite(loss, progress.step, None)
+                values.clear()
+                log.log({"loss": loss, "error": error}, progress.step)
+            if last or progress.seconds - saved_at > SAVE_SECONDS:
+                save_state(config.out, model, average, optimizer, progress, config.settings())
+                finished_codec().save(config.out)
+                saved_at = progress.seconds
+            if last:
+                break
+            set_lr([optimizer], optim.lr_at(progress.step, fraction))
+            key = (config.seed, progress.step)
+            with torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bfloat16(device)):
+                loss, error = codec_loss(model, crops_of(*key), training, key)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), optim.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            decay = min(training.ema_decay, (1 + progress.step) / (10 + progress.step))
+            update_ema(average, model, decay)
+            values.append(torch.stack((loss.detach(), error)))
+            unread.append(values[-1])
+            shown: list[float] = []
+            if progress.seconds - read_at >= READ_SECONDS:  # reading waits for the device
+                shown, read_at = torch.stack(unread)[:, 0].tolist(), progress.seconds
+                unread.clear()
+            progress = progress._replace(step=progress.step + 1)
+            fraction = config.fraction(progress.step, time.monotonic() - started)
+            bar.show(fraction, progress.step, shown, training.batch_size * length)
+        if fraction >= 1:
+            codec = finished_codec()
+            clips = data.held_out_clips(length).to(device)
+            figures = write_report(config, compression, codec, clips, data.backgrounds[0])
+            log.log(figures.to_json(), progress.step)
+            bar.note(summary(figures))
+    return fraction >= 1, progress.step, progress.seconds
+
+
+@torch.no_grad()
+def with_statistics(average: nn.Module, crops: list[Crops]) -> AutoencoderCodec:
+    """A codec whose latents have mean 0 and deviation 1 on some crops."""
+    autoencoder: Any = copy.deepcopy(average)
+    mean, std = statistics(torch.cat([encode(autoencoder, each.images) for each in crops]))
+    mean, std = mean.flatten(), std.flatten()
+    if isinstance(getattr(autoencoder, "latents_mean", None), torch.Tensor):
+        autoencoder.latents_mean.copy_(mean)
+        autoencoder.latents_std.copy_(std)
+    else:  # the last layer of the encoder takes them
+        last = autoencoder.encoder.conv_out
+        last.weight.div_(std[:, None, None, None])
+        last.bias.sub_(mean).div_(std)
+    return AutoencoderCodec(autoencoder)

@@ -1,0 +1,153 @@
+"""What a codec learns: frames from latents of mean 0 and variance 1, also from noisy ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from einops import rearrange, reduce
+from torch import nn
+
+from worldsim.data.episodes import Episodes
+from worldsim.frames import pixels_to_latents
+from worldsim.model.autoencoder_codec import AutoencoderCodec
+
+from .codec_config import CodecTraining
+from .moving import moving_pixels
+
+CLIP_LATENTS = 4  # of a clip of video, of which a half decodes the first three, a half the last
+BOUND = 3.0  # latents beyond it cost, so that they stay bounded
+BOUND_WEIGHT = 0.1
+CROPS_OF_A_FRAME = 4  # a frame takes longer to read than a crop to learn from
+
+
+class Crops(NamedTuple):
+    """Crops of recorded clips.
+
+    Attributes:
+        images: In [-1, 1], (b c t h w).
+        weights: Of their pixels, with a mean of 1 (b 1 t h w).
+    """
+
+    images: torch.Tensor
+    weights: torch.Tensor
+
+
+def draw_crops(
+    recordings: Sequence[Episodes],
+    episodes: Sequence[Sequence[int]],
+    backgrounds: Sequence[np.ndarray],
+    config: CodecTraining,
+    length: int,
+    key: Sequence[int],
+) -> Crops:
+    """Draw crops from one of the recordings, each as likely as it is long.
+
+    Args:
+        recordings: The recordings.
+        episodes: Numbers of the episodes of each.
+        backgrounds: The median frame of each.
+        config: Number and size of the crops.
+        length: Frames of a crop.
+        key: Numbers that decide every draw, such as seed and step.
+    """
+    rng = np.random.default_rng(key)
+    steps = np.array([each.total_steps + len(each) for each in recordings])
+    chosen = int(rng.choice(len(recordings), p=steps / steps.sum()))
+    recording, background = recordings[chosen], backgrounds[chosen]
+    size = np.minimum(recording.game.frame_size, config.crop)
+    crops = CROPS_OF_A_FRAME if (size < recording.game.frame_size).all() else 1
+    clips = recording.sample_windows(
+        rng, -(-config.batch_size // crops), length, episodes[chosen], right_padding=length - 1
+    ).frames
+    rows = np.arange(config.batch_size) % len(clips)
+    corners = rng.integers(np.array(recording.game.frame_size) - size + 1, size=(len(rows), 2))
+    places = [(..., slice(y, y + size[0]), slice(x, x + size[1]), slice(None)) for y, x in corners]
+    frames = np.stack([clips[row][place] for row, place in zip(rows, places, strict=True)])
+    behind = np.stack([background[place] for place in places])[:, None]
+    moving = moving_pixels(torch.from_numpy(frames), torch.from_numpy(behind))
+    weights = 1 + config.moving_weight * moving[:, None].float()
+    images = rearrange(pixels_to_latents(frames), "b t c h w -> b c t h w")
+    return Crops(images, weights / weights.mean())
+
+
+def encode(autoencoder: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Latents (b c t h w) before they are normalised, of images (b c t h w)."""
+    model: Any = autoencoder
+    if images.shape[2] == 1 and not is_video(autoencoder):
+        output = model.encode(channels_last(images[:, :, 0]))
+        latents: torch.Tensor = output.latent
+        return latents[:, :, None]
+    posterior = model.encode(images).latent_dist
+    latents = posterior.mode()
+    return latents
+
+
+def decode(autoencoder: nn.Module, latents: torch.Tensor) -> torch.Tensor:
+    """Images (b c t h w) of normalised latents (b c t h w)."""
+    model: Any = autoencoder
+    if not is_video(autoencoder):
+        images: torch.Tensor = model.decode(channels_last(latents[:, :, 0])).sample
+        return images[:, :, None]
+    images = model.decode(latents).sample
+    return images
+
+
+def is_video(autoencoder: nn.Module) -> bool:
+    """Whether latents join frames."""
+    return AutoencoderCodec.factors(autoencoder)[0] > 1
+
+
+def channels_last(images: torch.Tensor) -> torch.Tensor:
+    """The memory layout in which convolutions of few channels are fast."""
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def codec_loss(
+    autoencoder: nn.Module, crops: Crops, config: CodecTraining, key: Sequence[int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss of a step, and the mean absolute error of pixels in 0..255.
+
+    Latents are normalised by the statistics of the batch, as by a batch normalisation (Ioffe &
+    Szegedy 2015), so their scale cannot grow against the noise.
+    """
+    device = crops.images.device
+    generator = torch.Generator(device).manual_seed(
+        int(np.random.default_rng((*key, 1)).integers(2**63))
+    )
+    latents = encode(autoencoder, crops.images).float()
+    mean, std = statistics(latents)
+    latents = (latents - mean) / std
+    outside = (latents.abs() - BOUND).clamp_min(0).square().mean()
+    scale = config.noise * torch.rand(len(latents), 1, 1, 1, 1, generator=generator, device=device)
+    noise = torch.randn(latents.shape, generator=generator, device=device)
+    noisy = latents + scale * noise
+    error = _error(autoencoder, noisy, crops)
+    return error + BOUND_WEIGHT * outside, 127.5 * error.detach()
+
+
+def _error(autoencoder: nn.Module, latents: torch.Tensor, crops: Crops) -> torch.Tensor:
+    """The mean absolute error of decoded latents, weighted."""
+    if not is_video(autoencoder):
+        return ((decode(autoencoder, latents) - crops.images).abs() * crops.weights).mean()
+    # Half of the clips begin an episode. The others are from its middle, as latents in play are.
+    half, frames = len(latents) // 2, AutoencoderCodec.factors(autoencoder)[0]
+    first = decode(autoencoder, latents[:half, :, :-1])
+    later = decode(autoencoder, latents[half:, :, 1:])[:, :, 1:]
+    errors = []
+    for decoded, rows, times in (
+        (first, slice(half), slice(-frames)),
+        (later, slice(half, None), slice(1 + frames, None)),
+    ):
+        error = (decoded - crops.images[rows, :, times]).abs() * crops.weights[rows, :, times]
+        errors.append(error.flatten())
+    return torch.cat(errors).mean()
+
+
+def statistics(latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation of each channel of latents (b c t h w), both (1 c 1 1 1)."""
+    mean = reduce(latents, "b c t h w -> 1 c 1 1 1", "mean")
+    variance = reduce((latents - mean).square(), "b c t h w -> 1 c 1 1 1", "mean")
+    return mean, (variance + 1e-6).sqrt()
