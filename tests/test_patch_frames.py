@@ -8,6 +8,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium.utils.env_checker import check_env
 
 import worldsim
 from tests.tiny_worlds import (
@@ -26,6 +27,7 @@ from worldsim.rollout import Rollout
 from worldsim.train.config import main
 from worldsim.train.objective import encode
 from worldsim.world_model import WorldModel
+from worldsim.world_model_env import WorldModelEnv, WorldModelVectorEnv
 
 pytestmark = pytest.mark.numeric
 
@@ -147,6 +149,62 @@ def test_a_step_has_the_frames_of_a_time_and_holds_its_action(world: WorldModel)
         torch.testing.assert_close(held.latents, world.codec.encode(clips[0])[:, -1] - ground)
     with pytest.raises(ValueError, match=r"actions must be 2 integers"):
         held.advance(np.array([[1] * (p + 1)] * 2))
+
+
+def test_an_environment_shows_all_frames_of_a_step(world: WorldModel) -> None:
+    env, p = WorldModelEnv(world), world.patch_frames
+    check_env(gymnasium.make("worldsim/WorldModel-v0", world=world).unwrapped)
+    assert env.metadata["frames_per_step"] == p
+    assert env.metadata["render_fps"] == round(world.game.fps / p)
+    first, info = env.reset(seed=0)
+    assert np.array_equal(info["frames"], np.repeat(first[None], p, axis=0))
+    rollout = Rollout(world)
+    rollout.restore_state(env.clone_state().rollout)
+    for action in (1, 2, 0):
+        observation, reward, *_, info = env.step(action)
+        outcome = rollout.advance(np.full((1, p), action))
+        assert (info["frames"].dtype, info["frames"].shape) == (np.uint8, (p, 16, 16, 3))
+        assert np.array_equal(info["frames"], rollout.clip()[0].numpy())
+        assert np.array_equal(info["frames"][-1], observation)
+        assert reward == outcome.rewards[0]
+
+
+def test_many_lanes_have_the_frames_of_one_each(world: WorldModel) -> None:
+    p = world.patch_frames
+    envs = WorldModelVectorEnv(world, 2, output="torch")
+    alone = [WorldModelEnv(world) for _ in range(2)]
+    envs.reset(seed=3)
+    for lane, env in enumerate(alone):
+        env.reset(seed=3 + lane)
+    for actions in ([1, 2], [0, 1]):
+        observations, *_, infos = envs.step(torch.tensor(actions))
+        frames = infos["frames"]
+        assert isinstance(frames, torch.Tensor)
+        assert frames.shape == (2, p, 16, 16, 3)
+        assert torch.equal(frames[:, -1], observations)
+        for lane, env in enumerate(alone):
+            ours = frames[lane].int() - torch.from_numpy(env.step(actions[lane])[4]["frames"]).int()
+            assert ours.abs().max() <= 1
+
+
+def test_a_longer_hold_shows_the_frames_of_its_last_prediction(world: WorldModel) -> None:
+    held, single = (WorldModelVectorEnv(world, 1, frame_skip=n) for n in (2, 1))
+    for envs in (held, single):
+        envs.reset(seed=0)
+    assert held.metadata["frames_per_step"] == 2 * world.patch_frames
+    _, rewards, *_, infos = held.step(np.array([1]))
+    first, second = (single.step(np.array([1])) for _ in range(2))
+    assert np.array_equal(infos["frames"], second[4]["frames"])
+    np.testing.assert_allclose(rewards, first[1] + second[1])
+
+
+def test_worlds_of_single_frames_and_latents_have_no_list_of_frames(world: WorldModel) -> None:
+    in_latents = WorldModelEnv(world, observation="latents")
+    one_by_one = WorldModelEnv(make_tiny_world())
+    for env in (in_latents, one_by_one):
+        assert "frames" not in env.reset(seed=0)[1]
+        assert "frames" not in env.step(1)[4]
+    assert one_by_one.metadata["frames_per_step"] == 1
 
 
 def test_held_out_windows_are_continued_frame_by_frame(

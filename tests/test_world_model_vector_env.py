@@ -13,13 +13,20 @@ from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
-from tests.tiny_worlds import SIDE, WINDOW, make_tiny_world
+from tests.tiny_worlds import SIDE, WINDOW, make_tiny_video_codec, make_tiny_world
 from worldsim.world_model import WorldModel
 from worldsim.world_model_env import WorldModelEnv, WorldModelVectorEnv
 
 pytestmark = pytest.mark.numeric
 
 ENV_ID = "worldsim/WorldModel-v0"
+
+
+@pytest.fixture(scope="module", params=["frames", "latents of two frames"])
+def any_mortal_world(request: pytest.FixtureRequest, mortal_world: WorldModel) -> WorldModel:
+    if request.param == "frames":
+        return mortal_world
+    return make_tiny_world(termination_bias=0.0, codec=make_tiny_video_codec())
 
 
 def test_is_made_by_make_vec_as_one_batched_model(world_path: Path) -> None:
@@ -41,12 +48,12 @@ def test_is_made_by_make_vec_as_one_batched_model(world_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
 def test_does_what_gymnasiums_own_vector_env_does(
-    mortal_world: WorldModel, mode: AutoresetMode
+    any_mortal_world: WorldModel, mode: AutoresetMode
 ) -> None:
     """Lane by lane: ends, resets, infos and their masks; frames up to batched rounding."""
-    ours = WorldModelVectorEnv(mortal_world, 3, max_episode_steps=4, autoreset_mode=mode)
+    ours = WorldModelVectorEnv(any_mortal_world, 3, max_episode_steps=4, autoreset_mode=mode)
     theirs = SyncVectorEnv(
-        [lambda: WorldModelEnv(mortal_world, max_episode_steps=4) for _ in range(3)],
+        [lambda: WorldModelEnv(any_mortal_world, max_episode_steps=4) for _ in range(3)],
         autoreset_mode=mode,
     )
     assert_same(ours.reset(seed=5), theirs.reset(seed=5))
@@ -153,10 +160,10 @@ def test_restored_state_repeats_the_future_with_its_resets(mortal_world: WorldMo
 
 @pytest.mark.parametrize("mode", AutoresetMode)
 def test_infos_are_those_that_gymnasium_adds_lane_by_lane(
-    mortal_world: WorldModel, mode: AutoresetMode
+    any_mortal_world: WorldModel, mode: AutoresetMode
 ) -> None:
     envs = WorldModelVectorEnv(
-        mortal_world, 3, max_episode_steps=4, max_uncertainty=math.inf, autoreset_mode=mode
+        any_mortal_world, 3, max_episode_steps=4, max_uncertainty=math.inf, autoreset_mode=mode
     )
     seen = [envs.reset(seed=5)[1]]
     for _ in range(6):
@@ -170,6 +177,7 @@ def test_infos_are_those_that_gymnasium_adds_lane_by_lane(
             added = envs._add_info(added, lane_info(infos, lane), lane)
         assert_same(infos, added, tolerance=0)
     keys = {"start", "termination_prob", "uncertainty"}
+    keys |= {"frames"} if any_mortal_world.patch_frames > 1 else set()
     final = {"final_obs", "final_info"} if mode is AutoresetMode.SAME_STEP else set()
     assert {key for infos in seen for key in infos if key[0] != "_"} == keys | final
 
@@ -251,7 +259,7 @@ def lane_info(infos: dict, lane: int) -> dict:
         key: lane_info(values, lane)
         if isinstance(values, dict)
         else values[lane]
-        if values.dtype == object
+        if values.ndim > 1 or values.dtype == object
         else values[lane].item()
         for key, values in infos.items()
         if key[0] != "_" and infos[f"_{key}"][lane]

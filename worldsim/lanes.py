@@ -80,9 +80,10 @@ class Lanes:
         self.max_uncertainty = max_uncertainty
         self.frame_skip, self.frame_stack = frame_skip, frame_stack
         self.render_mode = render_mode
-        # A step shows the last of its frames. Gymnasium's clients need an int.
-        fps = max(1, round(self.world.game.fps / (frame_skip * self.world.patch_frames)))
-        self.metadata = {**self.metadata, "render_fps": fps}
+        # A step holds its action and shows the last of its frames. Clients need an int of fps.
+        frames = frame_skip * self.world.patch_frames
+        fps = max(1, round(self.world.game.fps / frames))
+        self.metadata = {**self.metadata, "render_fps": fps, "frames_per_step": frames}
         self._rollout = Rollout(
             self.world,
             num_lanes,
@@ -98,6 +99,11 @@ class Lanes:
         # They stay on the world's device, and callers get copies.
         empty = np.zeros((num_lanes, *self._lane_space.shape), self._lane_space.dtype)
         self._stacked = to_device(empty, self.world.device)
+        # All frames of the newest step (b p h w c), where a step predicts several.
+        self._clip: torch.Tensor | None = None
+        if self.world.patch_frames > 1 and not self._in_latents:
+            shape = (num_lanes, self.world.patch_frames, *self.world.background.shape)
+            self._clip = torch.zeros(shape, dtype=torch.uint8, device=self.world.device)
         self._read: tuple[list[tuple[int, int]], Context] | None = None
         self._elapsed = np.zeros(num_lanes, np.int64)
         self._ended = np.zeros(num_lanes, np.bool_)
@@ -188,6 +194,8 @@ class Lanes:
         else:
             first = to_device(starts.frames[:, -1], self.world.device)
         self._stacked[index] = torch.cat([first] * self.frame_stack, self._channel_axis)
+        if self._clip is not None:
+            self._clip[index] = first[:, None]
         self._elapsed[lanes] = 0
         self._ended[lanes] = False
         self._begun[lanes] = True
@@ -205,7 +213,7 @@ class Lanes:
     def _play(self, actions: NDArray[np.int64], plays: NDArray[np.bool_]) -> LaneSteps:
         """Repeat the actions of the lanes that play for ``frame_skip`` frames, or to their end."""
         steps, noop = _no_steps(len(plays)), self.world.game.noop_action
-        newest = self._newest()
+        clip = self._newest()[:, None]
         going = plays.copy()
         for frame in range(self.frame_skip):
             if not going.any():
@@ -221,12 +229,15 @@ class Lanes:
             after = going & ~steps.terminations & ~steps.truncations
             # Decoding costs time: only the last frame of the step or of an episode is decoded.
             if frame == self.frame_skip - 1 or (after != going).any():
-                previous = newest
-                newest = self._rollout.latents if self._in_latents else self._rollout.pixels()
+                previous = clip
+                clip = self._rollout.latents[:, None] if self._in_latents else self._rollout.clip()
                 if not going.all():
-                    seen = to_device(going, newest.device)
-                    newest = torch.where(rearrange(seen, "b -> b 1 1 1"), newest, previous)
+                    seen = to_device(going, clip.device)
+                    clip = torch.where(rearrange(seen, "b -> b 1 1 1 1"), clip, previous)
             going = after
+        newest = clip[:, -1]
+        if self._clip is not None:
+            self._clip.copy_(clip)
         axis, size = self._channel_axis, newest.shape[self._channel_axis]
         older = self._stacked.narrow(axis, size, self._stacked.shape[axis] - size)
         self._stacked.copy_(torch.cat((older, newest), axis))
@@ -338,5 +349,7 @@ def _lane_space(
     remedy = "take fewer lanes (num_envs) or a smaller frame_stack"
     num_bytes = num_lanes * math.prod(shape) * dtype.itemsize
     check_memory(4 * num_bytes, subject, remedy)  # the space's bounds, the batch, a copy
+    if world.patch_frames > 1:
+        num_bytes += num_lanes * world.patch_frames * world.background.nbytes
     check_memory(2 * num_bytes, subject, remedy, world.device)  # the batch, a copy
     return spaces.Box(low, high, shape, dtype)

@@ -38,6 +38,10 @@ class WorldModelEnv(Lanes, Env[NDArray[Any], np.int64]):
     ``info`` always has ``start``, the index of the start window (-1 for custom frames), and
     ``termination_prob`` (0 after a reset).
 
+    Some worlds predict several frames together, ``world.patch_frames``. A step then holds its action
+    for all of them (``metadata["frames_per_step"]``), adds up their rewards and observes the last
+    one. ``info["frames"]`` has them all, ``uint8`` (p h w c); after a reset, the first one repeated.
+
     Args:
         world: A bundled world's name, the path of a world or run folder, or a loaded world.
         max_episode_steps: Steps after which an episode is truncated, at least 1; None: no limit.
@@ -45,7 +49,7 @@ class WorldModelEnv(Lanes, Env[NDArray[Any], np.int64]):
         observation: ``"frames"``, or ``"latents"``: the newest frame as ``float32`` latents
             (c h w). Frames are then decoded only in `render`.
         starts: Windows to begin episodes from instead of the world's own few dozen, such as
-            ``recording.sample_windows(rng, 1000, world.window)``.
+            ``recording.sample_windows(rng, 1000, world.context_frames)``.
         max_uncertainty: If given, each step measures ``info["uncertainty"]`` (one more pass, see
             `Rollout`). Above this value an episode is truncated; ``math.inf`` only measures.
         render_mode: ``"rgb_array"`` or None.
@@ -126,13 +130,13 @@ class WorldModelEnv(Lanes, Env[NDArray[Any], np.int64]):
     def step(
         self, action: np.int64 | int
     ) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
-        """Imagine the next frame.
+        """Imagine the next frame, or all frames of a step.
 
         Args:
             action: In 0 .. number of actions - 1.
 
         Returns:
-            The frame ``uint8`` (h w c) (or its latent), reward, terminated, truncated and the info.
+            The newest frame ``uint8`` (h w c) (or its latent), reward, terminated, truncated and the info.
             The reward is the expected one, see `Outcome`.
 
         Raises:
@@ -186,7 +190,10 @@ class WorldModelEnv(Lanes, Env[NDArray[Any], np.int64]):
 
     def _lane_info(self, steps: LaneSteps | None = None) -> dict[str, Any]:
         """The info of the only lane."""
-        return {key: values.item() for key, values in self._info(steps).items()}
+        info: dict[str, Any] = {key: values.item() for key, values in self._info(steps).items()}
+        if self._clip is not None:
+            info["frames"] = to_host(self._clip[0]).copy()
+        return info
 
     def _screen(self) -> NDArray[np.uint8]:
         """The newest frame in colour, ``uint8`` (h w 3)."""

@@ -44,8 +44,9 @@ class WorldModelVectorEnv(Lanes, VectorEnv[Any, Any, Any]):
         observation: As for `WorldModelEnv`.
         starts: As for `WorldModelEnv`.
         max_uncertainty: As for `WorldModelEnv`.
-        frame_skip: Frames per step, at least 1: each repeats the action, and their rewards are
-            added. A lane whose episode ends earlier waits for the others.
+        frame_skip: Predictions per step, at least 1: each repeats the action, and their rewards are
+            added. A lane whose episode ends earlier waits for the others. In a world that predicts
+            several frames together, ``info["frames"]`` (b p h w c) has those of the last one.
         frame_stack: Observations per lane, at least 1: those of its last steps, concatenated along
             the channels, newest last. An episode begins with its first one repeated.
         autoreset_mode: An `AutoresetMode` or its value, e.g. ``"SameStep"``.
@@ -239,6 +240,10 @@ class WorldModelVectorEnv(Lanes, VectorEnv[Any, Any, Any]):
         for key, values in self._info(steps).items():
             infos[key] = np.where(lanes, values, np.zeros_like(values))
             infos[f"_{key}"] = lanes.copy()
+        if self._clip is not None:
+            frames = self._clip.clone()
+            frames[to_device(~lanes, frames.device)] = 0
+            infos["frames"], infos["_frames"] = frames, lanes.copy()
         return infos
 
     def _returned(self, value: Any) -> Any:
