@@ -174,7 +174,7 @@ class TestLatents:
             assert np.array_equal(latent.render(), frame)
         decoded = []
         decode = world.codec.decode
-        monkeypatch.setattr(world.codec, "decode", lambda x: decoded.append(1) or decode(x))
+        monkeypatch.setattr(world.codec, "decode", lambda *x: decoded.append(1) or decode(*x))
         latent.step(1)
         assert len(decoded) == (0 if vae else 1)  # frames that are exact are rounded to pixels
 

@@ -38,9 +38,10 @@ class WorldModelEnv(Lanes, Env[NDArray[Any], np.int64]):
     ``info`` always has ``start``, the index of the start window (-1 for custom frames), and
     ``termination_prob`` (0 after a reset).
 
-    Some worlds predict several frames together, ``world.patch_frames``. A step then holds its action
-    for all of them (``metadata["frames_per_step"]``), adds up their rewards and observes the last
-    one. ``info["frames"]`` has them all, ``uint8`` (p h w c); after a reset, the first one repeated.
+    Some worlds predict several frames together, ``world.patch_frames``. A step then holds its
+    action for all of them (``metadata["frames_per_step"]``), adds up their rewards and observes the
+    last one. ``info["frames"]`` has them all, ``uint8`` (p h w c); after a reset, the first one
+    repeated.
 
     Args:
         world: A bundled world's name, the path of a world or run folder, or a loaded world.
@@ -136,8 +137,8 @@ class WorldModelEnv(Lanes, Env[NDArray[Any], np.int64]):
             action: In 0 .. number of actions - 1.
 
         Returns:
-            The newest frame ``uint8`` (h w c) (or its latent), reward, terminated, truncated and the info.
-            The reward is the expected one, see `Outcome`.
+            The newest frame ``uint8`` (h w c) (or its latent), reward, terminated, truncated and
+            the info. The reward is the expected one, see `Outcome`.
 
         Raises:
             ResetNeeded: Before the first reset, or when the episode is over.
