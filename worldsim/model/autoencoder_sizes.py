@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from torch import nn
+if TYPE_CHECKING:
+    from torch import nn
 
 WIDTHS = (32, 64, 128, 128, 128)  # channels at 2, 4, 8, 16 and 32 pixels a cell
 LAYERS = (1, 1, 2, 2, 2)
