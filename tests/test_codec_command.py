@@ -60,6 +60,7 @@ def test_another_compression_is_refused(text: str) -> None:
         Compression.parse(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compression", ["1x4x4", "2x4x4"])
 def test_a_trained_codec_is_ready_for_a_world(
     compression: str, recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -86,6 +87,7 @@ def test_a_trained_codec_is_ready_for_a_world(
     assert f"{figures['psnr']:.1f} dB" in (out / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_killed_codec_goes_on_as_if_it_had_not_been(
     recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,6 +114,7 @@ def test_a_killed_codec_goes_on_as_if_it_had_not_been(
     assert all(torch.equal(tensor, codecs[1][name]) for name, tensor in codecs[0].items())
 
 
+@pytest.mark.slow
 def test_a_stopped_codec_is_kept_and_goes_on(recording: Path, tmp_path: Path) -> None:
     out = tmp_path / "codec"
     words = [str(recording), "--out", str(out), "--compression", "1x4x4", *WORDS]
