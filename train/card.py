@@ -19,6 +19,7 @@ from worldsim.eval.fidelity import HorizonScores, fidelity, with_baselines
 from worldsim.eval.held_out import HeldOutWindows, choose_windows, roll_out
 from worldsim.eval.report.events import EventsSection
 from worldsim.eval.report.flicker import FlickerSection
+from worldsim.model.codec import PixelCodec
 from worldsim.system.files import printable, write_json, write_text
 from worldsim.world_model import WorldModel
 
@@ -159,14 +160,21 @@ def summarize(losses: Sequence[Losses]) -> dict[str, float]:
 
 def describe_run(world: WorldModel, data: Data) -> str:
     """The model and its data in one line."""
-    millions = sum(p.numel() for p in world.parameters()) / 1e6
+    millions = num_trained(world) / 1e6
     steps = sum(recording.total_steps for recording in data.recordings)
     pictures = sum(len(one) for one in data.recordings if not isinstance(one, Recording))
+    codec = "" if isinstance(world.codec, PixelCodec) else f", codec {world.codec.describe()}"
     return (
-        f"{millions:.1f}M parameters on {world.device.type}, {steps:,} steps of "
+        f"{millions:.1f}M parameters on {world.device.type}{codec}, {steps:,} steps of "
         f"{data.game.env_id}, {f'{pictures:,} pictures, ' if pictures else ''}"
         f"{len(data.split.held_out):,} of {len(data.split.episodes):,} episodes held out"
     )
+
+
+def num_trained(world: WorldModel) -> int:
+    """The number of a world's parameters without those of its codec, which is frozen."""
+    named = world.named_parameters()
+    return sum(each.numel() for name, each in named if not name.startswith("codec."))
 
 
 def describe_recording(recording: Episodes) -> str:
@@ -255,7 +263,7 @@ tags: [world-model, video-diffusion, gymnasium]
 
 # A world of {game.env_id}
 
-A causal video diffusion transformer of {sum(p.numel() for p in world.parameters()) / 1e6:.1f}M \
+A causal video diffusion transformer of {num_trained(world) / 1e6:.1f}M \
 parameters for {game.env_id}, {h}x{w} pixels. From the last frames and an action it predicts the \
 next frame, its reward and the end of the episode, in {world.num_passes} denoising \
 pass{"es" if world.num_passes > 1 else ""}.

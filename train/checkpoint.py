@@ -146,7 +146,7 @@ class CheckpointWriter:
         about = {**progress._asdict(), "settings": settings, "processes": self._processes.size}
         self._about = about
         gather_weights(self._ema_world, self.whole)
-        state = {f"weights.{name}": tensor for name, tensor in self._world.state_dict().items()}
+        state = _weights_of(self._world)
         for number, optimizer in enumerate(self._optimizers):
             for index, values in optimizer.state_dict()["state"].items():
                 for name, tensor in values.items():
@@ -298,7 +298,7 @@ def _read_state(
     reader = dcp.HuggingFaceStorageReader(str(folder))
     about: dict[str, Any] = reader.read_metadata().state_dict_metadata
     stored = {name: each.size for name, each in about.items()}
-    wanted = {f"weights.{name}": tensor for name, tensor in world.state_dict().items()}
+    wanted = _weights_of(world)
     for name in sorted(wanted.keys() | {n for n in stored if n.startswith("weights.")}):
         if name not in stored or name not in wanted or stored[name] != wanted[name].shape:
             raise ValueError(f"its {name} is missing or has another shape than this run's")
@@ -330,6 +330,12 @@ def _read_state(
     losses = _under("unlogged", wanted)
     steps = zip(*(losses[field] for field in Losses._fields if losses), strict=True)
     return [Losses(*step) for step in steps]
+
+
+def _weights_of(world: WorldModel) -> dict[str, torch.Tensor]:
+    """The weights of a world in training. Its codec is frozen, and is in the world's folder."""
+    weights = world.state_dict().items()
+    return {f"weights.{name}": each for name, each in weights if not name.startswith("codec.")}
 
 
 def _under(prefix: str, entries: Mapping[str, Entry]) -> dict[str, Entry]:

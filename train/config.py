@@ -100,8 +100,9 @@ class Model:
 
     window: Count = 12
     """Frames of a training window, and of the world's memory; the current frame included."""
-    patch_size: PatchSize = (8,)
-    """Side of a patch in pixels, or its height and width: smaller is sharper and slower."""
+    patch_size: PatchSize | None = None
+    """Side of a patch, or its height and width: smaller is sharper and slower. It counts pixels, or
+    cells of the latents with --codec. Not given: 8 pixels, or cells of about 16 pixels."""
     time_every: Annotated[int, Range(1, 12)] = 3
     """One layer in so many attends over time: 2 is slower, and better if the view scrolls."""
     attention: tuple[str, ...] = ()
@@ -119,10 +120,11 @@ class Model:
     passes: Passes = 2
     """Denoising passes per frame, unless `play --passes` gives another number."""
 
-    @property
-    def patch_sides(self) -> tuple[int, int]:
-        """Height and width of a patch."""
-        return self.patch_size[0], self.patch_size[-1]
+    def patch_sides(self, space_factor: int = 1) -> tuple[int, int]:
+        """Height and width of a patch, in cells of so many pixels along each side."""
+        usual = 8 if space_factor == 1 else max(1, 16 // space_factor)
+        sides = self.patch_size or (usual,)
+        return sides[0], sides[-1]
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,9 @@ class TrainConfig:
     size: Annotated[Size, Heading("what to train, and with what")] = "tiny"
     """Size of the model: tiny (1 M parameters) for a CPU; small (6 M), base (33 M), large
     (250 M) and xl (1 G) for a GPU."""
+    codec: Annotated[str | None, Advanced(), tyro.conf.arg(metavar="FOLDER")] = None
+    """Autoencoder of diffusers in whose latents the world lives, for frames above 96 pixels: its
+    folder, that of a pipeline with one, or an id on the Hub. Not given: raw pixels."""
     seed: Seed = 0
     """Seed of the weights, of the order of the data and of all noise."""
     device: str | None = None

@@ -88,6 +88,8 @@ def distribute(
     for part in (average.head, average.text):
         if part is not None and any(True for _ in part.parameters()):
             shard(part, (), mesh)
+    for each in (world, average):  # frozen, so not sharded
+        each.codec.to(processes.device)
     average.background_latents = average.background_latents.to(mesh.device_type)
     shard(step, world.dit.blocks, mesh)
     return step

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from worldsim.model.codec import PixelCodec
 from worldsim.system.interrupt import Interrupted, StopOnSignal
 from worldsim.world_model import WorldModel
 
@@ -102,4 +103,6 @@ def evaluate_at_the_end(
         "length": f"{progress.step:,} steps in {duration(progress.seconds)} on "
         f"{run.world.device.type}, {processes}{threads} thread{'s' * (threads > 1)}",
     }
+    if not isinstance(world.codec, PixelCodec):
+        facts["codec"] = world.codec.describe()
     write_card(checkpoint, world, evaluation, facts)

@@ -11,7 +11,7 @@ from worldsim.data.mixture import concatenate
 from worldsim.data.rewards import RecordedRewards
 from worldsim.data.windows import Windows
 from worldsim.frame_size import fit_frame
-from worldsim.model.codec import PixelCodec
+from worldsim.model.codec import Codec, PixelCodec
 from worldsim.model.dit import VideoDiT
 from worldsim.model.dit_config import DiTConfig
 from worldsim.model.heads import RewardTerminationHead
@@ -43,29 +43,37 @@ def build_world(
     data: Data,
     processes: Processes | None = None,
     text: TextEncoder | None = None,
+    codec: Codec | None = None,
 ) -> WorldModel:
     """Build a world for recordings, on the CPU, with start windows from their held-out episodes.
 
     The weights are drawn from torch's global generator. What it keeps of the recording is read by
     the first process.
 
+    Args:
+        config: The settings.
+        data: The data.
+        processes: The processes of the run; this one alone if not given.
+        text: The encoder of captions; None for a world without text.
+        codec: From `make_codec`; raw pixels if not given.
+
     Raises:
         ValueError: If the device cannot be used, or a step does not fit into its memory.
     """
     device = pick_device(config.device)
     game = data.game
+    codec = codec or PixelCodec(game.channels)
     parts = config.engine.accumulate or 1
     frames = (config.optim.batch_size or 1) // parts * config.model.window
     check_memory(
-        step_bytes(config, game.frame_size, frames),
+        step_bytes(config, codec, game.frame_size, frames),
         f"a step of {frames:,} frames",
         "take a smaller --optim.batch-size or --model.window, a larger --engine.accumulate, or "
         "--engine.activation-checkpointing",
         device,
     )
     window = config.model.window
-    height, across = config.model.patch_sides
-    codec = PixelCodec(game.channels)
+    height, across = config.model.patch_sides(codec.space_factor)
     patch_frames = codec.time_factor * config.model.patch_frames
     starts, rewards = (processes or Processes()).first(
         lambda: (
@@ -111,7 +119,11 @@ def begin_from(world: WorldModel, name: str) -> None:
     """
     other = load(name, world.device, "float32")
     own, theirs = world.state_dict(), other.state_dict()
-    fitting = {key: t for key, t in theirs.items() if key in own and t.shape == own[key].shape}
+    fitting = {
+        key: t
+        for key, t in theirs.items()
+        if key in own and t.shape == own[key].shape and not key.startswith("codec.")
+    }
     words = [None if each.text is None else each.text.identity() for each in (world, other)]
     if words[0] != words[1]:  # weights of a word would become those of another one
         fitting = {key: t for key, t in fitting.items() if not key.startswith("text.")}
@@ -121,12 +133,21 @@ def begin_from(world: WorldModel, name: str) -> None:
 
 
 def complete(
-    config: TrainConfig, frame_size: tuple[int, int], num_processes: int = 1
+    config: TrainConfig,
+    frame_size: tuple[int, int],
+    num_processes: int = 1,
+    codec: Codec | None = None,
 ) -> TrainConfig:
     """Fill in what was not given: batch size, parts of a step, learning rate.
 
     The batch size suits the device and the number of processes, the rate the size of the model. On
     a GPU a step takes about half of the memory that is free beside the weights, at most.
+
+    Args:
+        config: The settings.
+        frame_size: Height and width of a frame in pixels.
+        num_processes: Processes of the run.
+        codec: The codec of its world; raw pixels if not given.
     """
     size = SIZES[config.size]
     device, optim, engine = pick_device(config.device), config.optim, config.engine
@@ -138,7 +159,8 @@ def complete(
         batch_size = num_processes * BATCH_SIZES.get(device.type, 4)
         if device.type in BATCH_SIZES:
             room = 0.3 * (free_memory(device) - WEIGHT_BYTES * parameters)  # of a lower bound
-            window = step_bytes(config, frame_size, config.model.window) / parts
+            codec = codec or PixelCodec()
+            window = step_bytes(config, codec, frame_size, config.model.window) / parts
             while batch_size > 1 and batch_size * window > room:
                 batch_size //= 2
         batch_size = max(batch_size, parts)
@@ -160,10 +182,10 @@ def learning_rate(width: int) -> float:
     return 4e-3 * min(1.0, 256 / width)
 
 
-def step_bytes(config: TrainConfig, frame_size: tuple[int, int], frames: int) -> int:
+def step_bytes(config: TrainConfig, codec: Codec, frame_size: tuple[int, int], frames: int) -> int:
     """Bytes of the activations of so many frames, at least."""
-    size = SIZES[config.size]
-    tokens = Layout.of(1, frame_size, (1, *config.model.patch_sides)).num_patches
+    size, sides = SIZES[config.size], config.model.patch_sides(codec.space_factor)
+    tokens = Layout.of(1, codec.latent_size(frame_size), (1, *sides)).num_patches
     layers = 1 if config.engine.activation_checkpointing else size["depth"]
     return frames * tokens * layers * size["width"] * ACTIVATION_BYTES
 

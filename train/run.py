@@ -19,6 +19,7 @@ from .config import TrainConfig
 from .data import Data, draw_groups
 from .distributed import distribute, part_of_step, release_weights, sharing_group
 from .draws import draw_all
+from .latents import make_codec
 from .objective import Losses, encode, pinned
 from .optimizers import has_fast_bfloat16, make_optimizers, set_lr, update_ema
 from .presets import begin_from, build_world, complete
@@ -84,11 +85,12 @@ class Run:
         """
         processes = processes or Processes(config.device)
         data = Data.of(config, checkpoint, processes)
+        codec = make_codec(config, data, checkpoint, processes)
         size = data.game.frame_size
-        config = processes.first(partial(complete, config, size, processes.size))
+        config = processes.first(partial(complete, config, size, processes.size, codec))
         torch.manual_seed(config.seed)
         text = make_text_encoder(config, data.recordings, checkpoint, processes)
-        world = build_world(config, data, processes, text)
+        world = build_world(config, data, processes, text, codec)
         if config.init is not None and checkpoint is None:
             begin_from(world, config.init)
         ema_world = copy.deepcopy(world).requires_grad_(False).eval()
@@ -190,8 +192,9 @@ class Run:
 
     def waste(self, progress: RunProgress) -> float:
         """The share of the tokens of a step that holds no recorded pixel."""
-        groups = self.groups.at(progress.step * self.rounds)
-        return self.mixture.waste(groups, self.world.dit.config.patch_sides)
+        groups, cell = self.groups.at(progress.step * self.rounds), self.world.codec.space_factor
+        height, width = self.world.dit.config.patch_sides
+        return self.mixture.waste(groups, (height * cell, width * cell))
 
     def advance(self, progress: RunProgress) -> RunProgress:
         """The progress after one more step; now and then it looks how many batches need codes."""

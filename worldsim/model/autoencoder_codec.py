@@ -20,6 +20,8 @@ from worldsim.system.files import reading
 
 DECODE_CONTEXT = 1  # latents before a latent that a decoder of video sees
 PART_PIXELS = 2**20  # that are coded together
+OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+"""Layers of attention in weights that an old version of diffusers wrote -> their present names."""
 
 
 class AutoencoderCodec(Codec):
@@ -84,24 +86,42 @@ class AutoencoderCodec(Codec):
         return {"mean": self.mean.flatten().tolist(), "std": self.std.flatten().tolist()}
 
     @classmethod
-    def load(cls, kind: str, config: Path, weights: Path, channels: int) -> AutoencoderCodec:
-        """Read an autoencoder for frames with these channels; errors as in `load_codec`."""
+    def load(
+        cls, kind: str, config: Path, weights: Path, channels: int, remedy: str = REMEDY
+    ) -> AutoencoderCodec:
+        """Read an autoencoder for frames with these channels; errors as in `load_codec`.
+
+        Args:
+            kind: Its class, one of `COMPRESSION`.
+            config: Its config, a JSON file.
+            weights: Its weights, in safetensors.
+            channels: Of the frames.
+            remedy: What to do if a file is missing, damaged or unfit, for the error.
+        """
         import diffusers  # importing takes seconds, and most worlds have no codec
 
-        with reading(config, REMEDY) as file:
+        with reading(config, remedy) as file:
             settings = read_network_config(file)
-        with reading(weights, REMEDY) as file:
-            autoencoder = build_network(lambda: getattr(diffusers, kind)(**settings), file)
+        with reading(weights, remedy) as file:
+            make = getattr(diffusers, kind)
+            autoencoder = build_network(lambda: make(**settings), file, OLD_NAMES)
             about = autoencoder.config
             maps = (
                 about["in_channels"],
                 about.get("out_channels") or about["in_channels"],
             )
-            if maps != (channels, channels):
-                raise ValueError(
-                    f"it maps {maps[0]} to {maps[1]} channels, but frames have {channels}"
-                )
-            return cls(autoencoder.eval())
+            if maps == (channels, channels):
+                return cls(autoencoder.eval())
+        raise ValueError(
+            f"the codec {weights.parent} maps {maps[0]} to {maps[1]} channels, but frames have "
+            f"{channels}: {remedy}"
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """Its class and config, which decide its latents together with its weights."""
+        config = self.autoencoder.config
+        about = {name: config[name] for name in config if not name.startswith("_")}  # type: ignore
+        return {"class": type(self.autoencoder).__name__, **about}
 
     @torch.no_grad()
     def encode(self, frames: torch.Tensor) -> torch.Tensor:

@@ -6,15 +6,17 @@ config is one of `worldsim.model.autoencoders.COMPRESSION`. A world of pixels ha
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from worldsim.frames import latents_to_pixels, pixels_to_latents
 from worldsim.model.autoencoders import COMPRESSION
-from worldsim.model.weights import CONFIG, REMEDY, WEIGHTS
+from worldsim.model.weights import CONFIG, REMEDY, WEIGHTS, digest
 from worldsim.system.files import read_object, reading
 
 
@@ -63,6 +65,19 @@ class Codec(nn.Module):
     def settings(self) -> dict[str, list[float]]:
         """The numbers that decide its latents, apart from its weights."""
         return {}
+
+    def identity(self) -> dict[str, Any]:
+        """What decides its latents together with its weights, as JSON values."""
+        return {"class": type(self).__name__, "latent_channels": self.latent_channels}
+
+    def describe(self) -> str:
+        """Its compression, class and channels, such as ``1x8x8, AutoencoderKL, 8 channels``."""
+        factors = f"{self.time_factor}x{self.space_factor}x{self.space_factor}"
+        return f"{factors}, {self.identity()['class']}, {self.latent_channels} channels"
+
+    def fingerprint(self) -> str:
+        """A digest of all that decides its latents: codecs with one digest are the same."""
+        return digest(json.dumps(self.identity(), sort_keys=True), self.state_dict())
 
     def latent_size(self, frame_size: tuple[int, int]) -> tuple[int, int]:
         """Height and width of the latent of a frame.

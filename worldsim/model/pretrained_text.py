@@ -7,7 +7,6 @@ name in a world's folder is never loaded or downloaded unasked, see `worldsim.sy
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,7 +26,7 @@ from worldsim.model.text import (
     Tokens,
     check_length,
 )
-from worldsim.model.weights import CONFIG, REMEDY
+from worldsim.model.weights import CONFIG, REMEDY, digest
 from worldsim.system.devices import pick_device
 from worldsim.system.extras import require
 from worldsim.system.files import (
@@ -128,12 +127,7 @@ def fingerprint(
     model: transformers.PreTrainedModel, tokenizer: transformers.PreTrainedTokenizerBase
 ) -> str:
     """A digest of an encoder's weights and vocabulary."""
-    words = json.dumps(tokenizer.get_vocab(), sort_keys=True)
-    digest = hashlib.sha256(words.encode("utf-8", "surrogatepass"))
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return f"sha256:{digest.hexdigest()}"
+    return digest(json.dumps(tokenizer.get_vocab(), sort_keys=True), model.state_dict())
 
 
 class PretrainedEncoder(TextEncoder):

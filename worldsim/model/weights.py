@@ -6,9 +6,11 @@ weights is not allocated.
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
@@ -36,12 +38,15 @@ def read_network_config(path: Path) -> dict[str, Any]:
     return {name: value for name, value in config.items() if not name.startswith("_")}
 
 
-def build_network(make: Callable[[], Network], path: Path) -> Network:
+def build_network(
+    make: Callable[[], Network], path: Path, old_names: Mapping[str, str] = MappingProxyType({})
+) -> Network:
     """Make a network and fill it with the weights in a file.
 
     Args:
         make: Makes the network.
         path: A safetensors file with exactly the network's tensors.
+        old_names: Names of layers in older files, with their names in the network.
 
     Raises:
         OSError: If the file does not exist or may not be read.
@@ -54,18 +59,35 @@ def build_network(make: Callable[[], Network], path: Path) -> Network:
         with _Limited(stored.values()):
             network = make()
         expected = {name: tuple(each.shape) for name, each in network.state_dict().items()}
+        new = {name: name if name in expected else _renamed(name, old_names) for name in names}
+        stored = {new[name]: shape for name, shape in stored.items()}
         for name in sorted(stored.keys() | expected.keys()):
             if stored.get(name) != expected.get(name):
                 raise ValueError(
                     f"its {name} has shape {stored.get(name, 'none')}, but its config gives "
                     f"{expected.get(name, 'none')}"
                 )
-        tensors = {name: file.get_tensor(name) for name in stored}
+        tensors = {new[name]: file.get_tensor(name) for name in names}
     for name, tensor in tensors.items():
         if not tensor.is_floating_point() or not tensor.isfinite().all():
             raise ValueError(f"its {name} must hold finite floating-point numbers")
     network.load_state_dict(tensors)
     return network
+
+
+def digest(about: str, tensors: Mapping[str, torch.Tensor]) -> str:
+    """A digest of a text and of named tensors, such as ``"sha256:0f34…"``."""
+    found = hashlib.sha256(about.encode("utf-8", "surrogatepass"))
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return f"sha256:{found.hexdigest()}"
+
+
+def _renamed(name: str, old_names: Mapping[str, str]) -> str:
+    """The present name of a tensor, of which only the layer's own part may be old."""
+    path, layer, tensor = ("." + name).rsplit(".", 2)
+    return f"{path}.{old_names.get(layer, layer)}.{tensor}".lstrip(".")
 
 
 class _Limited(TorchFunctionMode):

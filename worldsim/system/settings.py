@@ -13,7 +13,8 @@ import sys
 import textwrap
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from worldsim.system.files import read_text, reading
 from worldsim.system.help import first_sentence, sentences
@@ -73,7 +74,7 @@ def with_values(config: Config, values: Mapping[str, Any], keep: Collection[str]
         if name in options and name not in keep:
             annotation = options[name].annotation
             value = tuple(value) if isinstance(value, list) else value
-            if isinstance(value, int) and isinstance(options[name].value, tuple):
+            if isinstance(value, int) and _is_list(annotation):
                 value = (value,)  # one value of several may stand alone
             check_value(name, value, annotation)
             config = _replaced(config, options[name].path, value)
@@ -175,6 +176,14 @@ def read_settings(
             close = difflib.get_close_matches(name, known, n=1, cutoff=0)
             raise ValueError(f"{path}: there is no setting {name!r:.60}; did you mean {close[0]}?")
     return values
+
+
+def _is_list(annotation: Any) -> bool:
+    """Whether an option has several values, or may have."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin in (Annotated, Union, UnionType):
+        return any(map(_is_list, inner[:1] if origin is Annotated else inner))
+    return origin is tuple
 
 
 def _as_json(value: Any) -> Any:

@@ -238,8 +238,9 @@ def read_configs(target: str) -> tuple[str, dict[str, Mapping[str, Any]]]:
     from huggingface_hub import hf_hub_download
 
     from worldsim.system.files import one_line
+    from worldsim.system.hub import why_not_fetched
     from worldsim.video.families import PIPELINES
-    from worldsim.video.hub import read_config, why_not_fetched
+    from worldsim.video.hub import read_config
 
     def read(name: str) -> dict[str, Any]:
         is_here = Path(target).is_dir()

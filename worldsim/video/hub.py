@@ -5,19 +5,17 @@ from __future__ import annotations
 import inspect
 import json
 import math
-import re
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
 from diffusers import DiffusionPipeline
-from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
 from worldsim.system.devices import check_memory
-from worldsim.system.files import naming_damage, one_line, read_object, reading
+from worldsim.system.files import naming_damage, read_object, reading
+from worldsim.system.hub import HUB_ID, why_not_fetched
 
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 REMEDY = "fetch or write the model again"
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -55,29 +53,6 @@ def fetch_model(model: str, variant: str | None = None) -> Path:
         return Path(DiffusionPipeline.download(model, variant=variant, use_safetensors=True))
     except (OSError, ValueError) as error:  # the Hub's own errors are OSErrors
         raise ValueError(why_not_fetched(model, error)) from error
-
-
-def why_not_fetched(model: str, error: BaseException) -> str:
-    """A sentence with the reason why a model cannot be fetched, and a remedy."""
-    causes: list[BaseException] = [error]
-    while (before := causes[-1].__cause__ or causes[-1].__context__) is not None:
-        causes.append(before)
-    if any(isinstance(cause, GatedRepoError) for cause in causes):
-        return (
-            f"{model} is gated: accept its terms at https://huggingface.co/{model}, then log in "
-            "with `hf auth login`"
-        )
-    if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
-        return (
-            f"the Hub has no model {model}, or it is private: check the name, or log in with "
-            "`hf auth login`"
-        )
-    if "cached" in str(error) or "connect" in str(error).lower():
-        return (
-            f"{model} is not on this machine and the Hub cannot be reached: connect to the "
-            f"network, or run `hf download {model}` elsewhere and give its folder"
-        )
-    return f"{model} cannot be fetched: {one_line(error)}"
 
 
 def class_of(folder: Path) -> str:
