@@ -279,9 +279,11 @@ class Controller:
         if self._policy is not None:  # it sees all frames, so that it can take over at any time
             wanted = int(self._policy(session.observation, session.info, session.rng))
             action = action if self._by_hand else wanted
+        is_taken = not session.num_ahead
         session.step(action)
-        self.pace.mark(self._clock() - started)
-        self._tapped.clear()
+        self.pace.mark(self._clock() - started, session.num_ahead)
+        if is_taken:  # else a tap waits for the next step
+            self._tapped.clear()
         self._single_steps = max(0, self._single_steps - 1)
         if session.is_over:
             self._over_since = self._clock()

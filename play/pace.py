@@ -55,6 +55,7 @@ class Pace:
     def restart(self) -> None:
         """Reset the measurement, after a pause or a change of speed or game."""
         self._due: float | None = None
+        self._until, self._num_ahead = 0.0, 0  # the end of a step, and its frames still to come
         self._marks: deque[float] = deque()
         self._work: deque[float] = deque(maxlen=60)
 
@@ -68,13 +69,21 @@ class Pace:
         """Seconds until the next frame may be shown; 0 when it is due."""
         return 0.0 if self._due is None else max(0.0, self._due - self._clock())
 
-    def mark(self, work_seconds: float) -> None:
-        """Note a frame shown now, which took ``work_seconds`` to compute."""
+    def mark(self, work_seconds: float, num_ahead: int = 0) -> None:
+        """Note a frame shown now.
+
+        Args:
+            work_seconds: Time that computing it took.
+            num_ahead: Frames that were computed with it and come next. They are spread evenly over
+                the time that is left for all of them.
+        """
         now = self._clock()
-        period = 1 / self.wanted_fps
         started = now - work_seconds
-        due = started if self._due is None else self._due
-        self._due = max(due + period, started)
+        if not self._num_ahead:
+            due = started if self._due is None else self._due
+            self._until = max(due + (1 + num_ahead) / self.wanted_fps, started)
+        self._num_ahead = num_ahead
+        self._due = self._until - num_ahead * max(0.0, self._until - now) / (1 + num_ahead)
         self._work.append(work_seconds)
         self._marks.append(now)
         while len(self._marks) > 2 and now - self._marks[1] > MEASURED_SECONDS:

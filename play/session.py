@@ -6,9 +6,10 @@ screen and keys.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -40,6 +41,15 @@ class Source:
     note: str | None = None
 
 
+class Shown(NamedTuple):
+    """A frame of a step, and what it adds to the episode."""
+
+    frame: np.ndarray
+    reward: float = 0.0
+    terminated: bool = False
+    truncated: bool = False
+
+
 def format_score(score: float) -> str:
     """Format a sum of rewards; a world's rewards are expectations, not integers.
 
@@ -55,6 +65,9 @@ class Session:
 
     Only the first source is recorded: a recording holds one game, and imagined frames must not be
     mistaken for real ones.
+
+    A world may predict several frames in a step. They are then shown and recorded one by one, each
+    with the action of the step; its reward and its end belong to the last of them.
 
     Args:
         sources: The sources; the first is opened and reset at once.
@@ -91,6 +104,7 @@ class Session:
         self.scores: list[float] = []
         self.total_steps = 0
         self.num_kept = 0
+        self._ahead: deque[Shown] = deque()
         self._envs: dict[int, gymnasium.Env[np.ndarray, int]] = {}
         self._current = 0
         if prompt is not None:
@@ -117,6 +131,11 @@ class Session:
     def is_recording(self) -> bool:
         """Whether the current steps are recorded."""
         return self.writer is not None and self._current == 0
+
+    @property
+    def num_ahead(self) -> int:
+        """Frames of the last step that are not shown yet."""
+        return len(self._ahead)
 
     @property
     def num_passes(self) -> int | None:
@@ -168,30 +187,44 @@ class Session:
         self.env.unwrapped.num_passes = max(1, self.num_passes + difference)  # type: ignore[attr-defined]
 
     def step(self, action: int) -> None:
-        """Play one action; at the episode's end :attr:`is_over` becomes True.
+        """Play one frame; at the episode's end :attr:`is_over` becomes True.
+
+        Args:
+            action: The action, which is not taken while frames of the last step are ahead.
 
         Raises:
             RuntimeError: If the episode is over; call :meth:`restart` first.
         """
         if self.is_over:
             raise RuntimeError("the episode is over: call restart() before step()")
-        observation, reward, terminated, truncated, self.info = self.env.step(action)
-        self.observation = observation
-        self.last_action = action
-        self.score += float(reward)
+        if not self._ahead:
+            self._take(action)
+        shown = self._ahead.popleft()
+        self.observation = shown.frame
+        self.score += shown.reward
         self.num_steps += 1
         self.total_steps += 1
-        self.is_over = bool(terminated or truncated)
+        self.is_over = shown.terminated or shown.truncated
         if self.is_recording:
+            assert self.last_action is not None
             self._episode.add(
-                action,
-                observation,
-                reward=float(reward),
-                terminated=bool(terminated),
-                truncated=bool(truncated),
+                self.last_action,
+                shown.frame,
+                reward=shown.reward,
+                terminated=shown.terminated,
+                truncated=shown.truncated,
             )
         if self.is_over:
             self._end()
+
+    def _take(self, action: int) -> None:
+        """Take a step of the environment, whose frames are then ahead."""
+        observation, reward, terminated, truncated, self.info = self.env.step(action)
+        self.last_action = action
+        world = getattr(self.env.unwrapped, "world", None)
+        if getattr(world, "patch_frames", 1) > 1:
+            self._ahead.extend(map(Shown, self.info["frames"][:-1]))
+        self._ahead.append(Shown(observation, float(reward), bool(terminated), bool(truncated)))
 
     def restart(self) -> None:
         """Begin a new episode; an unfinished one is kept as truncated."""
@@ -232,6 +265,7 @@ class Session:
         if prompt is not None:
             options = {**(options or {}), "prompt": prompt}
         self.observation, self.info = env.reset(seed=seed, options=options)
+        self._ahead.clear()
         self.last_action = None
         self.score = 0.0
         self.num_steps = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium
@@ -24,6 +25,8 @@ from worldsim.model.conditions import Conditions
 from worldsim.model.dit import DiTOutput
 from worldsim.model.layout import Layout, fold, fold_whole, unfold
 from worldsim.rollout import Rollout
+from worldsim.train.agent import make_world_envs
+from worldsim.train.agent_config import AgentConfig
 from worldsim.train.config import main
 from worldsim.train.objective import encode
 from worldsim.world_model import WorldModel
@@ -207,6 +210,15 @@ def test_worlds_of_single_frames_and_latents_have_no_list_of_frames(world: World
     assert one_by_one.metadata["frames_per_step"] == 1
 
 
+def test_a_decision_of_an_agent_lasts_as_many_frames_as_in_the_game(world: WorldModel) -> None:
+    p = world.patch_frames
+    config = AgentConfig("world", Path("out"), frame_skip=2 * p, horizon=5 * p)
+    envs = make_world_envs(world, config, 2).envs
+    assert (envs.metadata["frames_per_step"], envs.max_episode_steps) == (2 * p, 3)
+    with pytest.raises(ValueError, match=rf"--frame-skip must be a multiple of {p}, got {p + 1}"):
+        make_world_envs(world, replace(config, frame_skip=p + 1), 2)
+
+
 def test_held_out_windows_are_continued_frame_by_frame(
     world: WorldModel, recording: Recording
 ) -> None:
@@ -236,3 +248,4 @@ def test_a_world_is_trained_saved_and_stepped(recording: Recording, tmp_path: Pa
     observation, *_ = env.step(1)
     assert observation.shape == (16, 16, 3)
     assert env.metadata["render_fps"] == world.game.fps / 2
+    assert "the next 2 frames together, for which the action is held" in world.card

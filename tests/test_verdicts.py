@@ -98,7 +98,7 @@ FAULTLESS: dict[str, Section] = {
     "events": EventsSection(
         EventSummary(1800, FORTY, FORTY, 0.1, 0.1, FORTY, 0.01, 0.02, 0.001, [])
     ),
-    "speed": SpeedSection({10: times(10.0), 5000: times(10.1)}, 900.0, "cpu", 1, 15.0),
+    "speed": SpeedSection({10: times(10.0), 5000: times(10.1)}, 900.0, "cpu", 1, 15.0, 1),
 }
 
 

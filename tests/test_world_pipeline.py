@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from tests.tiny_text import CAPTIONS, make_text_world, save_tiny_encoder
-from tests.tiny_worlds import SIDE, make_tiny_game, make_tiny_world
+from tests.tiny_worlds import SIDE, make_tiny_game, make_tiny_video_codec, make_tiny_world
 from worldsim import WorldPipeline
 from worldsim.__main__ import main
 from worldsim.media import read_frames, write_mp4
@@ -102,8 +102,10 @@ class TestCalls:
         assert np.array_equal(pixels, (as_np[0, 0] * 255).round())
 
     @pytest.mark.parametrize("num_frames", [1, 4, 7])
-    def test_of_worlds_with_several_frames_a_step(self, num_frames: int) -> None:
-        pipe = WorldPipeline(make_text_world(patch_frames=2))
+    @pytest.mark.parametrize("kind", ["patches", "codec"])
+    def test_of_worlds_with_several_frames_a_step(self, kind: str, num_frames: int) -> None:
+        codec = {"codec": make_tiny_video_codec()}
+        pipe = WorldPipeline(make_text_world(**({"patch_frames": 2}, codec)[kind == "codec"]))
         frames = frames_of(pipe, RED, num_frames=num_frames)
         assert frames.shape == (1, num_frames, SIDE, SIDE, 3)
         longer = frames_of(pipe, RED, num_frames=9)

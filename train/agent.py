@@ -163,13 +163,23 @@ def train_agent(config: AgentConfig) -> tuple[bool, int]:
 
 
 def make_world_envs(world: WorldModel, config: AgentConfig, num_envs: int) -> SB3VecEnv:
-    """The world as environments of Stable-Baselines3."""
+    """The world as environments of Stable-Baselines3.
+
+    Raises:
+        ValueError: If a decision does not last whole steps of the world.
+    """
+    p = world.patch_frames
+    if config.frame_skip % p:
+        raise ValueError(
+            f"this world predicts {p} frames in a step, so --frame-skip must be a multiple of {p}, "
+            f"got {config.frame_skip}"
+        )
     return SB3VecEnv(
         WorldModelVectorEnv(
             world,
             num_envs,
             max_episode_steps=-(-config.horizon // config.frame_skip),
-            frame_skip=config.frame_skip,
+            frame_skip=config.frame_skip // p,
             num_passes=config.passes,
             max_uncertainty=config.max_uncertainty,
             autoreset_mode=AutoresetMode.SAME_STEP,

@@ -153,7 +153,7 @@ def bench(config: BenchConfig) -> dict[tuple[str, int, int], StepCost]:
                 f"{cost.first:,.0f}",
                 f"{cost.p50:,.1f}",
                 f"{cost.p95:,.1f}",
-                f"{1000 * size / cost.p50:,.0f}",
+                f"{1000 * size * world.patch_frames / cost.p50:,.0f}",
                 f"{cost.gflop / (cost.p50 / 1000) / rate:.0%}",
                 f"{cost.peak_mb:,.0f}",
             )

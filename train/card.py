@@ -242,8 +242,11 @@ def has_card(checkpoint: Path) -> bool:
 
 def card_text(world: WorldModel, evaluation: Evaluation, facts: Mapping[str, str]) -> str:
     """The model card as Markdown, with the header that model hubs read."""
-    game = world.game
+    game, p = world.game, world.patch_frames
     h, w = game.frame_size
+    frames = "the next frame, its reward"
+    if p > 1:
+        frames = f"the next {p} frames together, for which the action is held, their reward"
     table = "\n".join(
         f"| {horizon} | "
         + " | ".join(
@@ -264,8 +267,8 @@ tags: [world-model, video-diffusion, gymnasium]
 # A world of {game.env_id}
 
 A causal video diffusion transformer of {num_trained(world) / 1e6:.1f}M \
-parameters for {game.env_id}, {h}x{w} pixels. From the last frames and an action it predicts the \
-next frame, its reward and the end of the episode, in {world.num_passes} denoising \
+parameters for {game.env_id}, {h}x{w} pixels. From the last frames and an action it predicts \
+{frames} and the end of the episode, in {world.num_passes} denoising \
 pass{"es" if world.num_passes > 1 else ""}.
 
 ```python

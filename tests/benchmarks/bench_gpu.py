@@ -73,7 +73,8 @@ def time_steps(
             share = cost.gflop / (cost.p50 / 1000) / rate
             yield (
                 f"{name:<6} {parameters / 1e6:7.1f} M {kind:<9} {b:5} lanes "
-                f"{rollout.num_passes} passes {cost.p50:9.2f} ms {1000 * b / cost.p50:10,.0f} "
+                f"{rollout.num_passes} passes {cost.p50:9.2f} ms "
+                f"{1000 * b * world.patch_frames / cost.p50:10,.0f} "
                 f"frames/s {share:7.2%} {cost.peak_mb:8,.0f} MB, first {cost.first:,.0f} ms"
             )
 

@@ -17,6 +17,7 @@ from worldsim.eval.bootstrap import RESAMPLES, Estimate, estimate
 from worldsim.eval.fidelity import psnr
 from worldsim.frames import MOVING_THRESHOLD
 from worldsim.rollout import Rollout
+from worldsim.system.devices import to_host
 from worldsim.world_model import WorldModel
 
 Frames = NDArray[np.uint8]
@@ -99,7 +100,8 @@ def drift(
         episodes: ``unseen`` gives the actions and the held-out frames, ``reference`` the frames
             for the nearest neighbours.
         background: The background, ``uint8`` (h w c); None takes the world's.
-        bounds: Last step of each part, which is the 100 steps before it, or fewer.
+        bounds: Last step of each part, which is the 100 steps before it, or fewer. A step is a
+            frame, also where the world predicts several together.
         num_lanes: Number of lanes; they begin from the world's starts in turn.
         num_passes: Denoising passes per frame; None takes the world's own number.
         restart: Whether a lane restarts when the world ends its episode, as in its environment,
@@ -127,16 +129,22 @@ def drift(
     parts: list[tuple[Any, ...]] = []
     imagined: list[Frames] = []
     previous: list[Frames] = []
+    p = world.patch_frames
+    ahead: list[Frames] = []  # frames of the last step, the next one last
     for step in range(1, bounds[-1] + 1):
-        played = rollout.step(actions[(begins + step) % len(actions)])
+        if not ahead:
+            taken = actions[(begins[:, None] + step + np.arange(p)) % len(actions)]
+            terminations = rollout.advance(taken if p > 1 else taken[:, 0]).terminations
+            ahead = [*to_host(rollout.clip()).swapaxes(0, 1)][::-1]
+        frames = ahead.pop()
         bound = next(b for b in bounds if b >= step)
         if step > bound - PART:
-            imagined.append(played.frames)
+            imagined.append(frames)
             previous.append(last)
-        last = played.frames
+        last = frames
         # Restart ended lanes, with starts and seeds that no lane has had.
-        if restart and played.terminations.any():
-            lanes = np.flatnonzero(played.terminations)
+        if restart and not ahead and terminations.any():
+            lanes = np.flatnonzero(terminations)
             rollout.begin(
                 (lanes + step).tolist(),
                 (lanes + seed + step * num_lanes).tolist(),

@@ -20,13 +20,13 @@ from worldsim.rollout_context import prompts_of
 if TYPE_CHECKING:
     from worldsim.world_model import WorldModel
 
-STRETCH = 8  # steps predicted in a row, each from the world's own frames
+STRETCH = 8  # frames predicted in a row, each from the world's own frames
 _BATCH = 32
 _BINS = 10
 
 
 class Predicted(NamedTuple):
-    """Steps of held-out play, recorded and predicted, (n).
+    """Steps of held-out play, recorded and predicted, (n); where a step has several frames, in sum.
 
     Attributes:
         rewards: Recorded rewards.
@@ -166,15 +166,17 @@ def predict(
             prompts=prompts_of(windows, world),
             on_step=on_step,
         )
-        # Stretches at the end of an episode are padded: keep the recorded steps.
-        valid = windows.valid[:, context:]
+        # A step of several frames has one reward and one end.
+        firsts = np.arange(0, STRETCH, world.patch_frames)
         columns = (
-            windows.rewards[:, context - 1 :],
-            imagined.rewards,
-            windows.terminations[:, context - 1 :],
-            imagined.termination_probs,
-            np.repeat([weights[begin : begin + _BATCH]], STRETCH, axis=0).T,
+            np.add.reduceat(windows.rewards[:, context - 1 :], firsts, axis=1),
+            np.add.reduceat(imagined.rewards, firsts, axis=1),
+            np.logical_or.reduceat(windows.terminations[:, context - 1 :], firsts, axis=1),
+            np.maximum.reduceat(imagined.termination_probs, firsts, axis=1),
+            np.repeat([weights[begin : begin + _BATCH]], len(firsts), axis=0).T,
         )
+        # Stretches at the end of an episode are padded: keep the recorded steps.
+        valid = np.logical_or.reduceat(windows.valid[:, context:], firsts, axis=1)
         parts.append([values.T[valid.T] for values in columns])  # step by step
     return Predicted(*(np.concatenate(values) for values in zip(*parts, strict=True)))
 

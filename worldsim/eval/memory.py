@@ -67,7 +67,7 @@ def remember(
     Returns:
         By the upper end of each class (4, 8, 16, ...); classes without a pixel are left out.
     """
-    newest = max(1, world.num_history)
+    newest = 1 + world.patch_frames * (world.num_history - 1)
     ages = hidden_for(held_out, newest, background)
     if not (ages > 0).any():
         return {}

@@ -177,8 +177,9 @@ def plan_world(config: ImagineConfig, context: Frames | None, on_step: Callable[
     check_guidance(scale, world)
     if prompt is not None:
         world.encode_text([prompt])  # a wrong word is an error before the first window
-    window = config.num_frames or 4 * world.window
-    overlap = config.overlap or max(1, world.window // 2)
+    remembered = world.patch_frames * world.window
+    window = config.num_frames or 4 * remembered
+    overlap = config.overlap or max(1, remembered // 2)
     if context is not None:
         start = start_from(context, world)
         print(start.note)

@@ -44,8 +44,8 @@ def world_denoiser(world: WorldModel, name: str, steps: int | None = None) -> De
     h, w = world.codec.latent_size(world.game.frame_size)
     rollout = Rollout(world, num_passes=steps)
     rollout.begin([0], [0])
-    rollout.step(np.zeros(1, np.int64))  # makes the tables of a frame, which layers keep
-    step = count(lambda: rollout.step(np.zeros(1, np.int64)), batched_is_attention=True)
+    rollout.advance(np.zeros(1, np.int64))  # makes the tables of a frame, which layers keep
+    step = count(lambda: rollout.advance(np.zeros(1, np.int64)), batched_is_attention=True)
     channels, p = dit.config.channels, world.patch_frames
     fake = FakeTensorMode(allow_non_fake_inputs=True)
 

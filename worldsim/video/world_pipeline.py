@@ -107,7 +107,8 @@ class WorldPipeline:
         Raises:
             ValueError: If an argument is out of range, or the world cannot encode a prompt.
         """
-        num_frames = 4 * self.world.window if num_frames is None else num_frames
+        if num_frames is None:
+            num_frames = 4 * self.world.patch_frames * self.world.window
         check_value("num_frames", num_frames, Count)
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type must be one of {OUTPUT_TYPES}, got {output_type!r}")

@@ -52,6 +52,7 @@ class SpeedSection(Section):
         device: Where the world runs.
         threads: Threads of the CPU.
         game_fps: Frames a second of the game.
+        frames: Those that a step predicts.
     """
 
     step_ms: dict[int, StepTimes]
@@ -59,6 +60,7 @@ class SpeedSection(Section):
     device: str = field(metadata=UNSAVED)
     threads: int = field(metadata=UNSAVED)
     game_fps: float = field(metadata=UNSAVED)
+    frames: int = field(metadata=UNSAVED)
 
     key = "speed"
     title = "Speed"
@@ -79,13 +81,15 @@ class SpeedSection(Section):
             device=str(study.world.device),
             threads=torch.get_num_threads(),
             game_fps=study.world.game.fps,
+            frames=study.world.patch_frames,
         )
 
     def verdict(self) -> Verdict:
         """Compare with the pace of the game, and late steps with early ones."""
         first, last = min(self.step_ms), max(self.step_ms)
         early, late = self.step_ms[first].p50, self.step_ms[last].p50
-        fps = 1000 / max(early, late)
+        fps = 1000 * self.frames / max(early, late)
+        kind = "step" if self.frames == 1 else f"step of {self.frames} frames"
         grade = Grade.FAIR
         if fps >= self.game_fps and late < SLOWER * early:
             grade = Grade.GOOD
@@ -93,7 +97,8 @@ class SpeedSection(Section):
             grade = Grade.POOR
         return Verdict(
             grade,
-            f"A step takes {early:.1f} ms on {self.device}, {1000 / early:.0f} frames a second "
+            f"A {kind} takes {early:.1f} ms on {self.device}, "
+            f"{1000 * self.frames / early:.0f} frames a second "
             f"(the game has {self.game_fps:g}); at step {last:,} {late / early:.2f} times what it "
             f"takes at {first}.",
             f"medians of {count(self.step_ms[first].steps, 'step')}",
@@ -103,7 +108,8 @@ class SpeedSection(Section):
         """Times by place in the rollout, and memory."""
         lines = [
             f"step {step:>5,}: {times.p50:.1f} ms p50, {times.p95:.1f} ms p95 "
-            f"({1000 / times.p50:.0f} frames per second, {self.device}, {self.threads} threads)"
+            f"({1000 * self.frames / times.p50:.0f} frames per second, {self.device}, "
+            f"{self.threads} threads)"
             for step, times in self.step_ms.items()
         ]
         return [*lines, f"most memory in use: {self.peak_mb:,.0f} MB"]
