@@ -235,11 +235,18 @@ def test_held_out_windows_are_continued_frame_by_frame(
 
 
 @pytest.mark.slow
-def test_a_world_is_trained_saved_and_stepped(recording: Recording, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_world_is_trained_saved_and_stepped(
+    kind: str, recording: Recording, tmp_path: Path
+) -> None:
     out = tmp_path / "run"
+    make_tiny_video_codec().save(tmp_path / "codec")
+    joined = ["--model.patch-frames", "2"]
+    if kind == "codec":
+        joined = ["--codec", str(tmp_path / "codec")]
     words = ["--steps", "2", "--device", "cpu", "--wandb", "disabled", "--model.window", "4"]
     words += ["--model.patch-size", "8", "4"]
-    assert main([str(recording.path), "--out", str(out), *words, "--model.patch-frames", "2"]) == 0
+    assert main([str(recording.path), "--out", str(out), *words, *joined]) == 0
     world = worldsim.load(out)
     assert (world.patch_frames, world.context_frames) == (2, 7)
     assert world.starts.frames.shape[1] == 7
