@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -193,10 +192,9 @@ def test_clips_of_one_group_come_in_random_order(recordings: list[Episodes]) -> 
 class Brighter(Recording):
     """A reader of a recording that makes its ground brighter."""
 
-    def _read(self, index: int, first: int, last: int, out: np.ndarray) -> Mapping[str, np.ndarray]:
-        steps = super()._read(index, first, last, out)
+    def _read(self, index: int, first: int, last: int, out: np.ndarray) -> None:
+        super()._read(index, first, last, out)
         np.clip(out, 120, 255, out=out)
-        return steps
 
 
 def test_waste_is_what_holds_no_recorded_pixel(recordings: list[Episodes]) -> None:

@@ -16,8 +16,9 @@ from tests.tiny_worlds import (
 from worldsim.data.recording import Recording
 from worldsim.data.windows import Windows
 from worldsim.eval.control import next_frame_errors
+from worldsim.frames import moving_pixels
 from worldsim.model.dit import DiTOutput
-from worldsim.train.moving import moving_pixels, moving_places
+from worldsim.train.moving import moving_places
 from worldsim.train.objective import Losses
 from worldsim.world_model import WorldModel
 

@@ -11,11 +11,10 @@ from einops import rearrange, reduce
 from torch import nn
 
 from worldsim.data.episodes import Episodes
-from worldsim.frames import pixels_to_latents
+from worldsim.frames import moving_pixels, pixels_to_latents
 from worldsim.model.autoencoder_codec import AutoencoderCodec
 
 from .codec_config import CodecTraining
-from .moving import moving_pixels
 
 CLIP_LATENTS = 4  # of a clip of video, of which a half decodes the first three, a half the last
 BOUND = 3.0  # latents beyond it cost, so that they stay bounded

@@ -40,12 +40,14 @@ class Data:
 
     Attributes:
         recordings: Recordings and folders of pictures, with the actions of one joint game.
+        sources: What the windows of training are read from: the recordings, or their latents.
         split: Of all of them.
         backgrounds: The median frame of each, in its frame size; that of the world for pictures.
         background: The median frame of the world. Several games have none: it is grey.
     """
 
     recordings: tuple[Episodes, ...]
+    sources: tuple[Episodes, ...]
     split: Split
     backgrounds: tuple[np.ndarray, ...]
     background: np.ndarray
@@ -80,7 +82,8 @@ class Data:
             else frame
             for recording, frame in zip(recordings, frames, strict=True)
         )
-        return cls(tuple(recordings), split, tuple(backgrounds), background)
+        sources = tuple(recordings)
+        return cls(sources, sources, split, tuple(backgrounds), background)
 
     @property
     def parts(self) -> list[Part]:
@@ -112,7 +115,7 @@ class Data:
             patch_frames: Frames of a time.
         """
         return Mixture(
-            self.recordings,
+            self.sources,
             self.split.parts,
             window=config.model.window * patch_frames,
             num_history=1 + (num_history - 1) * patch_frames,

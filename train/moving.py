@@ -1,19 +1,11 @@
-"""What moves in recorded frames, since small moving objects weigh more than the background."""
+"""Where what moves is, or could be: it weighs more than the background."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 
-from worldsim.frames import MOVING_THRESHOLD
-
 REACH = 5  # pixels that an object may move in a step
-
-
-def moving_pixels(frames: torch.Tensor, background: torch.Tensor) -> torch.Tensor:
-    """Which pixels of frames (b t h w c) differ from the median frame (h w c), bool (b t h w)."""
-    difference = (frames.short() - background.short()).abs().amax(-1)
-    return difference > MOVING_THRESHOLD
 
 
 def moving_places(

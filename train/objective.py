@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +20,9 @@ import torch
 import torch.nn.functional as F
 from einops import reduce
 
+from worldsim.data.latents import unpack_bits
 from worldsim.data.windows import Windows
+from worldsim.frames import moving_pixels
 from worldsim.model.actions import by_times
 from worldsim.model.chance import Codes
 from worldsim.model.conditions import Conditions
@@ -30,7 +33,7 @@ from worldsim.world_model import WorldModel
 
 from .corruption import corrupt_history
 from .draws import CodeDraws, Draws
-from .moving import moving_pixels, moving_places
+from .moving import moving_places
 from .recipe import Recipe
 from .stills import histories, read_captions, with_stills
 
@@ -110,17 +113,12 @@ def encode(world: WorldModel, windows: Windows, backgrounds: np.ndarray | None =
     """
     k, p = world.num_history, world.patch_frames
     first = p * (k - 1)  # frame before the first target
-    own = world.background if backgrounds is None else backgrounds[:, None]
-
-    def to_device(array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(array).to(world.device, non_blocking=True)
-
-    frames = to_device(windows.frames)
+    to_device = partial(_to_device, world)
+    latents, moving = _latents_and_moving(world, windows, backgrounds)
     tokens = None
     if world.text is not None:
         captions = windows.captions or [None] * len(windows.frames)
         tokens = world.text.tokenize(captions).to(world.device)
-    moving = moving_pixels(frames, to_device(own))
     rewards = to_device(windows.rewards)[:, first:]
     terminations = to_device(windows.terminations)[:, first:]
     valid = to_device(windows.valid)[:, first + 1 :]
@@ -132,7 +130,7 @@ def encode(world: WorldModel, windows: Windows, backgrounds: np.ndarray | None =
             reduce(each, "b (t p) -> b t", "max", p=p) for each in (terminations, valid)
         )
     return Batch(
-        latents=world.encode(frames),
+        latents=latents,
         moving=moving,
         actions=by_times(to_device(windows.actions)[:, first:], p),
         rewards=rewards,
@@ -140,6 +138,26 @@ def encode(world: WorldModel, windows: Windows, backgrounds: np.ndarray | None =
         valid=valid.float(),
         tokens=tokens,
     )
+
+
+def _latents_and_moving(
+    world: WorldModel, windows: Windows, backgrounds: np.ndarray | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The latents (b t' c h w) of windows, and which of their pixels move, bool (b t h w).
+
+    Arguments are those of `encode`. Windows from a cache have both already.
+    """
+    if windows.latents is not None and windows.moving is not None:
+        latents = world.relative(_to_device(world, windows.latents).float())
+        width = windows.frames.shape[3]
+        return latents, unpack_bits(_to_device(world, windows.moving), width)
+    own = world.background if backgrounds is None else backgrounds[:, None]
+    frames = _to_device(world, windows.frames)
+    return world.encode(frames), moving_pixels(frames, _to_device(world, own))
+
+
+def _to_device(world: WorldModel, array: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(array).to(world.device, non_blocking=True)
 
 
 def objective(

@@ -7,11 +7,15 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 SECONDS_BETWEEN_LINES = 30.0
 SECONDS_TO_FIRST_LINE = 5.0
@@ -50,22 +54,15 @@ class TimeLeft:
         return f", {duration(seconds * (1 - fraction) / gained)} left"
 
 
-class TrainProgress:
-    """Shows step, a figure, frames per second and the remaining time, on stderr.
+class TaskProgress:
+    """Shows one task after the other, with the remaining time, on stderr.
 
     Args:
-        fraction: Finished share of a resumed run, in [0, 1].
-        figure: Name of the figure.
         quiet: Whether to show nothing, as another process shows it.
     """
 
-    def __init__(self, fraction: float = 0.0, figure: str = "loss", *, quiet: bool = False) -> None:
-        self._figure = figure
-        self._left = TimeLeft()
+    def __init__(self, *, quiet: bool = False) -> None:
         self._said_at = time.monotonic() + SECONDS_TO_FIRST_LINE - SECONDS_BETWEEN_LINES
-        self._valued_at: float | None = None
-        self._values: deque[float] = deque(maxlen=RECENT_STEPS)
-        self._step_seconds: deque[float] = deque(maxlen=RECENT_STEPS)
         self._console = Console(stderr=True, quiet=quiet)
         self._bar = Progress(
             TextColumn("{task.fields[doing]}"),
@@ -75,10 +72,8 @@ class TrainProgress:
             console=self._console,
             disable=quiet or not self._console.is_terminal,
         )
-        self._task = self._bar.add_task("starting", total=1.0, doing="training")
-        self._bar.update(self._task, completed=min(fraction, 1.0))
 
-    def __enter__(self) -> TrainProgress:
+    def __enter__(self) -> Self:
         """Show the bar."""
         self._bar.start()
         return self
@@ -95,6 +90,56 @@ class TrainProgress:
     def note(self, sentence: str) -> None:
         """Print a sentence above the bar."""
         self._console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+
+    @contextmanager
+    def task(self, doing: str) -> Iterator[Callable[[float], None]]:
+        """Show a task, below what else is shown.
+
+        Args:
+            doing: What is done, such as ``evaluating``.
+
+        Yields:
+            A function to call with the finished share, in [0, 1].
+        """
+        left = TimeLeft()
+        task = self._bar.add_task("", total=1.0, doing=doing)
+        self._said_at = time.monotonic() + SECONDS_TO_FIRST_LINE - SECONDS_BETWEEN_LINES
+
+        def show(fraction: float) -> None:
+            words = left.words(fraction)
+            self._bar.update(task, completed=fraction, description=words.removeprefix(", "))
+            self._say_now_and_then(f"{fraction:4.0%}  {doing}{words}")
+
+        try:
+            yield show
+        finally:
+            self._bar.remove_task(task)
+
+    def _say_now_and_then(self, line: str) -> None:
+        now = time.monotonic()
+        if self._bar.disable and now - self._said_at >= SECONDS_BETWEEN_LINES:
+            self._said_at = now
+            self.note(line)
+
+
+class TrainProgress(TaskProgress):
+    """Shows step, a figure, frames per second and the remaining time, on stderr.
+
+    Args:
+        fraction: Finished share of a resumed run, in [0, 1].
+        figure: Name of the figure.
+        quiet: Whether to show nothing, as another process shows it.
+    """
+
+    def __init__(self, fraction: float = 0.0, figure: str = "loss", *, quiet: bool = False) -> None:
+        super().__init__(quiet=quiet)
+        self._figure = figure
+        self._left = TimeLeft()
+        self._valued_at: float | None = None
+        self._values: deque[float] = deque(maxlen=RECENT_STEPS)
+        self._step_seconds: deque[float] = deque(maxlen=RECENT_STEPS)
+        self._task = self._bar.add_task("starting", total=1.0, doing="training")
+        self._bar.update(self._task, completed=min(fraction, 1.0))
 
     def show(self, fraction: float, step: int, values: Sequence[float], num_frames: int) -> None:
         """Show the progress of the run; called once per step.
@@ -121,32 +166,9 @@ class TrainProgress:
         self._bar.update(self._task, completed=min(fraction, 1.0), description=words)
         self._say_now_and_then(f"{fraction:4.0%}  {words}")
 
-    @contextmanager
-    def evaluating(self) -> Iterator[Callable[[float], None]]:
-        """Show an evaluation below the training.
-
-        Yields:
-            A function to call with the finished share, in [0, 1].
-        """
-        left = TimeLeft()
-        task = self._bar.add_task("", total=1.0, doing="evaluating")
-        self._said_at = time.monotonic() + SECONDS_TO_FIRST_LINE - SECONDS_BETWEEN_LINES
-
-        def show(fraction: float) -> None:
-            words = left.words(fraction)
-            self._bar.update(task, completed=fraction, description=words.removeprefix(", "))
-            self._say_now_and_then(f"{fraction:4.0%}  evaluating{words}")
-
-        try:
-            yield show
-        finally:
-            self._bar.remove_task(task)
-
-    def _say_now_and_then(self, line: str) -> None:
-        now = time.monotonic()
-        if self._bar.disable and now - self._said_at >= SECONDS_BETWEEN_LINES:
-            self._said_at = now
-            self.note(line)
+    def evaluating(self) -> AbstractContextManager[Callable[[float], None]]:
+        """Show an evaluation below the training, see `task`."""
+        return self.task("evaluating")
 
 
 def duration(seconds: float) -> str:

@@ -19,7 +19,7 @@ from .config import TrainConfig
 from .data import Data, draw_groups
 from .distributed import distribute, part_of_step, release_weights, sharing_group
 from .draws import draw_all
-from .latents import make_codec
+from .latents import cache_latents, make_codec
 from .objective import Losses, encode, pinned
 from .optimizers import has_fast_bfloat16, make_optimizers, set_lr, update_ema
 from .presets import begin_from, build_world, complete
@@ -97,6 +97,7 @@ class Run:
         to_save = copy.deepcopy(ema_world) if processes.is_first else None
         step = distribute(world, ema_world, config.engine.parallel, processes)
         optimizers = make_optimizers(world, config.optim.weight_decay, sharing_group(step))
+        data = cache_latents(data, world.codec, processes)
         device, parts = world.device.type, config.engine.accumulate or 1
         part_size = (config.optim.batch_size or parts) // parts
         rounds = -(-parts // processes.size)

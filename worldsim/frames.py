@@ -48,3 +48,9 @@ def latents_to_pixels(latents: torch.Tensor) -> torch.Tensor:
     """
     pixels = latents.float().add(1.0).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
     return rearrange(pixels, "... c h w -> ... h w c").contiguous()
+
+
+def moving_pixels(frames: torch.Tensor, background: torch.Tensor) -> torch.Tensor:
+    """Which pixels of frames (b t h w c) differ from the median frame (h w c), bool (b t h w)."""
+    difference = (frames.short() - background.short()).abs().amax(-1)
+    return difference > MOVING_THRESHOLD

@@ -100,7 +100,10 @@ class WorldModel(nn.Module):
             frames: 1 + p * (t' - 1) frames, where p is ``patch_frames``: the first is a time alone.
             whole: Whether all times are whole patches instead, where the codec is exact.
         """
-        latents = self.codec.encode(frames)
+        return self.relative(self.codec.encode(frames), whole=whole)
+
+    def relative(self, latents: torch.Tensor, *, whole: bool = False) -> torch.Tensor:
+        """Map latents of the codec (b t c h w) to those that the denoiser sees, see `encode`."""
         latents = latents - self._background_of(latents)
         return (fold_whole if whole else fold)(latents, self.dit.config.patch_frames)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -33,6 +34,9 @@ class Episodes(ABC):
     path: Location
     game: GameConfig
     episode_lengths: np.ndarray
+    pixels_before: int | None = None
+    """Value of the pixels before an episode, if nothing is known of what led to it: then actions
+    are unknown too. None repeats the first frame."""
     _joint_actions: np.ndarray | None = None
     _own_game: GameConfig | None = None
 
@@ -68,13 +72,21 @@ class Episodes(ABC):
     def fingerprint(self, index: int) -> str:
         """Return the episode's content hash, 16 hexadecimal digits."""
 
+    def content_id(self, index: int) -> str:
+        """Return a name for what an episode holds, its frames included, in hexadecimal digits."""
+        return self.fingerprint(index)
+
     @abstractmethod
     def recorded_rewards(self) -> RecordedRewards:
         """Return the figures of all rewards."""
 
     @abstractmethod
-    def _read(self, index: int, first: int, last: int, out: np.ndarray) -> Mapping[str, np.ndarray]:
-        """Read frames first … last - 1 of an episode into ``out``, and return all its steps."""
+    def _read(self, index: int, first: int, last: int, out: np.ndarray) -> None:
+        """Read frames first … last - 1 of an episode into ``out``."""
+
+    @abstractmethod
+    def _steps(self, index: int) -> Mapping[str, np.ndarray]:
+        """Return all steps of an episode, with recorded actions."""
 
     def caption(self, index: int) -> str | None:
         """Return what an episode shows, in words; None if it has no caption."""
@@ -91,6 +103,21 @@ class Episodes(ABC):
     def total_steps(self) -> int:
         """Number of steps over all episodes."""
         return int(self.episode_lengths.sum())
+
+    @property
+    def frame_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of a frame."""
+        return (*self.game.frame_size, self.game.channels)
+
+    def frames(self, index: int, first: int, last: int) -> np.ndarray:
+        """Read frames first … last - 1 of an episode, ``uint8`` (t h w c).
+
+        Raises:
+            ValueError: If a file is damaged.
+        """
+        out = np.empty((last - first, *self.frame_shape), np.uint8)
+        self._read(index, first, last, out)
+        return out
 
     def windows(self, episodes: Sequence[int], starts: Sequence[int], length: int) -> Windows:
         """Read windows at given positions.
@@ -112,15 +139,15 @@ class Episodes(ABC):
         self._choose(episodes)
         self._fetch(set(episodes))
         self._check_room(len(starts), length)
-        shape = (*self.game.frame_size, self.game.channels)
-        layout = Windows.layout(len(starts), length, shape)
+        layout = Windows.layout(len(starts), length, self.frame_shape)
         # All frames are written below, so their memory need not be cleared, which takes time.
         arrays: dict[str, Any] = {
             name: np.empty(size, kind) if name == "frames" else np.zeros(size, kind)
             for name, (kind, size) in layout.items()
         }
         result = Windows(**arrays)
-        result.actions[:] = self.game.noop_action
+        unknown = self.pixels_before is not None
+        result.actions[:] = self.game.num_actions if unknown else self.game.noop_action
         for row, (index, start) in enumerate(zip(episodes, starts, strict=True)):
             num_frames = int(self.episode_lengths[index]) + 1
             first, last = max(start, 0), min(start + length, num_frames)
@@ -129,14 +156,11 @@ class Episodes(ABC):
                     f"a window of {length} frames from {start} lies outside of episode {index}, "
                     f"which has frames 0 … {num_frames - 1}"
                 )
-            # The part inside the episode is read; the rest repeats its first or last frame.
-            here = slice(first - start, last - start)
-            steps = self._read(index, first, last, result.frames[row, here])
-            result.frames[row, : here.start] = result.frames[row, here.start]
-            result.frames[row, here.stop :] = result.frames[row, here.stop - 1]
+            read = partial(self._read, index)
+            here = fill(result.frames[row], start, num_frames, read, self.pixels_before)
             result.valid[row, here] = True
             from_steps, to_steps = slice(first, last - 1), slice(here.start, here.stop - 1)
-            for name, values in steps.items():
+            for name, values in self._steps(index).items():
                 part = values[from_steps]
                 arrays[name][row, to_steps] = self._joint(part) if name == "actions" else part
         captions = tuple(self.caption(int(index)) for index in episodes)
@@ -205,6 +229,11 @@ class Episodes(ABC):
         frames = self.windows(chosen[rows].tolist(), starts.tolist(), 1).frames[:, 0]
         return np.median(frames, axis=0).astype(np.uint8)
 
+    @property
+    def _frame_bytes(self) -> int:
+        """Bytes of a frame in a window."""
+        return math.prod(self.frame_shape)
+
     def _joint(self, actions: np.ndarray) -> np.ndarray:
         """Recorded actions as those of ``game``."""
         return actions if self._joint_actions is None else self._joint_actions[actions]
@@ -223,7 +252,34 @@ class Episodes(ABC):
         """Raise before allocating windows that cannot fit into memory."""
         check_value("length", length, Count)
         check_memory(
-            num_windows * length * math.prod((*self.game.frame_size, self.game.channels)),
+            num_windows * length * self._frame_bytes,
             f"reading {num_windows:,} windows of {length:,} frames",
             "read fewer or shorter ones",
         )
+
+
+def fill(
+    out: np.ndarray,
+    start: int,
+    num_rows: int,
+    read: Callable[[int, int, np.ndarray], object],
+    before: np.ndarray | int | None = None,
+) -> slice:
+    """Fill a window with rows of an episode, and what is beyond it with the first or last row.
+
+    Args:
+        out: The window, of any number of rows.
+        start: The episode's row that the window begins with; it may be negative.
+        num_rows: Rows of the episode, of which the window has at least one.
+        read: Reads rows first … last - 1 into an array.
+        before: What is before the episode; None repeats its first row.
+
+    Returns:
+        The part of the window that is inside the episode.
+    """
+    first, last = max(start, 0), min(start + len(out), num_rows)
+    here = slice(first - start, last - start)
+    read(first, last, out[here])
+    out[: here.start] = out[here.start] if before is None else before
+    out[here.stop :] = out[here.stop - 1]
+    return here

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from worldsim.data.episode import STEP_TYPES
 from worldsim.data.episodes import Episodes
 from worldsim.data.opening import PICTURES, list_pictures
 from worldsim.data.rewards import RecordedRewards
-from worldsim.data.windows import Windows
 from worldsim.frame_size import fit_frame
 from worldsim.frames import UNKNOWN
 from worldsim.game.config import GameConfig
@@ -60,6 +59,8 @@ class Pictures(Episodes):
         >>> windows.frames.shape, windows.valid.tolist(), windows.actions.tolist()
         ((1, 3, 64, 64, 3), [[False, False, True]], [[3, 3]])
     """
+
+    pixels_before = UNKNOWN
 
     def __init__(self, path: str | os.PathLike[str], game: GameConfig) -> None:
         self.path = Path(path)
@@ -111,21 +112,7 @@ class Pictures(Episodes):
         """Return figures of no reward."""
         return RecordedRewards(0.0, 0.0, 0.0)
 
-    def windows(self, episodes: Sequence[int], starts: Sequence[int], length: int) -> Windows:
-        """Read windows at given positions, see `Episodes.windows`.
-
-        Frames before a picture are grey, and all actions are unknown: ``game.num_actions``.
-
-        Raises:
-            ValueError: As `Episodes.windows`; a damaged picture is named.
-        """
-        windows = super().windows(episodes, starts, length)
-        windows.actions[:] = self.game.num_actions
-        for frames, start in zip(windows.frames, starts, strict=True):
-            frames[: -start or 0] = UNKNOWN
-        return windows
-
-    def _read(self, index: int, first: int, last: int, out: np.ndarray) -> Mapping[str, np.ndarray]:
+    def _read(self, index: int, first: int, last: int, out: np.ndarray) -> None:
         frame = self._decoded.get(index)
         if frame is None:
             with reading(self._files[index], REMEDY) as file:
@@ -135,6 +122,8 @@ class Pictures(Episodes):
                     self._decoded[index] = frame
                     self._num_bytes += frame.nbytes
         out[0] = frame
+
+    def _steps(self, index: int) -> Mapping[str, np.ndarray]:
         return _NO_STEPS
 
 

@@ -108,6 +108,13 @@ class Recording(Episodes):
         """
         return format(int(self._shards.entry(index)["fingerprint"]), "016x")
 
+    def content_id(self, index: int) -> str:
+        """Return a name for what an episode holds, its frames included, in hexadecimal digits.
+
+        Those of older shards, which have no checksums, are told apart by their first frame only.
+        """
+        return f"{self.fingerprint(index)}{int(self._shards.entry(index)['checksum']):08x}"
+
     def recorded_rewards(self) -> RecordedRewards:
         """Return the figures of all rewards."""
         parts = map(self._shards.entry, range(len(self)))
@@ -116,10 +123,11 @@ class Recording(Episodes):
             RecordedRewards(*(float(part[name]) for name in names)) for part in parts
         )
 
-    def _read(self, index: int, first: int, last: int, out: np.ndarray) -> Mapping[str, np.ndarray]:
-        shard = self._shards[index]
-        shard.read_frames(first, last, out)
-        return shard.steps
+    def _read(self, index: int, first: int, last: int, out: np.ndarray) -> None:
+        self._shards[index].read_frames(first, last, out)
+
+    def _steps(self, index: int) -> Mapping[str, np.ndarray]:
+        return self._shards[index].steps
 
     def _fetch(self, episodes: Iterable[int]) -> None:
         self._shards.fetch(episodes)

@@ -25,7 +25,7 @@ class Windows:
     """
 
     frames: np.ndarray
-    """``uint8`` of shape (b t h w c)."""
+    """``uint8`` of shape (b t h w c); c is 0 where latents stand in for them."""
     actions: np.ndarray
     """``int64`` of shape (b t-1)."""
     rewards: np.ndarray
@@ -38,22 +38,30 @@ class Windows:
     """``bool`` of shape (b t): False for padding."""
     captions: tuple[str | None, ...] = ()
     """What the episode of each window shows, in words (b); empty if no window has a caption."""
+    latents: np.ndarray | None = None
+    """``float16`` of shape (b t' c h w): what the codec made of the frames, see `Codec`."""
+    moving: np.ndarray | None = None
+    """Which pixels of the frames move, where there are latents, ``uint8`` (b t h w/8): bits."""
 
     def __getitem__(self, key: Rows | tuple[Rows, slice]) -> Windows:
         """Select windows, and frames of each by a slice without a stride."""
         rows, frames = key if isinstance(key, tuple) else (key, slice(None))
+        assert frames == slice(None) or self.latents is None, "latents are cut as whole windows"
         first, last, _ = frames.indices(self.frames.shape[1])
         spans = {
             name: slice(first, last - 1 if name in STEP_TYPES else last) for name in self.arrays
         }
+        if self.latents is not None:
+            spans["latents"] = slice(None)  # which may have other times than frames
         parts = {name: values[rows, spans[name]] for name, values in self.arrays.items()}
         captions = np.array(self.captions, object)[rows].tolist() if self.captions else ()
         return Windows(**parts, captions=tuple(captions))
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
-        """All fields but the captions, by name."""
-        return {one.name: getattr(self, one.name) for one in fields(self) if one.name != "captions"}
+        """All fields that are arrays, by name."""
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {name: one for name, one in values.items() if isinstance(one, np.ndarray)}
 
     @staticmethod
     def layout(

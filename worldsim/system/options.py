@@ -246,7 +246,7 @@ def check_place(name: str, path: Path, place: Place) -> None:
         _check_writable(name, path)
     elif not exists:
         raise ValueError(f"{name}: there is no file {path}")
-    elif not _may(path, os.R_OK):
+    elif not may(path, os.R_OK):
         raise ValueError(f"{name}: {path} may not be read by this user")
 
 
@@ -255,11 +255,12 @@ def _check_writable(name: str, path: Path) -> None:
     nearest = next(above for above in (path, *path.absolute().parents) if os.path.lexists(above))
     if nearest != path and not nearest.is_dir():
         raise ValueError(f"{name}: {path} cannot be written: {nearest} is not a folder")
-    if not _may(nearest, os.W_OK):
+    if not may(nearest, os.W_OK):
         raise ValueError(f"{name}: {path} cannot be written: this user may not write {nearest}")
 
 
-def _may(path: Path, mode: int) -> bool:
+def may(path: Path, mode: int) -> bool:
+    """Return whether this user may read or write a path, by a mode such as ``os.W_OK``."""
     return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
 
 
