@@ -257,6 +257,17 @@ def test_moving_places_are_where_objects_are_were_and_might_be() -> None:
     assert (halved > 0.5).nonzero()[:, [1, 3, 4]].tolist() == [[1, 1, 1], [2, 1, 1], [3, 4, 4]]
 
 
+@pytest.mark.parametrize("cell", [(1, 1), (2, 2), (8, 4)])
+def test_a_cell_has_the_largest_weight_of_its_pixels(cell: tuple[int, int]) -> None:
+    moving = torch.rand(2, 5, 32, 24, generator=torch.Generator().manual_seed(0)) < 0.004
+    assert moving.any()
+    of_pixels = moving_places(moving, (32, 24), 0.6)[:, :, 0]
+    size = 32 // cell[0], 24 // cell[1]
+    expected = torch.nn.functional.max_pool2d(of_pixels, cell)
+    assert torch.equal(moving_places(moving, size, 0.6)[:, :, 0], expected)
+    assert expected.unique().tolist() == pytest.approx([0, 0.4, 1])
+
+
 def test_what_appears_out_of_nowhere_counts_in_full_and_what_moves_near_by_as_the_focus_says() -> (
     None
 ):

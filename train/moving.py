@@ -27,11 +27,23 @@ def moving_places(
     Returns:
         Float (b t 1 h w), 0 at the background.
     """
-    now = moving.float()
-    before = torch.cat((now[:, :1], now[:, :-1]), dim=1)
-    reached = before
-    for sides in ((2 * REACH + 1, 1), (1, 2 * REACH + 1)):  # separable: far less work
-        reached = F.max_pool2d(reached, sides, stride=1, padding=[side // 2 for side in sides])
+    cell = moving.shape[2] // latent_size[0], moving.shape[3] // latent_size[1]
+    # Both kinds of places are 0 or 1, so their largest values in a cell suffice.
+    pixels = moving.float()
+    now = _largest(pixels, cell, 0)
+    before, reached = _one_later(now), _one_later(_largest(pixels, cell, REACH))
     anywhere = torch.maximum(reached, now)  # with objects that appear far from all others
     places = object_focus * torch.maximum(now, before) + (1 - object_focus) * anywhere
-    return F.adaptive_max_pool2d(places, latent_size)[:, :, None]
+    return places[:, :, None]
+
+
+def _largest(pixels: torch.Tensor, cell: tuple[int, int], reach: int) -> torch.Tensor:
+    """The largest value within ``reach`` pixels of each cell (b t h w)."""
+    grown = 2 * reach
+    down = F.max_pool2d(pixels, (cell[0] + grown, 1), (cell[0], 1), (reach, 0))
+    return F.max_pool2d(down, (1, cell[1] + grown), (1, cell[1]), (0, reach))  # far less work
+
+
+def _one_later(places: torch.Tensor) -> torch.Tensor:
+    """What was there one frame before; before the first frame, what is there."""
+    return torch.cat((places[:, :1], places[:, :-1]), dim=1)

@@ -2,7 +2,7 @@
 
 ``python tests/benchmarks/bench_latents.py [CODEC RECORDING]``
 
-Windows of 14 frames (12 and the 2 before them) are drawn from latents of 120x160 frames at 1x8x8
+Windows of 14 times (12 and the 2 before them) are drawn from latents of 120x160 frames at 1x8x8
 with 8 channels, and measured in CPU seconds of one core, files in the cache of the system. With a
 codec and a recording, its episodes are encoded into a temporary cache first. Then the frames a
 second of that are told, and how far stored latents are from those of the frames.
@@ -28,18 +28,20 @@ from worldsim.game.config import GameConfig
 from worldsim.model.find_codec import open_codec
 
 SIZE, LATENT = (120, 160), (8, 15, 20)
-WINDOW, BATCH, NUM_BATCHES = 14, 64, 64
+TIMES, BATCH, NUM_BATCHES = 14, 64, 64
 EPISODES, STEPS = 20, 1000
 
 
-def measure_windows(episodes: LatentEpisodes, numbers: list[int]) -> tuple[float, float]:
+def measure_windows(
+    episodes: LatentEpisodes, numbers: list[int], time_factor: int
+) -> tuple[float, float]:
     """Return windows a second of one core, first with and then without checking each file."""
-    rng = np.random.default_rng(0)
+    rng, length = np.random.default_rng(0), 1 + time_factor * (TIMES - 1)
     rates = []
     for _ in range(2):
         begun = time.process_time()
         for _ in range(NUM_BATCHES):
-            episodes.sample_windows(rng, BATCH, WINDOW, numbers, left_padding=2)
+            episodes.sample_windows(rng, BATCH, length, numbers, left_padding=2)
         rates.append(NUM_BATCHES * BATCH / (time.process_time() - begun))
     return rates[0], rates[1]
 
@@ -66,7 +68,7 @@ def made_up(folder: Path) -> LatentEpisodes:
     return LatentEpisodes(Recording(folder / "doom"), names, latents, moving)
 
 
-def encoded(folder: Path, codec_name: str, path: str) -> tuple[LatentEpisodes, list[int]]:
+def encoded(folder: Path, codec_name: str, path: str) -> tuple[LatentEpisodes, list[int], int]:
     """Encode a recording, and print how fast that is and how large the error of storing is."""
     recording = Recording(path)
     codec = open_codec(codec_name, recording.game.channels)
@@ -93,7 +95,7 @@ def encoded(folder: Path, codec_name: str, path: str) -> tuple[LatentEpisodes, l
     as_int8 = np.round(exact / step) * step - exact
     for name, each in (("float16", error), ("int8, of the largest", as_int8)):
         print(f"stored in {name}: error {each.std() / exact.std():.2g} of the deviation")
-    return episodes, numbers
+    return episodes, numbers, codec.time_factor
 
 
 def main() -> None:
@@ -101,10 +103,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if sys.argv[1:]:
-            episodes, numbers = encoded(folder, *sys.argv[1:3])
+            episodes, numbers, time_factor = encoded(folder, *sys.argv[1:3])
         else:
-            episodes, numbers = made_up(folder), list(range(EPISODES))
-        first, later = measure_windows(episodes, numbers)
+            episodes, numbers, time_factor = made_up(folder), list(range(EPISODES)), 1
+        first, later = measure_windows(episodes, numbers, time_factor)
         size = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
         print(f"{size / sum(episodes.episode_lengths[numbers] + 1):,.0f} bytes a frame")
         print(f"{later:,.0f} windows a second of a core, {first:,.0f} while files are checked")
