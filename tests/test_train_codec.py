@@ -18,6 +18,7 @@ from tests.tiny_worlds import (
     make_tiny_dc_codec,
     make_tiny_game,
     make_tiny_vae_codec,
+    make_tiny_video_codec,
     write_tiny_recording,
 )
 from worldsim.train.config import Model, TrainConfig, read_config
@@ -59,6 +60,19 @@ def test_a_world_carries_its_codec_and_plays_without_the_folder(
     # The codec is frozen: it is in the world's folder, and no second time beside it.
     (shard,) = (result.checkpoint / "training").iterdir()
     assert not any("codec" in name for name in load_file(shard))
+
+
+def test_a_world_of_video_latents_trains_and_plays_all_frames_of_a_step(
+    recording: Path, tmp_path: Path
+) -> None:
+    make_tiny_video_codec().save(tmp_path / "video")
+    train(in_latents(recording, tmp_path / "run", tmp_path / "video", steps=2))
+    world = worldsim.load(tmp_path / "run")
+    assert world.patch_frames == 2
+    rollout = worldsim.Rollout(world)
+    rollout.begin([0], [0])
+    rollout.step(np.array([1]))
+    assert rollout.clip().shape == (1, 2, 16, 16, 3)
 
 
 def test_a_resumed_run_goes_on_with_its_own_codec_and_no_other(
