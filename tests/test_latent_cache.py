@@ -237,12 +237,14 @@ class TestTraining:
     def test_processes_share_the_work(self, path: Path, codec: Path, tmp_path: Path) -> None:
         shutil.copytree(path, tmp_path / "copy")
         changes = {"codec": str(codec), **SIX}
-        run_together(2, path, {tmp_path / "two": changes})
+        sharded = {"engine.parallel": "fsdp", **changes}
+        run_together(2, path, {tmp_path / "two": changes, tmp_path / "sharded": sharded})
         with pytest.MonkeyPatch.context() as monkeypatch:
             monkeypatch.setattr(run_module, "has_fast_bfloat16", lambda device: False)
             monkeypatch.setattr("worldsim.train.optimizers.has_fast_bfloat16", lambda device: False)
             train(make_config(tmp_path / "copy", tmp_path / "one", **changes))
-        assert_same_training(tmp_path / "two", tmp_path / "one")
+        for name in ("two", "sharded"):
+            assert_same_training(tmp_path / name, tmp_path / "one")
         assert len(list((path / "latents").glob("*/*.safetensors"))) == 10
 
 
