@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,6 +59,10 @@ def config_of(paths: list[str], out: Path, *words: str) -> TrainConfig:
     return parse(TrainConfig, [*paths, *words], "worldsim train")
 
 
+def read_lines(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
 def weights(out: Path) -> dict[str, torch.Tensor]:
     (folder,) = sorted(out.glob("step_*"))[-1:]
     return load_file(folder / "model" / "diffusion_pytorch_model.safetensors")
@@ -103,6 +109,17 @@ def test_a_batch_costs_what_its_tokens_cost(three: list[str], tmp_path: Path) ->
 
 
 @pytest.mark.slow
+def test_steps_of_clips_and_of_pictures_share_a_log(three: list[str], tmp_path: Path) -> None:
+    config = config_of(three, tmp_path / "run", "--steps", "6", "--run.num-evals", "0")
+    optim = dataclasses.replace(config.optim, batch_size=1)
+    run = Run.of(dataclasses.replace(config, optim=optim), None)
+    assert {len(run.groups.at(step)[0].sources) for step in range(6)} == {1, WINDOW}
+    train(dataclasses.replace(config, optim=optim))
+    (line,) = [each for each in read_lines(tmp_path / "run") if "waste" in each]
+    assert line["step"] == 6
+
+
+@pytest.mark.slow
 def test_a_run_resumes_as_if_it_had_not_stopped(three: list[str], tmp_path: Path) -> None:
     short = ("--run.num-evals", "0", "--run.log-steps", "1")
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
@@ -111,8 +128,7 @@ def test_a_run_resumes_as_if_it_had_not_stopped(three: list[str], tmp_path: Path
     train(config_of(three, resumed, "--steps", "4", "--resume", *short))
     one, other = weights(whole), weights(resumed)
     assert all(torch.equal(one[name], other[name]) for name in one)
-    lines = map(json.loads, (whole / "metrics.jsonl").read_text().splitlines())
-    wastes = [line["waste"] for line in lines if "waste" in line]
+    wastes = [line["waste"] for line in read_lines(whole) if "waste" in line]
     assert len(wastes) == 4
     assert all(0 <= waste < 0.3 for waste in wastes)
 
@@ -170,7 +186,7 @@ def test_parts_of_a_step_have_clips_of_the_same_shapes(three: list[str], tmp_pat
             ]
             assert shapes[0] == shapes[1]
         losses, _ = run.take_step(RunProgress())
-        assert losses.frame.shape == (2, 2 * WINDOW)
+        assert losses.frame.shape == (1, 4 * WINDOW)
 
 
 def test_a_world_at_another_size_is_the_same_network() -> None:

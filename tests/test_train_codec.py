@@ -21,8 +21,11 @@ from tests.tiny_worlds import (
     make_tiny_video_codec,
     write_tiny_recording,
 )
+from worldsim.model.find_codec import open_codec
+from worldsim.train.auto_codec import with_codec
 from worldsim.train.config import Model, TrainConfig, read_config
 from worldsim.train.dynamics import train
+from worldsim.train.processes import Processes
 
 pytestmark = [pytest.mark.numeric, pytest.mark.usefixtures("tiny_is_tinier")]
 
@@ -150,3 +153,52 @@ def test_a_world_does_not_begin_with_the_codec_of_another(
     config = in_latents(recording, tmp_path / "next", tmp_path / "changed", steps=1)
     train(dataclasses.replace(config, init=str(tmp_path / "run")))
     assert worldsim.load(tmp_path / "next").codec.fingerprint() == changed.fingerprint()
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("large") / "square"
+    write_tiny_recording(path, steps=6, episodes=3, game=make_tiny_game(frame_size=(128, 128)))
+    return path
+
+
+@pytest.mark.slow
+def test_large_frames_get_a_codec_that_is_trained_first(
+    large: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = make_config(large, tmp_path / "run", steps=2)
+    train(config)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "frames of 128x128 are large, so the world learns in latents" in said
+    assert "a codec is trained first, 1 steps" in said
+    world = worldsim.load(tmp_path / "run")
+    assert world.codec.space_factor == 8
+    assert world.codec.fingerprint() == open_codec(str(tmp_path / "run/codec"), 3).fingerprint()
+    # The run goes on with the codec that it has.
+    again = read_config([str(large), "--out", str(tmp_path / "run"), "--resume", "--steps", "3"])
+    assert again.codec == str(tmp_path / "run/codec")
+    train(again)
+    assert "a codec is trained first" not in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_raw_pixels_can_be_asked_for_and_are_told_where_no_codec_fits(
+    large: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = make_config(large, tmp_path / "pixels", steps=1)
+    train(dataclasses.replace(config, codec="pixels"))
+    assert worldsim.load(tmp_path / "pixels").codec.exact
+    assert not (tmp_path / "pixels/codec").exists()
+    odd = tmp_path / "odd"
+    write_tiny_recording(odd, steps=6, episodes=3, game=make_tiny_game(frame_size=(130, 128)))
+    train(make_config(odd, tmp_path / "odd_run", steps=1))
+    said = " ".join(capsys.readouterr().err.split())
+    assert "frames of 130x128 suit a codec, but 130 is no multiple of 8" in said
+    assert worldsim.load(tmp_path / "odd_run").codec.exact
+
+
+def test_the_choice_follows_from_the_frames(recording: Path, large: Path, tmp_path: Path) -> None:
+    small = make_config(recording, tmp_path / "run", steps=1)
+    assert with_codec(small, Processes()) is small
+    named = dataclasses.replace(make_config(large, tmp_path / "run", steps=1), codec="codecs/doom")
+    assert with_codec(named, Processes()) is named

@@ -77,12 +77,16 @@ class CodecData(NamedTuple):
 
     def held_out_clips(self, length: int) -> torch.Tensor:
         """Clips of the first recording's held-out episodes, uint8 (b length h w c)."""
-        rng = np.random.default_rng(0)
-        recording = self.recordings[0]
-        clips = recording.sample_windows(
-            rng, -(-HELD_OUT_FRAMES // length), length, self.held_out[0], right_padding=length - 1
+        recording, episodes = self.recordings[0], np.array(self.held_out[0])
+        last_starts = np.maximum(recording.episode_lengths[episodes] + 1 - length, 0)
+        ends = np.cumsum(last_starts + 1)
+        count = min(-(-HELD_OUT_FRAMES // length), int(ends[-1]))
+        places = np.linspace(0, ends[-1] - 1, count).astype(np.int64)  # spread over all of them
+        rows = np.searchsorted(ends, places, side="right")
+        starts = places - (ends[rows] - last_starts[rows] - 1)
+        return torch.from_numpy(
+            recording.windows(episodes[rows].tolist(), starts.tolist(), length).frames
         )
-        return torch.from_numpy(clips.frames)
 
 
 def train_codec(config: CodecConfig) -> tuple[bool, int, float]:

@@ -59,6 +59,7 @@ Size = Literal["tiny", "small", "base", "large", "xl"]
 PROG = "worldsim train"
 SETTINGS_FILE = "config.toml"
 NO_TEXT, VOCABULARY = "none", "vocabulary"  # other values of --model.text name an encoder
+PIXELS = "pixels"  # other values of --codec name an autoencoder
 PLACES = ("recordings", "out", "resume", "config")  # of one run only, so not in a settings file
 RENAMED = MappingProxyType(
     {
@@ -182,8 +183,9 @@ class TrainConfig:
     """Size of the model: tiny (1 M parameters) for a CPU; small (6 M), base (33 M), large
     (250 M) and xl (1 G) for a GPU."""
     codec: Annotated[str | None, Advanced(), tyro.conf.arg(metavar="FOLDER")] = None
-    """Autoencoder of diffusers in whose latents the world lives, for frames above 96 pixels: its
-    folder, that of a pipeline with one, or an id on the Hub. Not given: raw pixels."""
+    """Autoencoder of diffusers in whose latents the world lives: its folder, that of a pipeline
+    with one, or an id on the Hub; pixels: none. Not given: raw pixels, and from 128x128 pixels on
+    a codec that is trained first."""
     seed: Seed = 0
     """Seed of the weights, of the order of the data and of all noise."""
     device: str | None = None

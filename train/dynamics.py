@@ -13,6 +13,7 @@ import torch
 from worldsim.eval.speed import peak_memory
 from worldsim.system.interrupt import StopOnSignal
 
+from .auto_codec import with_codec
 from .card import describe_run, has_card, summarize
 from .checkpoint import load_checkpoint, read_losses
 from .compiling import compile_layers
@@ -62,7 +63,8 @@ def train(config: TrainConfig) -> TrainResult:
         ValueError: If settings contradict one another or the recording is unusable.
         OSError: If a checkpoint cannot be written; the one before is kept.
         FloatingPointError: If a loss is not finite, soon after; the checkpoint before it is kept.
-        KeyboardInterrupt: On a second signal, at once.
+        KeyboardInterrupt: On a second signal, at once; or if a codec is trained first, and that is
+            stopped.
     """
     check(config)
     with Processes(config.device) as processes:
@@ -76,7 +78,9 @@ def train_on(processes: Processes, config: TrainConfig) -> TrainResult:
     """
     # Find out how far the run is, before anything slow is built.
     first = processes.first
-    checkpoint = first(lambda: find_checkpoint(config.out, config.resume))
+    checkpoint = first(partial(find_checkpoint, config.out, config.resume))
+    if checkpoint is None:
+        config = with_codec(config, processes)
     progress, _ = first(lambda: read_progress(checkpoint) if checkpoint else (RunProgress(), {}))
     is_over = config.fraction(progress) >= 1
     if checkpoint and is_over and first(partial(has_card, checkpoint)):

@@ -15,7 +15,7 @@ from worldsim.data.latent_cache import LatentCache, encode_episodes
 from worldsim.model.codec import Codec, PixelCodec, load_codec
 from worldsim.model.find_codec import find_codec, open_codec
 
-from .config import TrainConfig, resumed_config
+from .config import PIXELS, TrainConfig, resumed_config
 from .data import Data
 from .processes import Processes
 from .progress import TaskProgress
@@ -42,7 +42,7 @@ def make_codec(
     channels = data.game.channels
 
     def named() -> Codec:
-        if config.codec is None:
+        if config.codec in (None, PIXELS):
             return PixelCodec(channels)
         if processes.size > 1:
             processes.first(partial(find_codec, config.codec))
@@ -152,4 +152,4 @@ def _check_disk(todo: Sequence[tuple[LatentCache, int]]) -> None:
 
 
 def _named(codec: str | None) -> str:
-    return "raw pixels" if codec is None else f"the codec {codec}"
+    return "raw pixels" if codec in (None, PIXELS) else f"the codec {codec}"

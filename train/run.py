@@ -188,7 +188,9 @@ class Run:
         mark("optimizer")
         everyone = self.processes.gather(torch.stack(done))
         fields = rearrange(everyone, "size round field b t -> field (round size) b t")[:, :parts]
-        losses = Losses(*rearrange(fields, "field part b t -> field (part b) t"))
+        # Of a mixture, a step may have one group or several: all targets are one row.
+        rows = "(part b) t" if len(self.data.recordings) == 1 else "1 (part b t)"
+        losses = Losses(*rearrange(fields, f"field part b t -> field {rows}"))
         return losses, torch.stack((statistics[0], whole(norm)))
 
     def waste(self, progress: RunProgress) -> float:

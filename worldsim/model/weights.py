@@ -86,8 +86,10 @@ def digest(about: str, tensors: Mapping[str, torch.Tensor]) -> str:
 
 def _renamed(name: str, old_names: Mapping[str, str]) -> str:
     """The present name of a tensor, of which only the layer's own part may be old."""
-    path, layer, tensor = ("." + name).rsplit(".", 2)
-    return f"{path}.{old_names.get(layer, layer)}.{tensor}".lstrip(".")
+    *path, tensor = name.split(".")
+    if path:
+        path[-1] = old_names.get(path[-1], path[-1])
+    return ".".join([*path, tensor])
 
 
 class _Limited(TorchFunctionMode):

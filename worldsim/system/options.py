@@ -207,7 +207,7 @@ def check_value(name: str, value: Any, annotation: Any) -> None:
             kinds = [kind for kind in inner if kind is not NoneType]
             has_many = isinstance(value, (tuple, list))
             fitting = [kind for kind in kinds if (get_origin(kind) is tuple) == has_many]
-            check_value(name, value, (fitting or kinds)[0])
+            check_value(name, value, Union[tuple(fitting or kinds)])  # noqa: UP007  # of a tuple
     elif origin is Literal:
         is_one = any(value == one and type(value) is type(one) for one in inner)
         _require(is_one, name, f"one of {', '.join(map(str, inner))}", value)
