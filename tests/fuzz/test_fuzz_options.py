@@ -21,6 +21,7 @@ NOWHERE = {
     "demo": ["--world", "nowhere", "--no-window"],
     "record": ["Nowhere-v0"],
     "train": ["nowhere", "--out", "run"],
+    "codec": ["nowhere", "--out", "run"],
     "play": ["nowhere", "--headless", "--steps", "1"],
     "eval": ["nowhere", "nowhere"],
     "probe": ["motion", "--episodes", "1", "--device", "nowhere"],
