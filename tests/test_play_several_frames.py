@@ -44,7 +44,7 @@ def steps_of_env(folder: Path, seed: int, actions: list[int]) -> tuple[list[np.n
 
 def test_a_recorded_dream_has_every_frame_and_the_held_action(folder: Path, tmp_path: Path) -> None:
     sources = find_sources(str(folder))
-    with RecordingWriter(tmp_path / "dream", sources[0].config) as writer:
+    with RecordingWriter(tmp_path / "imagined", sources[0].config) as writer:
         played = Session(sources, seed=3, writer=writer)
         ahead = []
         for action in (UP, NOOP, DOWN, UP, NOOP):  # every second one is not taken
@@ -53,7 +53,7 @@ def test_a_recorded_dream_has_every_frame_and_the_held_action(folder: Path, tmp_
         score = played.score
         played.close()
     assert ahead == [1, 0, 1, 0, 1]
-    episode = Recording(tmp_path / "dream").episode(0)
+    episode = Recording(tmp_path / "imagined").episode(0)
     assert episode.actions.tolist() == [UP, UP, DOWN, DOWN, NOOP]
     assert episode.truncations.tolist() == [False] * 4 + [True]
     assert episode.seed is not None
@@ -62,7 +62,7 @@ def test_a_recorded_dream_has_every_frame_and_the_held_action(folder: Path, tmp_
     first, second = np.float32(rewards[:2])
     assert episode.rewards.tolist() == [0, first, 0, second, 0]
     assert score == pytest.approx(first + second)
-    assert Recording(tmp_path / "dream").game.fps == describe_game("worldsim/Pong-v0").fps
+    assert Recording(tmp_path / "imagined").game.fps == describe_game("worldsim/Pong-v0").fps
 
 
 def test_a_new_episode_forgets_the_frames_ahead(folder: Path) -> None:

@@ -75,12 +75,11 @@ def draw_crops(
 def encode(autoencoder: nn.Module, images: torch.Tensor) -> torch.Tensor:
     """Latents (b c t h w) before they are normalised, of images (b c t h w)."""
     model: Any = autoencoder
-    if images.shape[2] == 1 and not is_video(autoencoder):
+    if not is_video(autoencoder):
         output = model.encode(channels_last(images[:, :, 0]))
         latents: torch.Tensor = output.latent
         return latents[:, :, None]
-    posterior = model.encode(images).latent_dist
-    latents = posterior.mode()
+    latents = model.encode(images).latent_dist.mode()
     return latents
 
 

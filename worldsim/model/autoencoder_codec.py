@@ -49,7 +49,6 @@ class AutoencoderCodec(Codec):
         self.time_factor, self.space_factor = self.factors(autoencoder)
         self.is_video = self.time_factor > 1
         self.decode_context = DECODE_CONTEXT if self.is_video else 0
-
         buffers = dict(autoencoder.named_buffers())
 
         def per_channel(name: str, default: float) -> torch.Tensor:
