@@ -12,9 +12,7 @@ from torch import nn
 
 from worldsim.data.episodes import Episodes
 from worldsim.data.opening import open_recordings
-from worldsim.data.recording import Recording
 from worldsim.data.split import Split
-from worldsim.frame_size import fit_frame
 from worldsim.model.autoencoder_codec import AutoencoderCodec
 from worldsim.model.autoencoder_sizes import Compression, make_autoencoder
 from worldsim.system.devices import pick_device
@@ -25,6 +23,7 @@ from .codec_checkpoint import load_state, save_state
 from .codec_config import CodecConfig
 from .codec_objective import CLIP_LATENTS, Crops, codec_loss, draw_crops, encode, statistics
 from .codec_report import describe, summary, write_report
+from .data import median_frames
 from .optim import Optim
 from .optimizers import FUSED, has_fast_bfloat16, set_lr, update_ema
 from .progress import TrainProgress
@@ -51,7 +50,7 @@ class CodecData(NamedTuple):
     recordings: list[Episodes]
     trained_on: list[tuple[int, ...]]
     held_out: list[tuple[int, ...]]
-    backgrounds: list[np.ndarray]
+    backgrounds: tuple[np.ndarray, ...]
 
     @classmethod
     def of(cls, config: CodecConfig) -> CodecData:
@@ -64,15 +63,7 @@ class CodecData(NamedTuple):
         recordings = open_recordings(config.recordings)
         splits = [Split.of(each, config.training.held_out) for each in recordings]
         trained_on = [split.trained_on for split in splits]
-        medians = [
-            each.median_frame(episodes=episodes) if isinstance(each, Recording) else None
-            for each, episodes in zip(recordings, trained_on, strict=True)
-        ]
-        first = next(frame for frame in medians if frame is not None)
-        backgrounds = [
-            fit_frame(first, each.game.frame_size, each.game.channels) if frame is None else frame
-            for each, frame in zip(recordings, medians, strict=True)
-        ]
+        backgrounds, _ = median_frames(recordings, trained_on)
         return cls(recordings, trained_on, [split.held_out for split in splits], backgrounds)
 
     def held_out_clips(self, length: int) -> torch.Tensor:

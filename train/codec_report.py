@@ -96,7 +96,9 @@ def card(
     height, width = codec.latent_size(frame_size)
     recordings = shlex.join(map(str, config.recordings))
     small = (
-        f"{figures.small_kept:.0%} of {figures.num_small:,}" if figures.num_small else "none seen"
+        f"{figures.small_kept:.0%} of {figures.num_small:,}"
+        if figures.num_small
+        else "none seen, or the view moves"
     )
     size = sum(each.numel() * each.element_size() for each in codec.autoencoder.parameters())
     frames = "a frame" if compression.frames == 1 else f"{compression.frames} frames"

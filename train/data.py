@@ -27,6 +27,35 @@ UNKNOWN = 128  # of each pixel of the median frame of several games; next to 0 i
 COMPOSITION_KEY = 2  # keeps the draw of how many clips are from where apart from those of the clips
 
 
+def median_frames(
+    recordings: Sequence[Episodes], episodes: Sequence[Sequence[int]]
+) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+    """Find the median frames of recordings.
+
+    Args:
+        recordings: Recordings, and folders of pictures, which have no median frame of their own.
+        episodes: Numbers of the episodes of each that are looked at.
+
+    Returns:
+        One for each, in its frame size, and that of a world of all of them. Folders of pictures get
+        the latter. It is the first, or grey for several games.
+    """
+    frames = [
+        recording.median_frame(episodes=numbers) if isinstance(recording, Recording) else None
+        for recording, numbers in zip(recordings, episodes, strict=True)
+    ]
+    background = next(frame for frame in frames if frame is not None)
+    if JOINT in recordings[0].game.env_id:
+        background = np.full_like(background, UNKNOWN)
+    backgrounds = (
+        fit_frame(background, recording.game.frame_size, recording.game.channels)
+        if frame is None
+        else frame
+        for recording, frame in zip(recordings, frames, strict=True)
+    )
+    return tuple(backgrounds), background
+
+
 class Part(NamedTuple):
     """A recording and its split."""
 
@@ -64,26 +93,10 @@ class Data:
         recordings = open_recordings(config.recordings)
         split = processes.first(partial(pick_split, config, recordings, checkpoint))
 
-        def median_frames() -> list[np.ndarray | None]:
-            return [
-                recording.median_frame(episodes=part.trained_on)
-                if isinstance(recording, Recording)
-                else None
-                for recording, part in zip(recordings, split.parts, strict=True)
-            ]
-
-        frames = processes.first(median_frames)
-        background = next(frame for frame in frames if frame is not None)
-        if JOINT in recordings[0].game.env_id:
-            background = np.full_like(background, UNKNOWN)
-        backgrounds = (
-            fit_frame(background, recording.game.frame_size, recording.game.channels)
-            if frame is None
-            else frame
-            for recording, frame in zip(recordings, frames, strict=True)
-        )
+        episodes = [part.trained_on for part in split.parts]
+        backgrounds, background = processes.first(partial(median_frames, recordings, episodes))
         sources = tuple(recordings)
-        return cls(sources, sources, split, tuple(backgrounds), background)
+        return cls(sources, sources, split, backgrounds, background)
 
     @property
     def parts(self) -> list[Part]:

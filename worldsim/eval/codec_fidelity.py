@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass
+from math import nan
 from typing import Any
 
 import cv2
@@ -17,6 +18,7 @@ from worldsim.model.codec import Codec
 Frames = NDArray[np.uint8]
 
 SMALL = 16  # pixels of a small thing, at most
+VIEW_MOVES = 0.5  # share of pixels that differ from the median frame, above which the view moves
 KEPT = 0.5  # share of a thing's contrast that must be left
 WORLD_ERROR = 0.1  # standard deviation of the noise that stands for a world's errors
 TIMED_RUNS = 3
@@ -33,7 +35,7 @@ class CodecFigures:
         ssim: Structural similarity.
         sharpness: Energy of the edges divided by that of the recorded ones; 1 is as sharp.
         num_small: Small things seen: connected pixels that differ from the median frame, 16 at
-            most.
+            most. None are counted where the view moves: there they would be texture.
         small_kept: Share of them of which half of the contrast or more is left; nan without any.
         latent_deviation: Standard deviation of the latents.
         latent_maximum: Their largest absolute value.
@@ -80,7 +82,8 @@ def codec_figures(
     shape = (-1, *clips.shape[2:])
     real, shown, shaken = (each.cpu().numpy().reshape(shape) for each in (clips, decoded, noisy))
     moving = moving_mask(real, real, background)
-    num_small, small_kept = small_things(real, shown, background)
+    view_moves = moving.mean() > VIEW_MOVES
+    num_small, small_kept = (0, nan) if view_moves else small_things(real, shown, background)
     figures = CodecFigures(
         psnr=float(np.mean(psnr(real, shown))),
         psnr_moving=float(np.mean(psnr(real, shown, moving))),
@@ -117,7 +120,7 @@ def small_things(real: Frames, shown: Frames, background: Frames) -> tuple[int, 
                 contrast = frame[here] - ground
                 left = (contrast * (other[here] - ground)).sum() / np.square(contrast).sum()
                 kept.append(left >= KEPT)
-    return len(kept), float(np.mean(kept)) if kept else float("nan")
+    return len(kept), float(np.mean(kept)) if kept else nan
 
 
 def _edges(frames: Frames) -> float:
