@@ -24,7 +24,7 @@ from worldsim.train.checkpoint import (
 )
 from worldsim.train.config import TrainConfig, resumed_config
 from worldsim.train.objective import Losses
-from worldsim.train.optimizers import make_optimizers
+from worldsim.train.optimizers import block_matrices, make_optimizers
 from worldsim.train.run_folder import (
     RunProgress,
     alone,
@@ -49,7 +49,7 @@ class State:
         for world in (self.world, self.ema_world):
             for tensor in world.parameters():
                 tensor.data = torch.randn(tensor.shape, generator=self.generator)
-        self.optimizers = make_optimizers(self.world, weight_decay=0.01)
+        self.optimizers = make_optimizers(self.world, block_matrices(self.world), weight_decay=0.01)
         for _ in range(num_updates):
             self.update()
         shape = (2, 3)

@@ -47,6 +47,22 @@ def test_takes_the_steps_of_torch() -> None:
         assert (our - their).norm() < 0.02 * moved  # torch's are rounded to bfloat16
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_kernel_takes_the_steps_of_its_matrix(layout: torch.memory_format) -> None:
+    generator = torch.Generator().manual_seed(2)
+    numbers = torch.randn(8, 4, 3, 3, generator=generator)
+    kernel = torch.nn.Parameter(numbers.clone(memory_format=layout))
+    matrix = torch.nn.Parameter(numbers.flatten(1).clone())
+    optimizers = (Muon([kernel], lr=0.02), Muon([matrix], lr=0.02))
+    for _ in range(3):
+        gradient = torch.randn(numbers.shape, generator=generator)
+        kernel.grad, matrix.grad = gradient.to(memory_format=layout), gradient.flatten(1)
+        for optimizer in optimizers:
+            optimizer.step()
+    torch.testing.assert_close(kernel.detach().flatten(1), matrix.detach())
+    assert (kernel - numbers).norm() > 0.1
+
+
 def test_only_matrices() -> None:
-    with pytest.raises(ValueError, match=r"needs matrices, got the shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"kernels of convolutions, got the shape \(3,\)"):
         Muon([torch.nn.Parameter(torch.ones(3))])

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from tests.benchmarks.scale_counts import SHAPES, Counted, Load, make_batch
 from tests.benchmarks.scale_plan import BFLOAT16, FLOAT32, Parallel, Plan
 from worldsim.train.distributed import Objective, make_mesh, shard, sharing_group
-from worldsim.train.optimizers import has_fast_bfloat16, make_optimizers
+from worldsim.train.optimizers import block_matrices, has_fast_bfloat16, make_optimizers
 from worldsim.train.processes import Processes
 from worldsim.train.recipe import Recipe
 
@@ -94,7 +94,7 @@ def test_a_step_sends_what_is_calculated(first_of_512: Processes, parallel: Para
     )
     step = Objective(world)
     shard(step, world.dit.blocks, make_mesh(parallel, first_of_512))
-    optimizers = make_optimizers(world, 0.1, sharing_group(step))
+    optimizers = make_optimizers(world, block_matrices(world), 0.1, sharing_group(step))
     batch, draws = make_batch(world, load, windows=2)
     with Sent() as sent:
         step([batch], Recipe().at(1.0), [draws], world).total().backward()

@@ -25,7 +25,7 @@ from .codec_objective import CLIP_LATENTS, Crops, codec_loss, draw_crops, encode
 from .codec_report import describe, summary, write_report
 from .data import median_frames
 from .optim import Optim
-from .optimizers import FUSED, has_fast_bfloat16, set_lr, update_ema
+from .optimizers import has_fast_bfloat16, make_optimizers, set_lr, update_ema
 from .progress import TrainProgress
 from .run_folder import alone
 from .run_log import open_log
@@ -103,10 +103,9 @@ def train_codec(config: CodecConfig) -> tuple[bool, int, float]:
     if compression.frames == 1:  # the memory layout in which few channels are fast
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(model).requires_grad_(False).eval()
-    optimizer = torch.optim.AdamW(
-        model.parameters(), betas=(0.9, 0.95), weight_decay=0.01, fused=device.type in FUSED or None
-    )
     optim = Optim(lr=training.lr)
+    kernels = [each for each in model.parameters() if each.ndim > 1]
+    optimizers = make_optimizers(model, kernels, optim.weight_decay)
     length = 1 if compression.frames == 1 else 1 + compression.frames * (CLIP_LATENTS - 1)
 
     def crops_of(*key: int) -> Crops:
@@ -125,7 +124,7 @@ def train_codec(config: CodecConfig) -> tuple[bool, int, float]:
         TrainProgress() as bar,
         open_log(config, bar.note) as log,
     ):
-        progress = load_state(config.out, model, average, optimizer)
+        progress = load_state(config.out, model, average, optimizers)
         bar.note(describe(config, compression, data, model, progress))
         started = time.monotonic() - progress.seconds
         saved_at = read_at = progress.seconds
@@ -141,19 +140,20 @@ def train_codec(config: CodecConfig) -> tuple[bool, int, float]:
                 values.clear()
                 log.log({"loss": loss, "error": error}, progress.step)
             if last or progress.seconds - saved_at > SAVE_SECONDS:
-                save_state(config.out, model, average, optimizer, progress, config.settings())
+                save_state(config.out, model, average, optimizers, progress, config.settings())
                 finished_codec().save(config.out)
                 saved_at = progress.seconds
             if last:
                 break
-            set_lr([optimizer], optim.lr_at(progress.step, fraction))
+            set_lr(optimizers, optim.lr_at(progress.step, fraction))
             key = (config.seed, progress.step)
             with torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bfloat16(device)):
                 loss, error = codec_loss(model, crops_of(*key), training, key)
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), optim.max_grad_norm)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
             decay = min(training.ema_decay, (1 + progress.step) / (10 + progress.step))
             update_ema(average, model, decay)
             values.append(torch.stack((loss.detach(), error)))

@@ -7,6 +7,7 @@ progress and settings. It is replaced as a whole, so a kill leaves the one befor
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,7 +52,7 @@ def save_state(
     folder: Path,
     autoencoder: nn.Module,
     average: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Sequence[torch.optim.Optimizer],
     progress: CodecProgress,
     settings: dict[str, Any],
 ) -> None:
@@ -62,8 +63,10 @@ def save_state(
     """
     tensors = {f"weights.{name}": t for name, t in autoencoder.state_dict().items()}
     tensors |= {f"average.{name}": t for name, t in average.state_dict().items()}
-    for index, values in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in values.items()}
+    for optimizer in optimizers:
+        kind = type(optimizer).__name__
+        for index, values in optimizer.state_dict()["state"].items():
+            tensors |= {f"{kind}.{index}.{name}": tensor for name, tensor in values.items()}
     header = {"progress": progress._asdict(), "settings": settings}
     with written_aside(folder / STATE) as aside:
         save_file(
@@ -74,7 +77,10 @@ def save_state(
 
 
 def load_state(
-    folder: Path, autoencoder: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer
+    folder: Path,
+    autoencoder: nn.Module,
+    average: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
 ) -> CodecProgress:
     """Read the state of training; progress 0 if there is none.
 
@@ -98,19 +104,26 @@ def load_state(
             }:
                 raise ValueError("it is of another network")
             module.load_state_dict(own)
-        weights = [each.detach() for each in autoencoder.parameters()]
-        state: dict[int, dict[str, torch.Tensor]] = {}
-        for name, tensor in tensors.items():
-            kind, _, rest = name.partition(".")
-            if kind == "optimizer":
-                index, _, field = rest.partition(".")
-                weight = weights[int(index)]
-                if tensor.shape == weight.shape:  # in its memory layout, which AdamW relies on
-                    tensor = torch.empty_like(weight).copy_(tensor)
-                state.setdefault(int(index), {})[field] = tensor
-        groups = optimizer.state_dict()["param_groups"]
-        optimizer.load_state_dict({"state": state, "param_groups": groups})
+        for optimizer in optimizers:
+            prefix = f"{type(optimizer).__name__}."
+            own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+            if progress["step"] and not own:
+                raise ValueError("it was trained with another optimizer")
+            _load_optimizer(optimizer, own)
         return CodecProgress(int(progress["step"]), float(progress["seconds"]))
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+    weights = [weight.detach() for group in optimizer.param_groups for weight in group["params"]]
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        index, _, field = name.partition(".")
+        weight = weights[int(index)]
+        if tensor.shape == weight.shape:  # in its memory layout, which AdamW relies on
+            tensor = torch.empty_like(weight).copy_(tensor)
+        state.setdefault(int(index), {})[field] = tensor
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def _read_header(path: Path) -> dict[str, Any]:

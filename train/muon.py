@@ -29,7 +29,8 @@ class Muon(torch.optim.Optimizer):
     """Orthogonalised Nesterov momentum, scaled to the size of AdamW's steps (Liu et al. 2025).
 
     Args:
-        params: Matrices (out in).
+        params: Matrices (out in), and kernels of convolutions (out in ...), as the matrices
+            (out in...) that they are.
         lr: Learning rate, as for AdamW.
         weight_decay: Decoupled weight decay.
         dtype: Precision of the orthogonalisation.
@@ -37,7 +38,7 @@ class Muon(torch.optim.Optimizer):
             of one; None for one process.
 
     Raises:
-        ValueError: If a parameter is not a matrix.
+        ValueError: If a parameter is neither.
     """
 
     def __init__(
@@ -53,8 +54,11 @@ class Muon(torch.optim.Optimizer):
         self.processes = processes
         for group in self.param_groups:
             for parameter in group["params"]:
-                if parameter.ndim != 2:
-                    raise ValueError(f"Muon needs matrices, got the shape {tuple(parameter.shape)}")
+                if parameter.ndim < 2:
+                    raise ValueError(
+                        "Muon needs matrices or kernels of convolutions, got the shape "
+                        f"{tuple(parameter.shape)}"
+                    )
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
@@ -68,12 +72,13 @@ class Muon(torch.optim.Optimizer):
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     alike[parameter.shape].append(parameter)
-            for (rows, columns), parameters in alike.items():
+            for (rows, *others), parameters in alike.items():
                 momenta = torch.stack(self._momenta(parameters)).to(self.dtype)
                 sharded = isinstance(parameters[0], DTensor)
                 whole_rows = rows if sharded else None
-                updates = orthogonalize_shared(momenta, self.processes, whole_rows)
-                scale = -group["lr"] * 0.2 * math.sqrt(max(rows, columns))
+                updates = orthogonalize_shared(momenta.flatten(2), self.processes, whole_rows)
+                updates = updates.reshape(momenta.shape)
+                scale = -group["lr"] * 0.2 * math.sqrt(max(rows, math.prod(others)))
                 weights = local(parameters)
                 torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
                 torch._foreach_add_(weights, list(updates.to(weights[0].dtype)), alpha=scale)

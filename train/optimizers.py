@@ -1,4 +1,4 @@
-"""The optimizers of a world, its averaged weights, and the fastest precision of its device."""
+"""The optimizers of a world or codec, its averaged weights, and its fastest precision."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from worldsim.world_model import WorldModel
 
@@ -16,32 +17,42 @@ FUSED = ("cpu", "cuda")  # devices where AdamW is one kernel; elsewhere torch ch
 
 
 def make_optimizers(
-    world: WorldModel, weight_decay: float, processes: dist.ProcessGroup | None = None
+    model: nn.Module,
+    matrices: Iterable[nn.Parameter],
+    weight_decay: float,
+    processes: dist.ProcessGroup | None = None,
 ) -> list[torch.optim.Optimizer]:
-    """Muon (Jordan et al. 2024) for the matrices of the transformer's blocks, AdamW for the rest.
+    """Muon (Jordan et al. 2024) for some matrices and kernels of a model, AdamW for the rest.
 
     Muon's steps have the size of AdamW's, so both take the same learning rate, set by the caller.
     Vectors have no weight decay.
 
     Args:
-        world: The world in training.
-        weight_decay: Of the matrices.
+        model: The model in training.
+        matrices: Those of its parameters that Muon takes.
+        weight_decay: Of all matrices and kernels.
         processes: Processes that share the work of Muon, if there are several.
     """
-    inside = {id(p) for p in world.dit.blocks.parameters() if p.ndim == 2}
-    trained = [p for p in world.parameters() if p.requires_grad]
-    blocks = [p for p in trained if id(p) in inside]
-    matrices = [p for p in trained if p.ndim >= 2 and id(p) not in inside]
+    of_muon = {id(p) for p in matrices}
+    trained = [p for p in model.parameters() if p.requires_grad]
+    chosen = [p for p in trained if id(p) in of_muon]
+    others = [p for p in trained if p.ndim >= 2 and id(p) not in of_muon]
     vectors = [p for p in trained if p.ndim < 2]
     groups = [
-        {"params": matrices, "weight_decay": weight_decay},
+        {"params": others, "weight_decay": weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    dtype = torch.bfloat16 if has_fast_bfloat16(world.device) else torch.float32
+    device = trained[0].device
+    dtype = torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
     return [
-        Muon(blocks, weight_decay=weight_decay, dtype=dtype, processes=processes),
-        torch.optim.AdamW(groups, betas=(0.9, 0.95), fused=world.device.type in FUSED or None),
+        Muon(chosen, weight_decay=weight_decay, dtype=dtype, processes=processes),
+        torch.optim.AdamW(groups, betas=(0.9, 0.95), fused=device.type in FUSED or None),
     ]
+
+
+def block_matrices(world: WorldModel) -> list[nn.Parameter]:
+    """The matrices of the transformer's blocks, which Muon trains."""
+    return [p for p in world.dit.blocks.parameters() if p.ndim == 2]
 
 
 def set_lr(optimizers: Iterable[torch.optim.Optimizer], lr: float) -> None:

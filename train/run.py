@@ -21,7 +21,13 @@ from .distributed import distribute, part_of_step, release_weights, sharing_grou
 from .draws import draw_all
 from .latents import cache_latents, make_codec
 from .objective import Losses, encode, pinned
-from .optimizers import has_fast_bfloat16, make_optimizers, set_lr, update_ema
+from .optimizers import (
+    block_matrices,
+    has_fast_bfloat16,
+    make_optimizers,
+    set_lr,
+    update_ema,
+)
 from .presets import begin_from, build_world, complete
 from .processes import Processes
 from .read_ahead import ReadAhead
@@ -96,7 +102,9 @@ class Run:
         ema_world = copy.deepcopy(world).requires_grad_(False).eval()
         to_save = copy.deepcopy(ema_world) if processes.is_first else None
         step = distribute(world, ema_world, config.engine.parallel, processes)
-        optimizers = make_optimizers(world, config.optim.weight_decay, sharing_group(step))
+        optimizers = make_optimizers(
+            world, block_matrices(world), config.optim.weight_decay, sharing_group(step)
+        )
         data = cache_latents(data, world.codec, processes)
         device, parts = world.device.type, config.engine.accumulate or 1
         part_size = (config.optim.batch_size or parts) // parts
