@@ -43,8 +43,8 @@ class CodecTraining:
     crop: Annotated[int, Rule("a multiple of 32", lambda side: side > 0 and side % 32 == 0)] = 64
     """Side of a crop in pixels; smaller frames are seen whole."""
     lr: Positive = 2e-3
-    """Peak learning rate of AdamW."""
-    noise: NotNegative = 0.1
+    """Peak learning rate, of Muon and of AdamW."""
+    noise: NotNegative = 0.03
     """Largest standard deviation of noise on latents, whose own is 1. The decoder then forgives the
     small errors of a world."""
     moving_weight: NotNegative = 10.0

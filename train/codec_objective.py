@@ -18,7 +18,7 @@ from .codec_config import CodecTraining
 
 CLIP_LATENTS = 4  # of a clip of video, of which a half decodes the first three, a half the last
 BOUND = 3.0  # latents beyond it cost, so that they stay bounded
-BOUND_WEIGHT = 0.1
+BOUND_WEIGHT = 0.025
 CROPS_OF_A_FRAME = 4  # a frame takes longer to read than a crop to learn from
 
 
@@ -106,7 +106,7 @@ def channels_last(images: torch.Tensor) -> torch.Tensor:
 def codec_loss(
     autoencoder: nn.Module, crops: Crops, config: CodecTraining, key: Sequence[int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The loss of a step, and the mean absolute error of pixels in 0..255.
+    """The loss of a step, and the root of the mean squared error of pixels in 0..255.
 
     Latents are normalised by the statistics of the batch, as by a batch normalisation (Ioffe &
     Szegedy 2015), so their scale cannot grow against the noise.
@@ -123,13 +123,13 @@ def codec_loss(
     noise = torch.randn(latents.shape, generator=generator, device=device)
     noisy = latents + scale * noise
     error = _error(autoencoder, noisy, crops)
-    return error + BOUND_WEIGHT * outside, 127.5 * error.detach()
+    return error + BOUND_WEIGHT * outside, 127.5 * error.detach().sqrt()
 
 
 def _error(autoencoder: nn.Module, latents: torch.Tensor, crops: Crops) -> torch.Tensor:
-    """The mean absolute error of decoded latents, weighted."""
+    """The mean squared error of decoded latents, weighted."""
     if not is_video(autoencoder):
-        return ((decode(autoencoder, latents) - crops.images).abs() * crops.weights).mean()
+        return ((decode(autoencoder, latents) - crops.images).square() * crops.weights).mean()
     # Half of the clips begin an episode. The others are from its middle, as latents in play are.
     half, frames = len(latents) // 2, AutoencoderCodec.factors(autoencoder)[0]
     first = decode(autoencoder, latents[:half, :, :-1])
@@ -139,7 +139,7 @@ def _error(autoencoder: nn.Module, latents: torch.Tensor, crops: Crops) -> torch
         (first, slice(half), slice(-frames)),
         (later, slice(half, None), slice(1 + frames, None)),
     ):
-        error = (decoded - crops.images[rows, :, times]).abs() * crops.weights[rows, :, times]
+        error = (decoded - crops.images[rows, :, times]).square() * crops.weights[rows, :, times]
         errors.append(error.flatten())
     return torch.cat(errors).mean()
 
