@@ -91,8 +91,12 @@ class DiTConfig:
 
     @property
     def detail_stride(self) -> int:
-        """Cells along each side of a feature of the convolutional path."""
-        return 1 if any(side % 2 for side in self.patch_sides) else 2
+        """Cells along each side of a feature of the convolutional path.
+
+        Two, since neighbouring pixels are alike; one where patches have few cells, as in latents,
+        whose neighbours are not.
+        """
+        return 1 if any(side % 2 or side == 2 for side in self.patch_sides) else 2
 
     @property
     def channels(self) -> int:
