@@ -78,8 +78,8 @@ class CodecConfig:
     out: OutFolder
     """Folder of the codec."""
     compression: str = "1x8x8"
-    """Frames, height and width of a latent's cell: 1x8x8 is sharp, 1x16x16 and 1x32x32 have fewer
-    tokens; 4x8x8 and 8x16x16 join frames too."""
+    """Frames, height and width of a latent's cell: 1x8x8 is sharp, 1x16x16 has fewer cells and
+    1x32x32 fewer tokens; 4x8x8 and 8x16x16 join frames, and a step holds one action for them."""
     minutes: Annotated[Minutes | None, Heading("how long")] = None
     """Minutes to train; 20 if neither this nor --steps is given."""
     steps: Count | None = None

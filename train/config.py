@@ -103,7 +103,7 @@ class Model:
     """Frames of a training window, and of the world's memory; the current frame included."""
     patch_size: PatchSize | None = None
     """Side of a patch, or its height and width: smaller is sharper and slower. It counts pixels, or
-    cells of the latents with --codec. Not given: 8 pixels, or cells of about 16 pixels."""
+    cells of the latents with --codec. Not given: 8 pixels, or as many cells as span 16 pixels."""
     time_every: Annotated[int, Range(1, 12)] = 3
     """One layer in so many attends over time: 2 is slower, and better if the view scrolls."""
     attention: tuple[str, ...] = ()
@@ -183,9 +183,8 @@ class TrainConfig:
     """Size of the model: tiny (1 M parameters) for a CPU; small (6 M), base (33 M), large
     (250 M) and xl (1 G) for a GPU."""
     codec: Annotated[str | None, Advanced(), tyro.conf.arg(metavar="FOLDER")] = None
-    """Autoencoder of diffusers in whose latents the world lives: its folder, that of a pipeline
-    with one, or an id on the Hub; pixels: none. Not given: raw pixels, and from 128x128 pixels on
-    a codec that is trained first."""
+    """Codec in whose latents the world lives: a folder, an id on the Hub, or pixels for none. Not
+    given: frames as large as 128x128 get one that is trained first, for half as long."""
     seed: Seed = 0
     """Seed of the weights, of the order of the data and of all noise."""
     device: str | None = None
