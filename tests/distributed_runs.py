@@ -46,3 +46,6 @@ if __name__ == "__main__":
             stop_last_process_at(changes.pop("stop_at", -1))
             config = make_config(Path(sys.argv[1]), Path(out), **changes)
             dynamics.train_on(processes, config)
+    if sys.platform == "linux":  # only FSDP's own group may outlive the run, with its two threads
+        threads = [comm.read_text() for comm in Path("/proc/self/task").glob("*/comm")]
+        assert sum("gloo_runloop" in name for name in threads) <= 2, threads

@@ -107,13 +107,22 @@ class Processes:
                 lost = self._watch.lost()
         self._watch.stop()
         if error is None:
-            dist.destroy_process_group()
+            self._leave()
             return
         if not lost:
             return
         if self.rank != min(set(range(self.size)) - {number for number, _ in lost}):
             raise SystemExit(1) from error
         raise ChildProcessError(describe_loss(lost, self.size)) from error
+
+    def _leave(self) -> None:
+        """Leave the groups, and wait for the threads of those used last.
+
+        A thread of gloo that still frees a tensor while Python ends aborts the process (PyTorch
+        #179291). A group waits for its threads when its last reference goes.
+        """
+        dist.destroy_process_group()
+        self._host = self.saving = None
 
     def part(self, round_: int, parts: int) -> tuple[int, bool]:
         """The part of a step that this process computes in a round.
