@@ -21,6 +21,7 @@ from tests.tiny_worlds import (
     make_tiny_video_codec,
     write_tiny_recording,
 )
+from worldsim.model.codec import LATENT_BOUND
 from worldsim.model.find_codec import open_codec
 from worldsim.train.auto_codec import with_codec
 from worldsim.train.config import Model, TrainConfig, read_config
@@ -63,6 +64,21 @@ def test_a_world_carries_its_codec_and_plays_without_the_folder(
     # The codec is frozen: it is in the world's folder, and no second time beside it.
     (shard,) = (result.checkpoint / "training").iterdir()
     assert not any("codec" in name for name in load_file(shard))
+
+
+def test_latents_that_grow_from_step_to_step_stay_finite(
+    recording: Path, codec: Path, tmp_path: Path
+) -> None:
+    train(in_latents(recording, tmp_path / "run", codec, steps=3))
+    world = worldsim.load(tmp_path / "run")
+    with torch.no_grad():
+        world.dit.detail.head[-1].weight *= 1e5  # each frame is far larger than the one before
+    rollout = worldsim.Rollout(world)
+    rollout.begin([0], [0])
+    for _ in range(30):
+        step = rollout.step(np.array([1]))
+        assert np.isfinite(step.rewards).all()
+    assert rollout.latents.abs().max() == LATENT_BOUND
 
 
 def test_a_world_of_video_latents_trains_and_plays_all_frames_of_a_step(

@@ -81,7 +81,7 @@ class CodecConfig:
     """Frames, height and width of a latent's cell: 1x8x8 is sharp, 1x16x16 has fewer cells and
     1x32x32 fewer tokens; 4x8x8 and 8x16x16 join frames, and a step holds one action for them."""
     minutes: Annotated[Minutes | None, Heading("how long")] = None
-    """Minutes to train; 20 if neither this nor --steps is given."""
+    """Minutes to train in total, also with --resume; 20 if neither this nor --steps is given."""
     steps: Count | None = None
     """Optimizer steps to train, instead of --minutes."""
     resume: bool = False

@@ -169,8 +169,8 @@ class TrainConfig:
     """Settings in TOML, such as config.toml of another run. They replace the defaults; options
     given with it replace them."""
     minutes: Annotated[Minutes | None, Heading("how long")] = None
-    """Minutes to train; 30 if neither this nor --steps is given. Evaluations count, except the one
-    at the end."""
+    """Minutes to train in total, also with --resume; 30 if neither this nor --steps is given.
+    Evaluations count, except the one at the end."""
     steps: Count | None = None
     """Optimizer steps to train, instead of --minutes."""
     resume: bool = False

@@ -1,8 +1,7 @@
 """Rollout: lanes inside a world, one frame per step, all in one batch.
 
-Each frame takes ``num_passes`` denoising passes. The last pass leaves the frame's keys and values
-in the cache, and its features give reward and termination. Another pass over the finished frame
-brings no measurable gain. The cache has a fixed size, so a rollout has no length limit.
+Each frame takes ``num_passes`` denoising passes. The last one leaves keys and values in the cache,
+and its features give reward and termination. The cache has a fixed size, and a rollout no end.
 
 A step changes the tensors of the lanes in place, and nothing in it waits for the device. On a CPU
 it is called. On a CUDA device it is captured in a CUDA graph for each number of passes, since a
@@ -17,6 +16,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
+from worldsim.model.codec import LATENT_BOUND
 from worldsim.model.conditions import Conditions
 from worldsim.model.dit import DiTOutput
 from worldsim.model.random import draw_of_frame, keys, normal_table
@@ -114,8 +114,7 @@ class Rollout:
         self._seen = self._history[:, : channels * world.num_history]  # what the network reads
         # Those of the newest frame, from which the chance code of the next one is drawn.
         self._features = torch.zeros(batch_size, world.dit.config.width, device=world.device)
-        lanes = torch.zeros(batch_size, dtype=torch.int64, device=world.device)
-        self._keys = lanes
+        self._keys = torch.zeros(batch_size, dtype=torch.int64, device=world.device)
         # Those of the next step, one for each of its frames.
         size = (batch_size, world.patch_frames) if world.patch_frames > 1 else (batch_size,)
         self._actions = torch.zeros(size, dtype=torch.int64, device=world.device)
@@ -326,9 +325,10 @@ class Rollout:
             self._text.commit()
         self._features.copy_(outputs[-1].features[:, 0])
 
-        pixels = None
-        if world.codec.exact:  # the history equals the visible frames
-            pixels = world.decode(latent[:, None])
+        pixels = world.decode(latent[:, None]) if world.codec.exact else None
+        if pixels is None:
+            latent = latent.clamp(-LATENT_BOUND, LATENT_BOUND)
+        else:  # the history equals the visible frames
             latent = world.encode(pixels, whole=True)[:, 0]
         self._history.copy_(torch.cat((latent, self._history), dim=1)[:, :channels])
 

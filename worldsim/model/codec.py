@@ -19,6 +19,10 @@ from worldsim.model.autoencoders import COMPRESSION
 from worldsim.model.weights import CONFIG, REMEDY, WEIGHTS, digest
 from worldsim.system.files import read_object, reading
 
+# Latents have a deviation of about 1, and 7 at most where they were measured. Beyond the bound a
+# rollout would read its own errors back, larger in each step, until they are not finite.
+LATENT_BOUND = 10.0
+
 
 class Codec(nn.Module):
     """Base class: maps frames to latents and back.
