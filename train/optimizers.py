@@ -13,6 +13,7 @@ from worldsim.world_model import WorldModel
 from .muon import Muon
 from .shards import local
 
+SLOW = 0.25  # of the learning rate
 FUSED = ("cpu", "cuda")  # devices where AdamW is one kernel; elsewhere torch chooses
 
 
@@ -21,6 +22,7 @@ def make_optimizers(
     matrices: Iterable[nn.Parameter],
     weight_decay: float,
     processes: dist.ProcessGroup | None = None,
+    slow: Iterable[nn.Parameter] = (),
 ) -> list[torch.optim.Optimizer]:
     """Muon (Jordan et al. 2024) for some matrices and kernels of a model, AdamW for the rest.
 
@@ -32,16 +34,22 @@ def make_optimizers(
         matrices: Those of its parameters that Muon takes.
         weight_decay: Of all matrices and kernels.
         processes: Processes that share the work of Muon, if there are several.
+        slow: Parameters of AdamW that take `SLOW` of the learning rate.
     """
-    of_muon = {id(p) for p in matrices}
+    of_muon, of_slow = ({id(p) for p in chosen} for chosen in (matrices, slow))
     trained = [p for p in model.parameters() if p.requires_grad]
     chosen = [p for p in trained if id(p) in of_muon]
-    others = [p for p in trained if p.ndim >= 2 and id(p) not in of_muon]
-    vectors = [p for p in trained if p.ndim < 2]
-    groups = [
-        {"params": others, "weight_decay": weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
+    others = [p for p in trained if id(p) not in of_muon]
+    groups = []
+    for share, members in (
+        (1.0, [p for p in others if id(p) not in of_slow]),
+        (SLOW, [p for p in others if id(p) in of_slow]),
+    ):
+        kernels, vectors = ([p for p in members if (p.ndim >= 2) is many] for many in (True, False))
+        groups += [
+            {"params": kernels, "weight_decay": weight_decay, "share": share},
+            {"params": vectors, "weight_decay": 0.0, "share": share},
+        ]
     device = trained[0].device
     dtype = torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
     return [
@@ -56,10 +64,10 @@ def block_matrices(world: WorldModel) -> list[nn.Parameter]:
 
 
 def set_lr(optimizers: Iterable[torch.optim.Optimizer], lr: float) -> None:
-    """Set the learning rate of all parameters."""
+    """Set the learning rate of all parameters; a group may have a ``share`` of it."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("share", 1.0)
 
 
 @torch.no_grad()
