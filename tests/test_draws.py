@@ -14,7 +14,7 @@ from worldsim.train.objective import Batch, encode, objective
 from worldsim.train.recipe import Recipe
 from worldsim.world_model import WorldModel
 
-RECIPE = Recipe(self_rollout=0.4, corrupt_history=0.5)
+RECIPE = Recipe(self_rollout=0.4, corrupt_history=0.5, history_contrast=0.3)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def moved(parts: Any, device: str) -> Any:
 
 def test_one_key_decides_every_draw(world: WorldModel) -> None:
     one, same, other = (tensors_in(draws_of(world, key, 20)) for key in ((1, 7), (1, 7), (1, 8)))
-    assert len(one) == 10
+    assert len(one) == 11
     assert all(torch.equal(a, b) for a, b in zip(one, same, strict=True))
     assert not any(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
@@ -77,6 +77,10 @@ def test_the_shares_are_those_of_the_recipe(world: WorldModel) -> None:
     deviations = many.history_noise.std(dim=(2, 3, 4))  # uniform up to the recipe's
     assert deviations.mean().item() == pytest.approx(RECIPE.history_noise / 2, rel=0.05)
     assert deviations.max().item() < 1.1 * RECIPE.history_noise
+    assert many.history_contrast is not None
+    contrast = many.history_contrast.log()
+    assert contrast.mean().item() == pytest.approx(0, abs=0.01)
+    assert contrast.abs().max().item() == pytest.approx(0.3, rel=0.01)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +108,7 @@ def test_the_objective_is_one_graph(batch: Batch) -> None:
 def test_the_objective_waits_for_no_device(world: WorldModel, batch: Batch) -> None:
     """Tensors of the device meta have shapes and no numbers: looking at one is an error."""
     draws = draw(world, batch.latents, RECIPE, (0,))
-    assert len(tensors_in(draws)) == 10
+    assert len(tensors_in(draws)) == 11
     absent = make_tiny_world(chance_bits=3).train().to("meta")
     losses = objective(absent, [moved(batch, "meta")], RECIPE, [moved(draws, "meta")])
     losses.total().backward()

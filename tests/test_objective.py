@@ -147,6 +147,7 @@ class TestLosses:
         options: dict[str, Any] = {
             "tau_mixture": (0.3, 0.0),
             "history_noise": 0.2,
+            "history_contrast": 0.2,
             "self_rollout": 0.5,
             "action_dropout": 0.5,
         }
@@ -155,7 +156,8 @@ class TestLosses:
         assert not torch.equal(one.frame, other.frame)
 
     @pytest.mark.parametrize(
-        "option", ["history_noise", "self_rollout", "corrupt_history", "action_dropout"]
+        "option",
+        ["history_noise", "history_contrast", "self_rollout", "corrupt_history", "action_dropout"],
     )
     def test_hidden_actions_are_visible_in_the_inputs(
         self, world: WorldModel, recording: Recording, option: str

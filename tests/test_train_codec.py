@@ -26,6 +26,7 @@ from worldsim.model.find_codec import open_codec
 from worldsim.train.auto_codec import with_codec
 from worldsim.train.config import Model, TrainConfig, read_config
 from worldsim.train.dynamics import train
+from worldsim.train.presets import CONTRAST, complete
 from worldsim.train.processes import Processes
 
 pytestmark = [pytest.mark.numeric, pytest.mark.usefixtures("tiny_is_tinier")]
@@ -123,6 +124,17 @@ def test_a_run_of_pixels_is_not_resumed_in_latents(
     later = dataclasses.replace(config, codec=str(codec), resume=True, steps=2)
     with pytest.raises(ValueError, match=r"began with raw pixels, and the codec .* is another one"):
         train(later)
+
+
+def test_histories_change_their_contrast_in_latents_only(
+    recording: Path, codec: Path, tmp_path: Path
+) -> None:
+    config = in_latents(recording, tmp_path / "run", codec)
+    latents = complete(config, (16, 16), codec=make_tiny_vae_codec())
+    assert latents.recipe.history_contrast == CONTRAST
+    assert complete(config, (16, 16)).recipe.history_contrast == 0
+    given = make_config(recording, tmp_path / "run", **{"recipe.history_contrast": 0.1})
+    assert complete(given, (16, 16)).recipe.history_contrast == 0.1
 
 
 def test_settings_of_a_file_name_the_codec(recording: Path, codec: Path, tmp_path: Path) -> None:

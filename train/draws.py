@@ -49,6 +49,7 @@ class Draws(NamedTuple):
         codes: Of chance codes.
         corruption: Of the histories.
         history_noise: Noise of the histories (b t num_history*c h w).
+        history_contrast: Factors of the histories (b t 1 1 1).
         hidden_text: Windows whose caption is hidden, bool (b).
         stills: Windows whose first target is a still, which nothing precedes, bool (b).
     """
@@ -60,6 +61,7 @@ class Draws(NamedTuple):
     codes: CodeDraws | None = None
     corruption: Corruption | None = None
     history_noise: torch.Tensor | None = None
+    history_contrast: torch.Tensor | None = None
     hidden_text: torch.Tensor | None = None
     stills: torch.Tensor | None = None
 
@@ -141,6 +143,9 @@ def draw(
         else None,
         history_noise=normal(b, t, k * c, h, w).mul_(uniform(b, t, 1, 1, 1) * recipe.history_noise)
         if recipe.history_noise
+        else None,
+        history_contrast=torch.exp((2 * uniform(b, t, 1, 1, 1) - 1) * recipe.history_contrast)
+        if recipe.history_contrast
         else None,
         hidden_text=uniform(b) < recipe.text_dropout if world.text is not None else None,
         stills=uniform(b) < STILLS if world.text is not None else None,

@@ -233,7 +233,10 @@ def _corrupted(
 
 
 def _noisy_history(world: WorldModel, past: torch.Tensor, draws: Draws) -> torch.Tensor:
+    """The history with errors as they grow in play: of contrast, and noise."""
     history = histories(world, past, draws)
+    if draws.history_contrast is not None:
+        history = history * draws.history_contrast
     return history if draws.history_noise is None else history + draws.history_noise
 
 

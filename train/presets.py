@@ -35,6 +35,7 @@ SIZES = {
 }
 
 BATCH_SIZES = {"cuda": 64}  # windows in a step, at most; elsewhere 4
+CONTRAST = 0.3  # of histories in latents, see `Recipe.history_contrast`
 ACTIVATION_BYTES = 50  # per token, layer and channel: a lower bound; measured are 60 to 130
 
 
@@ -138,7 +139,7 @@ def complete(
     num_processes: int = 1,
     codec: Codec | None = None,
 ) -> TrainConfig:
-    """Fill in what was not given: batch size, parts of a step, learning rate.
+    """Fill in what was not given: batch size, parts of a step, learning rate, contrast.
 
     The batch size suits the device and the number of processes, the rate the size of the model. On
     a GPU a step takes about half of the memory that is free beside the weights, at most.
@@ -166,8 +167,13 @@ def complete(
         batch_size = max(batch_size, parts)
         batch_size -= batch_size % parts
     lr = learning_rate(size["width"]) if optim.lr is None else optim.lr
+    recipe = config.recipe
+    if recipe.history_contrast is None:
+        in_pixels = codec is None or isinstance(codec, PixelCodec)
+        recipe = replace(recipe, history_contrast=0.0 if in_pixels else CONTRAST)
     return replace(
         config,
+        recipe=recipe,
         optim=replace(optim, batch_size=batch_size, lr=lr),
         engine=replace(engine, accumulate=parts if parts > 1 else engine.accumulate),
     )
