@@ -40,15 +40,13 @@ def make_optimizers(
     trained = [p for p in model.parameters() if p.requires_grad]
     chosen = [p for p in trained if id(p) in of_muon]
     others = [p for p in trained if id(p) not in of_muon]
+    kernels, vectors = ([p for p in others if (p.ndim >= 2) is many] for many in (True, False))
     groups = []
-    for share, members in (
-        (1.0, [p for p in others if id(p) not in of_slow]),
-        (SLOW, [p for p in others if id(p) in of_slow]),
-    ):
-        kernels, vectors = ([p for p in members if (p.ndim >= 2) is many] for many in (True, False))
+    for members, decay in ((kernels, weight_decay), (vectors, 0.0)):
+        fast, slower = ([p for p in members if (id(p) in of_slow) is so] for so in (False, True))
         groups += [
-            {"params": kernels, "weight_decay": weight_decay, "share": share},
-            {"params": vectors, "weight_decay": 0.0, "share": share},
+            {"params": fast, "weight_decay": decay, "share": 1.0},
+            {"params": slower, "weight_decay": decay, "share": SLOW},
         ]
     device = trained[0].device
     dtype = torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
