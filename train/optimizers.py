@@ -13,7 +13,6 @@ from worldsim.world_model import WorldModel
 from .muon import Muon
 from .shards import local
 
-SLOW = 0.25  # of the learning rate
 FUSED = ("cpu", "cuda")  # devices where AdamW is one kernel; elsewhere torch chooses
 
 
@@ -22,7 +21,6 @@ def make_optimizers(
     matrices: Iterable[nn.Parameter],
     weight_decay: float,
     processes: dist.ProcessGroup | None = None,
-    slow: Iterable[nn.Parameter] = (),
 ) -> list[torch.optim.Optimizer]:
     """Muon (Jordan et al. 2024) for some matrices and kernels of a model, AdamW for the rest.
 
@@ -34,20 +32,16 @@ def make_optimizers(
         matrices: Those of its parameters that Muon takes.
         weight_decay: Of all matrices and kernels.
         processes: Processes that share the work of Muon, if there are several.
-        slow: Parameters of AdamW that take `SLOW` of the learning rate.
     """
-    of_muon, of_slow = ({id(p) for p in chosen} for chosen in (matrices, slow))
+    of_muon = {id(p) for p in matrices}
     trained = [p for p in model.parameters() if p.requires_grad]
     chosen = [p for p in trained if id(p) in of_muon]
-    others = [p for p in trained if id(p) not in of_muon]
-    kernels, vectors = ([p for p in others if (p.ndim >= 2) is many] for many in (True, False))
-    groups = []
-    for members, decay in ((kernels, weight_decay), (vectors, 0.0)):
-        fast, slower = ([p for p in members if (id(p) in of_slow) is so] for so in (False, True))
-        groups += [
-            {"params": fast, "weight_decay": decay, "share": 1.0},
-            {"params": slower, "weight_decay": decay, "share": SLOW},
-        ]
+    others = [p for p in trained if p.ndim >= 2 and id(p) not in of_muon]
+    vectors = [p for p in trained if p.ndim < 2]
+    groups = [
+        {"params": others, "weight_decay": weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
     device = trained[0].device
     dtype = torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
     return [
@@ -62,10 +56,10 @@ def block_matrices(world: WorldModel) -> list[nn.Parameter]:
 
 
 def set_lr(optimizers: Iterable[torch.optim.Optimizer], lr: float) -> None:
-    """Set the learning rate of all parameters; a group may have a ``share`` of it."""
+    """Set the learning rate of all parameters."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = lr * group.get("share", 1.0)
+            group["lr"] = lr
 
 
 @torch.no_grad()

@@ -102,10 +102,8 @@ class Run:
         ema_world = copy.deepcopy(world).requires_grad_(False).eval()
         to_save = copy.deepcopy(ema_world) if processes.is_first else None
         step = distribute(world, ema_world, config.engine.parallel, processes)
-        # The head of rewards has few surprises to learn from: at the full rate it has diverged.
-        slow = world.head.parameters()
         optimizers = make_optimizers(
-            world, block_matrices(world), config.optim.weight_decay, sharing_group(step), slow
+            world, block_matrices(world), config.optim.weight_decay, sharing_group(step)
         )
         data = cache_latents(data, world.codec, processes)
         device, parts = world.device.type, config.engine.accumulate or 1
