@@ -132,7 +132,7 @@ def test_histories_change_their_contrast_in_latents_only(
     config = in_latents(recording, tmp_path / "run", codec)
     latents = complete(config, (16, 16), codec=make_tiny_vae_codec())
     assert latents.recipe.history_contrast == CONTRAST
-    assert complete(config, (16, 16)).recipe.history_contrast == 0
+    assert complete(config, (16, 16)).recipe.history_contrast is None
     given = make_config(recording, tmp_path / "run", **{"recipe.history_contrast": 0.1})
     assert complete(given, (16, 16)).recipe.history_contrast == 0.1
 

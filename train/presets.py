@@ -168,9 +168,9 @@ def complete(
         batch_size -= batch_size % parts
     lr = learning_rate(size["width"]) if optim.lr is None else optim.lr
     recipe = config.recipe
-    if recipe.history_contrast is None:
-        in_pixels = codec is None or isinstance(codec, PixelCodec)
-        recipe = replace(recipe, history_contrast=0.0 if in_pixels else CONTRAST)
+    in_latents = codec is not None and not isinstance(codec, PixelCodec)
+    if in_latents and recipe.history_contrast is None:
+        recipe = replace(recipe, history_contrast=CONTRAST)
     return replace(
         config,
         recipe=recipe,

@@ -35,7 +35,7 @@ class Recipe:
     unit is that of latents, whose range is about 2."""
     history_contrast: NotNegative | None = None
     """Largest change of the history's contrast with the median frame, as a logarithm; 0.3 for
-    latents and 0 for pixels if not given. Pixels end at black and white; latents do not end, and
+    latents and none for pixels if not given. Pixels end at black and white; latents do not end, and
     without it they grow from step to step, or fade."""
     self_rollout: Fraction = 0.5
     """Fraction of windows whose history is the model's own one-step prediction (scheduled
