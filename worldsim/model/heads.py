@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 LIMIT = 8.0  # symlog(2,980): larger rewards are clipped
-HIDDEN_WEIGHT = 0.005  # of large hidden features, which otherwise grow until the head diverges
+HIDDEN_WEIGHT = 0.003  # of large hidden features, which otherwise grow until the head diverges
 NUM_BINS = 81  # symlog 0 and about +-0.69, a reward of +-1, fall close to bins
 
 
