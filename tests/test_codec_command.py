@@ -29,7 +29,7 @@ from worldsim.train.codec_config import CodecTraining, main
 from worldsim.train.codec_objective import codec_loss, draw_crops
 
 pytestmark = pytest.mark.numeric
-WORDS = ["--log", "--device", "cpu", "--training.crop", "32"]
+WORDS = ["--log", "--device", "cpu", "--training.crop", "64"]
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +152,7 @@ def test_bad_input_is_named(recording: Path, tmp_path: Path) -> None:
 def test_crops_are_parts_of_recorded_frames(recording: Path) -> None:
     recorded = Recording(recording)
     background = recorded.median_frame()
-    config = CodecTraining(batch_size=8, crop=8, moving_weight=3.0)
+    config = CodecTraining(batch_size=8, crop=16, moving_weight=3.0)
     crops = draw_crops([recorded], [[0, 1]], [background], config, 3, (0, 0))
     assert crops.images.shape == (8, 3, 3, 8, 8)
     assert crops.weights.mean() == pytest.approx(1)

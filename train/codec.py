@@ -103,7 +103,7 @@ def train_codec(config: CodecConfig) -> tuple[bool, int, float]:
     if compression.frames == 1:  # the memory layout in which few channels are fast
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(model).requires_grad_(False).eval()
-    optim = Optim(lr=training.lr)
+    optim = Optim(lr=training.lr if compression.frames == 1 else 2 * training.lr)
     kernels = [each for each in model.parameters() if each.ndim > 1]
     optimizers = make_optimizers(model, kernels, optim.weight_decay)
     length = 1 if compression.frames == 1 else 1 + compression.frames * (CLIP_LATENTS - 1)

@@ -40,10 +40,10 @@ class CodecTraining:
 
     batch_size: Count = 16
     """Crops in a step."""
-    crop: Annotated[int, Rule("a multiple of 32", lambda side: side > 0 and side % 32 == 0)] = 64
-    """Side of a crop in pixels; smaller frames are seen whole."""
+    crop: Annotated[int, Rule("a multiple of 64", lambda side: side > 0 and side % 64 == 0)] = 64
+    """Side of a crop in pixels, half of it for video; smaller frames are seen whole."""
     lr: Positive = 2e-3
-    """Peak learning rate, of Muon and of AdamW."""
+    """Peak learning rate, of Muon and of AdamW; twice as high for video."""
     noise: NotNegative = 0.03
     """Largest standard deviation of noise on latents, whose own is 1. The decoder then forgives the
     small errors of a world."""

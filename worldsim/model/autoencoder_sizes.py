@@ -58,7 +58,8 @@ def make_autoencoder(compression: Compression, channels: int) -> nn.Module:
 
     Frames alone take an `AutoencoderDC` (Chen et al. 2024), whose first convolution halves the
     sides: at full size it computes nearly nothing. Video takes an `AutoencoderKLLTXVideo`
-    (HaCohen et al. 2024), whose patches do the same.
+    (HaCohen et al. 2024), whose patches do the same. Both have shortcuts past each change of size,
+    without which a network draws only mean colours for hundreds of steps.
 
     Args:
         compression: Its compression.
@@ -104,10 +105,10 @@ def _make_video(compression: Compression, channels: int) -> nn.Module:
         in_channels=channels,
         out_channels=channels,
         latent_channels=compression.channels,
-        down_block_types=("LTXVideoDownBlock3D",) * levels,
+        down_block_types=("LTXVideo095DownBlock3D",) * levels,
         decoder_inject_noise=(False,) * (levels + 1),
-        downsample_type=("conv",) * levels,
-        upsample_residual=(False,) * levels,
+        downsample_type=("spatiotemporal",) * levels,
+        upsample_residual=(True,) * levels,
         upsample_factor=(1,) * levels,
         patch_size=compression.side // compression.frames,
         decoder_causal=True,
