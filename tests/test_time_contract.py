@@ -146,7 +146,7 @@ def test_from_recording_to_training_to_play_nothing_slips_by_a_step(
     world = make_tiny_world(termination_bias=0.0, **WORLDS[kind]).train()
     p, before = world.patch_frames, 1 + world.patch_frames * (world.num_history - 1)
     optimizer = torch.optim.Adam(world.parameters(), lr=6e-3)
-    for step in range(240):
+    for step in range(160):
         windows = recording.sample_windows(
             np.random.default_rng(step),
             8,

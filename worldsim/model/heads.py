@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import nn
 
 LIMIT = 8.0  # symlog(2,980): larger rewards are clipped
-HIDDEN_WEIGHT = 0.003  # of large hidden features, which otherwise grow until the head diverges
+LOGIT_BOUND = 20.0  # logits beyond it cost: those of rewards that never come fall without end
+LOGIT_WEIGHT = 0.001
 NUM_BINS = 81  # symlog 0 and about +-0.69, a reward of +-1, fall close to bins
 
 
@@ -40,12 +41,10 @@ class HeadOutput(NamedTuple):
     Attributes:
         reward_logits: (b t bins).
         termination_logits: (b t).
-        hidden: The features that both are read from (b t d).
     """
 
     reward_logits: torch.Tensor
     termination_logits: torch.Tensor
-    hidden: torch.Tensor
 
 
 class RewardTerminationHead(nn.Module):
@@ -72,21 +71,24 @@ class RewardTerminationHead(nn.Module):
     def forward(self, features: torch.Tensor) -> HeadOutput:
         """Map features (b t d) to logits."""
         hidden = self.hidden(features)
-        return HeadOutput(self.reward(hidden), self.termination(hidden)[..., 0], hidden)
+        return HeadOutput(self.reward(hidden), self.termination(hidden)[..., 0])
 
     def loss(
         self, output: HeadOutput, rewards: torch.Tensor, terminations: torch.Tensor
     ) -> torch.Tensor:
         """Cross-entropy of rewards and terminations (b t), for each frame (b t).
 
-        Large hidden features cost a little (activation regularization, Merity et al. 2017).
+        Logits beyond `LOGIT_BOUND` cost a little. Without that, those of bins that no reward falls
+        into decrease in each step, until small features change them a lot and the head diverges.
         """
         target = two_hot(symlog(rewards), self.bins)
         reward_loss = -(target * output.reward_logits.log_softmax(-1)).sum(-1)
         termination_loss = F.binary_cross_entropy_with_logits(
             output.termination_logits, terminations.float(), reduction="none"
         )
-        return reward_loss + termination_loss + HIDDEN_WEIGHT * output.hidden.square().mean(-1)
+        logits = torch.cat((output.reward_logits, output.termination_logits[..., None]), dim=-1)
+        beyond = (logits.abs() - LOGIT_BOUND).clamp_min(0).square().sum(-1)
+        return reward_loss + termination_loss + LOGIT_WEIGHT * beyond
 
     def rewards(self, output: HeadOutput, floor: float = 0.0) -> torch.Tensor:
         """Expected reward (b t); exactly 0 if its absolute value is below ``floor``."""
