@@ -65,7 +65,7 @@ def draw_crops(
         rng, -(-config.batch_size // crops), length, episodes[chosen], right_padding=length - 1
     ).frames
     rows = np.arange(config.batch_size) % len(clips)
-    corners = rng.integers(np.array(recording.game.frame_size) - size + 1, size=(len(rows), 2))
+    corners = _corners(rng, np.array(recording.game.frame_size), size, len(rows))
     places = [(..., slice(y, y + size[0]), slice(x, x + size[1]), slice(None)) for y, x in corners]
     frames = np.stack([clips[row][place] for row, place in zip(rows, places, strict=True)])
     behind = np.stack([background[place] for place in places])[:, None]
@@ -73,6 +73,17 @@ def draw_crops(
     weights = 1 + config.moving_weight * moving[:, None].float()
     images = rearrange(pixels_to_latents(frames), "b t c h w -> b c t h w")
     return Crops(images, weights / weights.mean())
+
+
+def _corners(
+    rng: np.random.Generator, frame_size: np.ndarray, size: np.ndarray, count: int
+) -> np.ndarray:
+    """Upper left corners of crops (count 2), whose centres are spread over the whole frame.
+
+    Crops that would leave the frame are moved into it, so its edges are seen as often as the rest.
+    """
+    corners = rng.integers(-(size // 2), frame_size - size // 2 + 1, size=(count, 2))
+    return np.clip(corners, 0, frame_size - size)
 
 
 def encode(autoencoder: nn.Module, images: torch.Tensor) -> torch.Tensor:
