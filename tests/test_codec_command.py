@@ -26,7 +26,7 @@ from worldsim.model.autoencoder_sizes import Compression, make_autoencoder
 from worldsim.model.codec import load_codec
 from worldsim.train.codec_checkpoint import STATE
 from worldsim.train.codec_config import CodecTraining, main
-from worldsim.train.codec_objective import codec_loss, draw_crops
+from worldsim.train.codec_objective import RunningStatistics, codec_loss, draw_crops
 
 pytestmark = pytest.mark.numeric
 WORDS = ["--log", "--device", "cpu", "--training.crop", "64"]
@@ -109,7 +109,8 @@ def test_a_killed_codec_goes_on_as_if_it_had_not_been(
     one, two = (load_file(tmp_path / name / STATE) for name in ("one", "two"))
     assert one.keys() == two.keys()
     assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())
-    assert {name.partition(".")[0] for name in one} == {"weights", "average", "Muon", "AdamW"}
+    kinds = {"weights", "average", "statistics", "Muon", "AdamW"}
+    assert {name.partition(".")[0] for name in one} == kinds
     codecs = [load_codec(tmp_path / name, 3).state_dict() for name in ("one", "two")]
     assert all(torch.equal(tensor, codecs[1][name]) for name, tensor in codecs[0].items())
 
@@ -167,6 +168,24 @@ def test_crops_are_parts_of_recorded_frames(recording: Path) -> None:
         assert errors.min() == 0
     again = draw_crops([recorded], [[0, 1]], [background], config, 3, (0, 0))
     assert torch.equal(again.images, crops.images)
+
+
+def test_latents_in_training_are_those_of_play_and_their_scale_cannot_grow() -> None:
+    torch.manual_seed(0)
+    running = RunningStatistics(2)
+    offset = torch.tensor([5.0, -1.0]).view(1, 2, 1, 1, 1)
+    for step in range(2_000):
+        running.normalise(offset + 3 * torch.randn(4, 2, 1, 4, 4), step)
+    torch.testing.assert_close(running.mean, offset, atol=0.1, rtol=0)
+    torch.testing.assert_close(running.std, torch.full_like(offset, 3.0), atol=0.1, rtol=0)
+
+    unlike = offset + 1 + 6 * torch.randn(4, 2, 1, 4, 4)  # a batch that shows something else
+    scale = torch.ones((), requires_grad=True)
+    normal = running.normalise(scale * unlike, 2_000)
+    torch.testing.assert_close(normal, (unlike - running.mean) / running.std)
+    weights = torch.randn(normal.shape)
+    (gradient,) = torch.autograd.grad((normal * weights).sum(), scale)
+    assert abs(gradient) < 1e-3 * weights.abs().sum()
 
 
 def test_small_things_are_found_and_weighed() -> None:

@@ -21,7 +21,15 @@ from worldsim.system.interrupt import StopOnSignal
 from .checkpoint import check_finite
 from .codec_checkpoint import load_state, save_state
 from .codec_config import CodecConfig
-from .codec_objective import CLIP_LATENTS, Crops, codec_loss, draw_crops, encode, statistics
+from .codec_objective import (
+    CLIP_LATENTS,
+    Crops,
+    RunningStatistics,
+    codec_loss,
+    draw_crops,
+    encode,
+    statistics,
+)
 from .codec_report import describe, summary, write_report
 from .data import median_frames
 from .optim import Optim
@@ -34,7 +42,7 @@ SAVE_SECONDS = 300.0
 READ_SECONDS = 1.0
 LOG_STEPS = 50
 HELD_OUT_FRAMES = 192  # of the figures
-STATISTICS_STEPS = 8  # whose crops give mean and deviation of the latents
+STATISTICS_STEPS = 32  # whose crops give mean and deviation of the latents
 
 
 class CodecData(NamedTuple):
@@ -103,6 +111,8 @@ def train_codec(config: CodecConfig) -> tuple[bool, int, float]:
     if compression.frames == 1:  # the memory layout in which few channels are fast
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(model).requires_grad_(False).eval()
+    running = RunningStatistics(compression.channels).to(device)
+    modules = {"weights": model, "average": average, "statistics": running}
     optim = Optim(lr=training.lr if compression.frames == 1 else 2 * training.lr)
     kernels = [each for each in model.parameters() if each.ndim > 1]
     optimizers = make_optimizers(model, kernels, optim.weight_decay)
@@ -124,7 +134,7 @@ def train_codec(config: CodecConfig) -> tuple[bool, int, float]:
         TrainProgress() as bar,
         open_log(config, bar.note) as log,
     ):
-        progress = load_state(config.out, model, average, optimizers)
+        progress = load_state(config.out, modules, optimizers)
         bar.note(describe(config, compression, data, model, progress))
         started = time.monotonic() - progress.seconds
         saved_at = read_at = progress.seconds
@@ -140,7 +150,7 @@ def train_codec(config: CodecConfig) -> tuple[bool, int, float]:
                 values.clear()
                 log.log({"loss": loss, "error": error}, progress.step)
             if last or progress.seconds - saved_at > SAVE_SECONDS:
-                save_state(config.out, model, average, optimizers, progress, config.settings())
+                save_state(config.out, modules, optimizers, progress, config.settings())
                 finished_codec().save(config.out)
                 saved_at = progress.seconds
             if last:
@@ -148,7 +158,7 @@ def train_codec(config: CodecConfig) -> tuple[bool, int, float]:
             set_lr(optimizers, optim.lr_at(progress.step, fraction))
             key = (config.seed, progress.step)
             with torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bfloat16(device)):
-                loss, error = codec_loss(model, crops_of(*key), training, key)
+                loss, error = codec_loss(model, running, crops_of(*key), training, key)
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), optim.max_grad_norm)
             for optimizer in optimizers:

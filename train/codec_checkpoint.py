@@ -1,13 +1,14 @@
 """The folder of a codec in training: the codec, and the state that it goes on from.
 
-``training.safetensors`` has the weights, their average and the optimizer's state; in its header,
-progress and settings. It is replaced as a whole, so a kill leaves the one before or the new one.
+``training.safetensors`` has the weights, their average, the statistics of the latents and the
+optimizers' state; in its header, progress and settings. It is replaced as a whole, so a kill leaves
+the one before or the new one.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,19 +51,21 @@ def find_settings(folder: Path, resume: bool) -> dict[str, Any] | None:
 
 def save_state(
     folder: Path,
-    autoencoder: nn.Module,
-    average: nn.Module,
+    modules: Mapping[str, nn.Module],
     optimizers: Sequence[torch.optim.Optimizer],
     progress: CodecProgress,
     settings: dict[str, Any],
 ) -> None:
-    """Write the state of training.
+    """Write the state of training; modules have names without a dot.
 
     Raises:
         OSError: If it cannot be written; the one before is kept.
     """
-    tensors = {f"weights.{name}": t for name, t in autoencoder.state_dict().items()}
-    tensors |= {f"average.{name}": t for name, t in average.state_dict().items()}
+    tensors = {
+        f"{prefix}.{name}": tensor
+        for prefix, module in modules.items()
+        for name, tensor in module.state_dict().items()
+    }
     for optimizer in optimizers:
         kind = type(optimizer).__name__
         for index, values in optimizer.state_dict()["state"].items():
@@ -78,8 +81,7 @@ def save_state(
 
 def load_state(
     folder: Path,
-    autoencoder: nn.Module,
-    average: nn.Module,
+    modules: Mapping[str, nn.Module],
     optimizers: Sequence[torch.optim.Optimizer],
 ) -> CodecProgress:
     """Read the state of training; progress 0 if there is none.
@@ -91,13 +93,14 @@ def load_state(
     if not path.exists():
         return CodecProgress()
     progress = _read_header(path)["progress"]
-    device = next(autoencoder.parameters()).device
+    device = optimizers[0].param_groups[0]["params"][0].device
     with reading(path, REMEDY), safe_open(path, framework="pt", device=str(device)) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         for name, tensor in tensors.items():
             if not tensor.isfinite().all():
                 raise ValueError(f"its {name} is not finite")
-        for prefix, module in (("weights.", autoencoder), ("average.", average)):
+        for name, module in modules.items():
+            prefix = f"{name}."
             own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
             if {n: t.shape for n, t in own.items()} != {
                 n: t.shape for n, t in module.state_dict().items()

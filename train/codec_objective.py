@@ -21,7 +21,38 @@ CLIP_LATENTS = (
 )
 BOUND = 3.0  # latents beyond it cost, so that they stay bounded
 BOUND_WEIGHT = 0.025
+MEMORY = 0.99  # of the running statistics, in each step
 CROPS_OF_A_FRAME = 4  # a frame takes longer to read than a crop to learn from
+
+
+class RunningStatistics(nn.Module):
+    """Mean and deviation of the channels of latents, over many steps.
+
+    Args:
+        channels: Of the latents.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(1, channels, 1, 1, 1))
+        self.register_buffer("std", torch.ones(1, channels, 1, 1, 1))
+
+    def normalise(self, latents: torch.Tensor, step: int) -> torch.Tensor:
+        """Take in the latents (b c t h w) of a step, and normalise them.
+
+        Values are those of the running statistics, as in play: those of a batch tell what its few
+        crops have in common, and a decoder would rely on it. Gradients are those of the batch's, so
+        no scale grows against the noise (batch renormalization, Ioffe 2017).
+        """
+        mean, std = statistics(latents)
+        memory = min(MEMORY, (1 + step) / (10 + step))
+        self.mean.lerp_(mean.detach(), 1 - memory)
+        self.std.lerp_(std.detach(), 1 - memory)
+        normal = (latents - mean) / std
+        return (normal * std.detach() + mean.detach() - self.mean) / self.std
 
 
 class Crops(NamedTuple):
@@ -118,20 +149,26 @@ def channels_last(images: torch.Tensor) -> torch.Tensor:
 
 
 def codec_loss(
-    autoencoder: nn.Module, crops: Crops, config: CodecTraining, key: Sequence[int]
+    autoencoder: nn.Module,
+    running: RunningStatistics,
+    crops: Crops,
+    config: CodecTraining,
+    key: tuple[int, int],
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The loss of a step, and the root of the mean squared error of pixels in 0..255.
 
-    Latents are normalised by the statistics of the batch, as by a batch normalisation (Ioffe &
-    Szegedy 2015), so their scale cannot grow against the noise.
+    Args:
+        autoencoder: The autoencoder.
+        running: The statistics of its latents, which are updated.
+        crops: The crops of the step.
+        config: Noise of the latents.
+        key: Seed and step.
     """
     device = crops.images.device
     generator = torch.Generator(device).manual_seed(
         int(np.random.default_rng((*key, 1)).integers(2**63))
     )
-    latents = encode(autoencoder, crops.images).float()
-    mean, std = statistics(latents)
-    latents = (latents - mean) / std
+    latents = running.normalise(encode(autoencoder, crops.images).float(), key[1])
     outside = (latents.abs() - BOUND).clamp_min(0).square().mean()
     scale = config.noise * torch.rand(len(latents), 1, 1, 1, 1, generator=generator, device=device)
     noise = torch.randn(latents.shape, generator=generator, device=device)
