@@ -15,18 +15,27 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from einops import rearrange
 from safetensors.torch import load_file
 
 from tests.tiny_worlds import write_tiny_recording
 from worldsim.data.recording import Recording
 from worldsim.eval.codec_fidelity import small_things
-from worldsim.frames import pixels_to_latents
+from worldsim.frames import latents_to_pixels, pixels_to_latents
 from worldsim.model.autoencoder_codec import AutoencoderCodec
 from worldsim.model.autoencoder_sizes import Compression, make_autoencoder
 from worldsim.model.codec import load_codec
+from worldsim.train.codec import with_statistics
 from worldsim.train.codec_checkpoint import STATE
 from worldsim.train.codec_config import CodecTraining, main
-from worldsim.train.codec_objective import RunningStatistics, codec_loss, draw_crops
+from worldsim.train.codec_objective import (
+    RunningStatistics,
+    codec_loss,
+    decode,
+    draw_crops,
+    encode,
+    statistics,
+)
 
 pytestmark = pytest.mark.numeric
 WORDS = ["--log", "--device", "cpu", "--training.crop", "64"]
@@ -168,6 +177,35 @@ def test_crops_are_parts_of_recorded_frames(recording: Path) -> None:
         assert errors.min() == 0
     again = draw_crops([recorded], [[0, 1]], [background], config, 3, (0, 0))
     assert torch.equal(again.images, crops.images)
+
+
+@pytest.mark.parametrize("text", ["1x4x4", "2x4x4"])
+def test_a_finished_codec_decodes_what_its_decoder_learned_from(recording: Path, text: str) -> None:
+    torch.manual_seed(0)
+    compression = Compression.parse(text)
+    model = make_autoencoder(compression, 3).eval()
+    with torch.no_grad():
+        model.encoder.conv_out.get_parameter(
+            "conv.bias" if compression.frames > 1 else "bias"
+        ).add_(7)
+    recorded = Recording(recording)
+    length = 1 + compression.frames
+    crops = draw_crops(
+        [recorded], [[0, 1]], [recorded.median_frame()], CodecTraining(), length, (0, 0)
+    )
+    codec = with_statistics(model, [crops])
+    windows = recorded.windows([0, 1], [3, 4], length).frames
+    frames = torch.from_numpy(windows if compression.frames > 1 else windows[:, :1])
+    latents = codec.encode(frames)
+    raw = encode(model, rearrange(pixels_to_latents(frames), "b t c h w -> b c t h w"))
+    mean, std = statistics(encode(model, crops.images))
+    normal = (raw - mean) / std
+    torch.testing.assert_close(
+        rearrange(latents, "b t c h w -> b c t h w"), normal, atol=1e-3, rtol=1e-3
+    )
+    images = rearrange(decode(model, normal), "b c t h w -> b t c h w")
+    difference = codec.decode(latents).int() - latents_to_pixels(images).int()
+    assert difference.abs().max() <= 1
 
 
 def test_latents_in_training_are_those_of_play_and_their_scale_cannot_grow() -> None:

@@ -189,12 +189,10 @@ def with_statistics(average: nn.Module, crops: list[Crops]) -> AutoencoderCodec:
     """A codec whose latents have mean 0 and deviation 1 on some crops."""
     autoencoder: Any = copy.deepcopy(average)
     mean, std = statistics(torch.cat([encode(autoencoder, each.images) for each in crops]))
-    mean, std = mean.flatten(), std.flatten()
-    if isinstance(getattr(autoencoder, "latents_mean", None), torch.Tensor):
-        autoencoder.latents_mean.copy_(mean)
-        autoencoder.latents_std.copy_(std)
-    else:  # the last layer of the encoder takes them
-        last = autoencoder.encoder.conv_out
-        last.weight.div_(std[:, None, None, None])
-        last.bias.sub_(mean).div_(std)
+    # The last layer of the encoder takes them: the decoder has learned from normalised latents.
+    last = autoencoder.encoder.conv_out
+    weight, bias = (getattr(last, "conv", last).get_parameter(name) for name in ("weight", "bias"))
+    num = mean.numel()  # those of video have a channel more, for a deviation that is not used
+    weight[:num].div_(std.reshape(-1, *[1] * (weight.ndim - 1)))
+    bias[:num].sub_(mean.flatten()).div_(std.flatten())
     return AutoencoderCodec(autoencoder)
