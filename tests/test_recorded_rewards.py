@@ -26,7 +26,7 @@ PONG = RecordedRewards(smallest=1.0, lowest_score=-5.0, highest_score=5.0)
 def head_output(rewards: torch.Tensor, head: RewardTerminationHead) -> HeadOutput:
     """Logits of a head that is all but sure of these rewards (b t)."""
     sure = two_hot(symlog(rewards), head.bins)
-    return HeadOutput((sure + 1e-8).log(), torch.zeros_like(rewards), torch.zeros(1))
+    return HeadOutput((sure + 1e-8).log(), torch.zeros_like(rewards))
 
 
 class TestFloor:
