@@ -16,9 +16,7 @@ from worldsim.model.autoencoder_codec import AutoencoderCodec
 
 from .codec_config import CodecTraining
 
-CLIP_LATENTS = (
-    4  # of a clip of video; each second one is decoded with the one before it, as in play
-)
+CLIP_LATENTS = 4  # of a clip of video; every second one is decoded with the one before it
 BOUND = 3.0  # latents beyond it cost, so that they stay bounded
 BOUND_WEIGHT = 0.025
 MEMORY = 0.99  # of the running statistics, in each step
