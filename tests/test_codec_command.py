@@ -32,6 +32,7 @@ from worldsim.train.codec_objective import (
     RunningStatistics,
     codec_loss,
     decode,
+    draw_corners,
     draw_crops,
     encode,
     statistics,
@@ -179,15 +180,23 @@ def test_crops_are_parts_of_recorded_frames(recording: Path) -> None:
     assert torch.equal(again.images, crops.images)
 
 
+def test_crops_see_the_edges_of_frames_too() -> None:
+    rng = np.random.default_rng(0)
+    corners = draw_corners(rng, np.array([96, 128]), np.array([32, 64]), 4_000)
+    assert corners.min(0).tolist() == [0, 0]
+    assert corners.max(0).tolist() == [64, 64]
+    assert ((corners == 64).mean(0) > 0.15).all()  # 1 in 65 if corners were drawn evenly
+    assert ((corners == 0).mean(0) > 0.15).all()
+
+
 @pytest.mark.parametrize("text", ["1x4x4", "2x4x4"])
 def test_a_finished_codec_decodes_what_its_decoder_learned_from(recording: Path, text: str) -> None:
     torch.manual_seed(0)
     compression = Compression.parse(text)
     model = make_autoencoder(compression, 3).eval()
     with torch.no_grad():
-        model.encoder.conv_out.get_parameter(
-            "conv.bias" if compression.frames > 1 else "bias"
-        ).add_(7)
+        last = model.encoder.conv_out
+        getattr(last, "conv", last).bias.add_(7)
     recorded = Recording(recording)
     length = 1 + compression.frames
     crops = draw_crops(

@@ -33,7 +33,7 @@ from .codec_objective import (
 from .codec_report import describe, summary, write_report
 from .data import median_frames
 from .optim import Optim
-from .optimizers import has_fast_bfloat16, make_optimizers, set_lr, update_ema
+from .optimizers import has_fast_bfloat16, make_optimizers, set_lr, update_ema, warm_decay
 from .progress import TrainProgress
 from .run_folder import alone
 from .run_log import open_log
@@ -164,8 +164,7 @@ def train_codec(config: CodecConfig) -> tuple[bool, int, float]:
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
-            decay = min(training.ema_decay, (1 + progress.step) / (10 + progress.step))
-            update_ema(average, model, decay)
+            update_ema(average, model, warm_decay(training.ema_decay, progress.step))
             values.append(torch.stack((loss.detach(), error)))
             unread.append(values[-1])
             shown: list[float] = []

@@ -15,11 +15,12 @@ from worldsim.frames import moving_pixels, pixels_to_latents
 from worldsim.model.autoencoder_codec import AutoencoderCodec
 
 from .codec_config import CodecTraining
+from .optimizers import warm_decay
 
 CLIP_LATENTS = 4  # of a clip of video; every second one is decoded with the one before it
 BOUND = 3.0  # latents beyond it cost, so that they stay bounded
 BOUND_WEIGHT = 0.025
-MEMORY = 0.99  # of the running statistics, in each step
+DECAY = 0.99  # of the running statistics
 CROPS_OF_A_FRAME = 4  # a frame takes longer to read than a crop to learn from
 
 
@@ -46,9 +47,9 @@ class RunningStatistics(nn.Module):
         no scale grows against the noise (batch renormalization, Ioffe 2017).
         """
         mean, std = statistics(latents)
-        memory = min(MEMORY, (1 + step) / (10 + step))
-        self.mean.lerp_(mean.detach(), 1 - memory)
-        self.std.lerp_(std.detach(), 1 - memory)
+        rate = 1 - warm_decay(DECAY, step)
+        self.mean.lerp_(mean.detach(), rate)
+        self.std.lerp_(std.detach(), rate)
         normal = (latents - mean) / std
         return (normal * std.detach() + mean.detach() - self.mean) / self.std
 
@@ -94,7 +95,7 @@ def draw_crops(
         rng, -(-config.batch_size // crops), length, episodes[chosen], right_padding=length - 1
     ).frames
     rows = np.arange(config.batch_size) % len(clips)
-    corners = _corners(rng, np.array(recording.game.frame_size), size, len(rows))
+    corners = draw_corners(rng, np.array(recording.game.frame_size), size, len(rows))
     places = [(..., slice(y, y + size[0]), slice(x, x + size[1]), slice(None)) for y, x in corners]
     frames = np.stack([clips[row][place] for row, place in zip(rows, places, strict=True)])
     behind = np.stack([background[place] for place in places])[:, None]
@@ -104,12 +105,18 @@ def draw_crops(
     return Crops(images, weights / weights.mean())
 
 
-def _corners(
+def draw_corners(
     rng: np.random.Generator, frame_size: np.ndarray, size: np.ndarray, count: int
 ) -> np.ndarray:
-    """Upper left corners of crops (count 2), whose centres are spread over the whole frame.
+    """Draw upper left corners of crops (count 2), whose centres are spread over the whole frame.
 
-    Crops that would leave the frame are moved into it, so its edges are seen as often as the rest.
+    Crops that would leave the frame are moved into it, so its edges are seen too.
+
+    Args:
+        rng: Decides the draws.
+        frame_size: Height and width of the frames.
+        size: Height and width of the crops, at most as large.
+        count: Number of crops.
     """
     corners = rng.integers(-(size // 2), frame_size - size // 2 + 1, size=(count, 2))
     return np.clip(corners, 0, frame_size - size)

@@ -62,6 +62,11 @@ def set_lr(optimizers: Iterable[torch.optim.Optimizer], lr: float) -> None:
             group["lr"] = lr
 
 
+def warm_decay(decay: float, step: int) -> float:
+    """The decay of an average in a step: smaller at first, when all is new."""
+    return min(decay, (1 + step) / (10 + step))
+
+
 @torch.no_grad()
 def update_ema(average: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:
     """Move the averaged weights towards the model's by ``1 - decay``; buffers become equal."""

@@ -27,6 +27,7 @@ from .optimizers import (
     make_optimizers,
     set_lr,
     update_ema,
+    warm_decay,
 )
 from .presets import begin_from, build_world, complete
 from .processes import Processes
@@ -192,7 +193,7 @@ class Run:
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        update_ema(self.ema_world, self.world, min(optim.ema_decay, (1 + step) / (10 + step)))
+        update_ema(self.ema_world, self.world, warm_decay(optim.ema_decay, step))
         mark("optimizer")
         everyone = self.processes.gather(torch.stack(done))
         fields = rearrange(everyone, "size round field b t -> field (round size) b t")[:, :parts]
